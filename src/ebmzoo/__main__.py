@@ -1,0 +1,5 @@
+"""`python -m ebmzoo`."""
+
+from ebmzoo.cli import main
+
+main()

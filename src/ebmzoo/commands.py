@@ -1,0 +1,239 @@
+"""The commands behind `ebmzoo`: Lightning's four on our trainer, and `sample`."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from ebmzoo.data.images import to_float
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import ChainDivergedError
+from ebmzoo.methods import Method
+from ebmzoo.report.loggers import loggers
+from ebmzoo.report.pictures import save_grid, save_png
+from ebmzoo.report.scorecard import scorecard
+from ebmzoo.tasks import Task
+from ebmzoo.tasks.generation import draw
+from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
+from ebmzoo.training.checkpoint import KEY, LastCheckpoint, load, read
+from ebmzoo.training.config import ZooParser
+from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
+
+OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every", "tasks", "trainer", "model", "data")
+"""The keys of a config that belong to the run, not to one command; a checkpoint carries them."""
+
+
+def run(args: list[str]) -> None:
+    """Run the command `args[0]`, with errors that the user can mend as `UserError`."""
+    _quiet()
+    try:
+        if args[0] == "sample":
+            parser = ZooParser(prog="ebmzoo sample", description="Draw images from a checkpoint.")
+            parser.add_function_arguments(sample)
+            sample(**parser.parse_args(args[1:]).as_dict())
+        else:
+            ZooCLI(args=_with_config_of_checkpoint(args))
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except ChainDivergedError as error:
+        raise UserError(str(error)) from error
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI for any `LightningModule` and data module by class path, with a run folder and tasks."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_class=ZooTrainer,
+            trainer_defaults=DEFAULTS,
+            seed_everything_default=0,
+            parser_class=ZooParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "ebmzoo"},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default="runs/run", help="the folder for all that the run makes")
+        parser.add_argument("--tasks", type=list[Task], default=[], help="what `ebmzoo test` asks the model")
+        parser.add_argument(
+            "--weights",
+            type=Literal["ema", "raw"],
+            default="ema",
+            help="evaluate averaged weights or those being trained",
+        )
+        parser.add_argument("--checkpoint_every", type=int, default=1000, help="iterations between two checkpoints")
+        parser.add_argument(
+            "--grid_every", type=int, default=500, help="iterations between two sample grids, 0 for none"
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # no checkpoint may run code
+        if subcommand == "test":
+            parser.set_defaults({"verbose": False})  # the scorecard says it better than Lightning's table
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        run_dir = Path(config.run_dir)
+        if self.subcommand == "fit":
+            if config.ckpt_path is not None:
+                read(config.ckpt_path)
+            elif (run_dir / "last.ckpt").exists():
+                config.run_dir = str(run_dir := _next_free(run_dir))
+        run_dir.mkdir(parents=True, exist_ok=True)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config[self.subcommand]
+        run_dir, init = Path(config.run_dir), self.config_init[self.subcommand]
+        if isinstance(self.model, Method):
+            self.model.use_averages = config.weights == "ema"
+        callbacks = [*(init.trainer.callbacks or []), *init.tasks]
+        if init.trainer.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
+        if self.subcommand == "fit" and not init.trainer.fast_dev_run:
+            callbacks += [
+                SampleGrid(config.grid_every),
+                DeadEnergyWarning(),
+                LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every),
+            ]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionsFile())
+        chosen = init.trainer.logger
+        if chosen is None or chosen is True:
+            chosen = loggers(run_dir, type(self.datamodule).__name__, [type(self.model).__name__])
+        return super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=chosen,
+            default_root_dir=str(run_dir),
+            enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
+        )
+
+    def config_text(self) -> str:
+        """The run's own keys, resolved, as YAML."""
+        told = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        return yaml.safe_dump({key: told[key] for key in OWN if key in told}, sort_keys=False)
+
+    def before_fit(self) -> None:
+        run_dir = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            (run_dir / "config.yaml").write_text(self.config_text())
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.config_text()))
+
+    def after_fit(self) -> None:
+        checkpoint = Path(self.trainer.default_root_dir) / "last.ckpt"
+        if self.trainer.is_global_zero and checkpoint.exists():
+            print(f"checkpoint: {checkpoint}\nnext:       ebmzoo test --ckpt_path {checkpoint}")
+
+    def after_test(self) -> None:
+        folder = Path(self.trainer.default_root_dir) / "test"
+        if self.trainer.is_global_zero and self.config_init[self.subcommand].tasks:
+            print(scorecard(folder) + f"\n\nfigures with their protocol: {folder}")
+        elif self.trainer.is_global_zero:
+            for name, value in self.trainer.callback_metrics.items():
+                print(f"{name}: {float(value):.4g}")
+
+    def after_validate(self) -> None:
+        if self.trainer.is_global_zero:
+            print("\n".join(f"{name}: {float(value):.4g}" for name, value in self.trainer.callback_metrics.items()))
+
+
+def sample(
+    ckpt_path: str,
+    n: int = 64,
+    out: str = "samples.png",
+    steps: int | None = None,
+    seed: int = 0,
+    weights: Literal["ema", "raw"] = "ema",
+    batch_size: int = 250,
+    device: str = "auto",
+) -> None:
+    """Draw images from a checkpoint.
+
+    Args:
+        ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
+        n: how many images.
+        out: a .png for one grid, an .npz for an array `images` (n, H, W, C) uint8, or a folder for one PNG an image.
+        steps: Langevin steps instead of the sampler's own; 0 is the generator alone, where the method has one.
+        seed: the same seed gives the same images on the same kind of device.
+        weights: ema for the averaged weights, raw for those being trained.
+        batch_size: images in one chain.
+        device: auto, cpu, cuda, cuda:1, …
+    """
+    if n < 1:
+        raise UserError(f"n is {n}; it must be 1 or more")
+    if Path(out).suffix not in (".png", ".npz", ""):
+        raise UserError(f"out is {out}; it must end in .png or .npz, or be a folder")
+    method = load(ckpt_path)
+    if not isinstance(method, Method):
+        raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
+    method.use_averages = weights == "ema"
+    method = method.to("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else method.to(device)
+    torch.manual_seed(seed)
+    images, made = draw(method, n, batch_size, steps)
+    _save(images, Path(out))
+    chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
+    print(f"{n} images: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
+
+
+def _save(images: torch.Tensor, out: Path) -> None:
+    if out.suffix == ".npz":
+        import numpy as np
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(out, images=images.permute(0, 2, 3, 1).numpy())
+    elif out.suffix == ".png":
+        save_grid(to_float(images), out)
+    else:
+        for i, image in enumerate(images):
+            save_png(image.expand(3, -1, -1), out / f"{i:06d}.png")
+
+
+def _with_config_of_checkpoint(args: list[str]) -> list[str]:
+    """`--ckpt_path X` without `--config`: the config that the checkpoint carries, before what the command line says."""
+    flags = [arg.split("=", 1)[0] for arg in args]
+    if "--ckpt_path" not in flags or "--config" in flags or "-c" in flags:
+        return args
+    at = flags.index("--ckpt_path")
+    given = args[at].partition("=")[2] or (args[at + 1] if at + 1 < len(args) else "")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        config = yaml.safe_load(read(given)[KEY]["config"])
+        config["run_dir"] = str(Path(given).parent)
+        yaml.safe_dump(config, file, sort_keys=False)
+    return [args[0], "--config", file.name, *args[1:]]
+
+
+def _next_free(run_dir: Path) -> Path:
+    count = 2
+    while (free := run_dir.with_name(f"{run_dir.name}-{count}")).exists():
+        count += 1
+    print(
+        f"{run_dir} holds a run already; this one goes into {free} (to go on with it: --ckpt_path {run_dir}/last.ckpt)"
+    )
+    return free
+
+
+def _quiet() -> None:
+    """Keep Lightning's advertisements and its advice that does not fit in-memory data off the screen."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*isinstance.*LeafSpec.*"):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,57 @@
+"""Image data sets: datamodules for a trainer, and what lies out of their distribution."""
+
+from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.digits import Digits
+from ebmzoo.data.faces import CelebA
+from ebmzoo.data.folder import CelebAHQ256, ImageFolder
+from ebmzoo.data.imagenet32 import ImageNet32
+from ebmzoo.data.images import ImageSet, to_float, to_uint8
+from ebmzoo.data.ood import (
+    ConstantColours,
+    Interpolation,
+    Inverted,
+    OutOfDistribution,
+    PermutedPixels,
+    UniformNoise,
+)
+from ebmzoo.data.ood_sets import (
+    CelebATest,
+    CIFAR10Test,
+    CIFAR100Test,
+    FashionMNISTTest,
+    ImagesFrom,
+    MNISTTest,
+    SVHNTest,
+    Textures,
+)
+from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "SVHN",
+    "CIFAR10Test",
+    "CIFAR100Test",
+    "CelebA",
+    "CelebAHQ256",
+    "CelebATest",
+    "ConstantColours",
+    "Digits",
+    "FashionMNISTTest",
+    "ImageData",
+    "ImageFolder",
+    "ImageNet32",
+    "ImageSet",
+    "ImagesFrom",
+    "Interpolation",
+    "Inverted",
+    "MNISTTest",
+    "OutOfDistribution",
+    "PermutedPixels",
+    "SVHNTest",
+    "Textures",
+    "UniformNoise",
+    "prepare",
+    "to_float",
+    "to_uint8",
+]

@@ -1,0 +1,81 @@
+"""CelebA under the crops of the literature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torchvision import datasets
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.images import ImageSet
+from ebmzoo.data.torchvision_sets import fetch
+from ebmzoo.errors import UserError
+
+FaceCrop = Literal["dual_mcmc", "clel", "drl"]
+BOXES: dict[FaceCrop, tuple[int, int, int, int]] = {
+    "dual_mcmc": (15, 40, 163, 188),
+    "clel": (19, 39, 159, 179),
+    "drl": (0, 20, 178, 198),
+}
+"""Left, upper, right, lower in the aligned 178×218 picture. FIDs of different crops are not comparable."""
+
+
+def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: str, download: bool) -> ImageSet:
+    """CelebA (Liu et al., 2015), aligned, cropped and scaled to 3×`size`×`size`; labelled with one of 40 attributes."""
+    folder, split = Path(root).expanduser(), "train" if train else "test"
+    read = fetch(
+        "CelebA",
+        lambda: datasets.CelebA(folder, split, download=download),
+        folder / "celeba",
+        "the unzipped img_align_celeba with list_eval_partition.txt, list_attr_celeba.txt, identity_CelebA.txt, "
+        "list_bbox_celeba.txt and list_landmarks_align_celeba.txt",
+        download=download,
+    )
+    attributes = [name for name in read.attr_names if name]
+    if attribute not in attributes:
+        raise UserError(f"attribute: {attribute!r} is not one of CelebA's: {', '.join(attributes)}")
+    files = [folder / "celeba" / "img_align_celeba" / file for file in read.filename]
+    frame = Frame(size, 3, box=BOXES[crop])
+    _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
+    labels = read.attr[:, attributes.index(attribute)].to(torch.int64)
+    return ImageSet(images, labels, (f"not {attribute}", attribute), "CelebA")
+
+
+class CelebA(ImageData):
+    """CelebA (Liu et al., 2015): 162,770 + 19,962 aligned faces.
+
+    Args:
+        root: The folder that holds `celeba/img_align_celeba` and CelebA's lists, or is to.
+        size: Side of the images; at 64 they take 2.1 GiB.
+        crop: Which square of the 178×218 picture: `dual_mcmc` 148×148 (box 15, 40, 163, 188), `clel` the central
+            140×140, `drl` without the 20 uppermost and lowest rows.
+        attribute: The attribute that is the label, one of CelebA's 40.
+        download: Whether to download what is missing (needs the package gdown).
+        **common: As of every image data set.
+    """
+
+    name, channels = "CelebA", 3
+
+    def __init__(
+        self,
+        root: str = "datasets",
+        size: int = 64,
+        crop: FaceCrop = "dual_mcmc",
+        attribute: str = "Smiling",
+        download: bool = True,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.root, self.size, self.download = root, size, download
+        self.crop: FaceCrop = crop
+        self.attribute = attribute
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """Training and test images from `root`."""
+        train, test = (
+            read_celeba(self.root, part, self.size, self.crop, self.attribute, self.download) for part in (True, False)
+        )
+        return train, test

@@ -1,0 +1,96 @@
+"""The image files of a folder or an archive, without extracting anything to disk."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ebmzoo.data.decode import Entry, first_line
+from ebmzoo.errors import UserError
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+ZIP = (".zip",)
+KINDS = "a folder, an archive (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip) or an .npz file"
+
+
+def existing(path: str | Path) -> Path:
+    """The path, with `~` resolved; a UserError if nothing is there."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise UserError(f"path: {found} does not exist, {KINDS} is needed")
+    return found
+
+
+def image_files(path: Path) -> Iterator[Entry]:
+    """Every image file below `path`, a folder or an archive, named relative to it; hidden files are left out.
+
+    Raises:
+        UserError: If the archive is damaged or encrypted, holds a link, or names a file outside itself.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        yield from _in_folder(path)
+    elif name.endswith(TAR + ZIP):
+        try:
+            yield from _in_zip(path) if name.endswith(ZIP) else _in_tar(path)
+        except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            raise UserError(
+                f"{path} is not a whole archive ({first_line(error)}): copy or download it again"
+            ) from error
+    else:
+        raise UserError(f"path: {path} is of an unknown kind, {KINDS} is needed")
+
+
+def _wanted(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and name.lower().endswith(IMAGES)
+
+
+def _inside(archive: Path, member: str) -> str:
+    """The member's name without a leading `./`, if it stays inside the archive."""
+    name = PurePosixPath(member)
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{archive}: member {member!r} points outside the archive, so none of it is read")
+    return str(name)
+
+
+def _in_folder(folder: Path) -> Iterator[Entry]:
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(where, file)
+            name = path.relative_to(folder).as_posix()
+            if _wanted(name):
+                yield name, path.read_bytes
+
+
+def _in_tar(archive: Path) -> Iterator[Entry]:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = _inside(archive, member.name)
+            if member.isdir() or not _wanted(name):
+                continue
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None:
+                raise UserError(f"{archive}: {name} is a link, pack the images again with `tar --dereference`")
+            # Read now: a compressed archive can only be read forwards, and this one is closed after the last member.
+            yield name, partial(bytes, content.read())
+
+
+def _in_zip(archive: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(archive) as zipped:
+        for member in zipped.infolist():
+            name = _inside(archive, member.filename)
+            if member.is_dir() or not _wanted(name):
+                continue
+            if member.flag_bits & 1:
+                raise UserError(f"{archive}: {name} is encrypted, pack the images again without a password")
+            yield name, partial(bytes, zipped.read(member))

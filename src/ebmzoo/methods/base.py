@@ -1,0 +1,213 @@
+"""What every method is: an iteration that trains it, an energy, samples and an out-of-distribution score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.descent import Descent
+from ebmzoo.errors import UserError
+
+Readings = dict[str, Tensor]
+"""What an iteration tells of itself, by the key that it is logged under after `train/`."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with what they cost.
+
+    `images` are `(n, C, H, W)` in [-1, 1] up to the chain's noise; `nfe` counts network evaluations per image;
+    `start` says where the chain began; `temperature` is τ²/2η, NaN without a chain.
+    """
+
+    images: Tensor
+    nfe: int
+    start: str
+    steps: int
+    temperature: float
+
+
+class Method(LightningModule, ABC):
+    """An energy-based model with the algorithm that trains it.
+
+    A method is one file: `descents` names its networks and their optimizers, `iterate` is its paper's algorithm box.
+    `training_step` is the same for all: one batch is one iteration and one `global_step`, however many optimizers step.
+    """
+
+    averages: nn.ModuleDict
+    use_averages: bool = True
+
+    @abstractmethod
+    def descents(self) -> dict[str, Descent]:
+        """The networks that are trained, by name; the same names at every call."""
+
+    @abstractmethod
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        """One iteration of the algorithm on images in [-1, 1]: the gradient steps by `descend`, and what to log."""
+
+    @abstractmethod
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x) `(B,)` of images in [-1, 1], of the averaged weights; p(x) ∝ exp(−E(x))."""
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """`n` images, with `steps` Langevin steps instead of the sampler's own where given."""
+
+    def ood_score(self, x: Tensor) -> Tensor:
+        """How far out of distribution each image is, `(B,)`, higher is farther: the energy, unless there is better."""
+        return self.energy(x)
+
+    @property
+    def trains_energy(self) -> bool:
+        """Whether the run has come to train the energy; before that there is nothing to validate or draw."""
+        return True
+
+    @property
+    def phase(self) -> str:
+        """What the run is doing, for the progress bar."""
+        return "training"
+
+    @property
+    def automatic_optimization(self) -> bool:
+        return False
+
+    @automatic_optimization.setter
+    def automatic_optimization(self, value: bool) -> None:
+        if value:
+            raise UserError("a Method steps its optimizers itself, by `descend`")
+
+    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @final
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        for name, value in self.iterate(images, labels).items():
+            self.log(f"train/{name}", value, prog_bar=name in ("energy_gap", "displacement", "ssrl_loss"))
+        # Lightning counts optimizer steps; here a batch counts once, whatever was stepped in it (see `descend`).
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    @final
+    def descend(self, loss: Tensor, *names: str) -> Tensor:
+        """One gradient step on `loss` for the networks named; returns the norm of the gradient, before any limit.
+
+        Only the networks named are changed. Their schedules move one step and so do their averages.
+        """
+        order = list(self.descents().items())
+        optimizers = self.trainer.optimizers
+        configs = self.trainer.lr_scheduler_configs
+        scheduled = [name for name, descent in order if descent.schedule is not None]
+        schedules = {n: c.scheduler for n, c in zip(scheduled, configs, strict=True)}
+        for optimizer in optimizers:
+            optimizer.zero_grad()  # a loss may have reached networks that were not its own
+        self.manual_backward(loss)
+        squares = []
+        for (name, descent), optimizer in zip(order, optimizers, strict=True):
+            if name not in names:
+                continue
+            limit = descent.clip_norm if descent.clip_norm is not None else float("inf")
+            squares.append(torch.nn.utils.clip_grad_norm_(descent.network.parameters(), limit).square())
+            # Not through LightningOptimizer.step, which would raise global_step once for each optimizer.
+            self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
+            if descent.schedule is not None:
+                schedules[name].step()
+            if name in self.averages:
+                cast(AveragedModel, self.averages[name]).update_parameters(descent.network)
+        torch.clear_autocast_cache()  # it holds the old weights' bf16 copies until the end of the batch
+        return torch.stack(squares).sum().sqrt()
+
+    def configure_optimizers(self) -> Any:
+        configured = []
+        for descent in self.descents().values():
+            optimizer = descent.optimizer(descent.network.parameters())
+            one: dict[str, Any] = {"optimizer": optimizer}
+            if descent.schedule is not None:
+                one["lr_scheduler"] = {"scheduler": descent.schedule(optimizer), "interval": "step"}
+            configured.append(one)
+        return configured
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def network(self, name: str) -> nn.Module:
+        """The network that evaluation uses: its average, or with `use_averages` off the weights being trained."""
+        if self.use_averages and name in self.averages:
+            return cast(nn.Module, self.averages[name].module)
+        return cast(nn.Module, getattr(self, name))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """All networks in eval mode, in the trainer's precision, without gradients; afterwards each is as it was."""
+        modes = {module: module.training for module in self.modules()}
+        precision = self.trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
+        self.eval()
+        try:
+            with torch.no_grad(), precision:
+                yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def setup(self, stage: str) -> None:
+        """Check the networks against the data, by a dry run on one image, before anything is trained or loaded."""
+        self.to(memory_format=torch.channels_last)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageData):
+            self.check_data(data)
+
+    def check_data(self, data: ImageData) -> None:
+        """Raises `UserError` when the networks do not fit the data's images."""
+        shape = (data.channels, data.size, data.size)
+        with self.evaluating():
+            try:
+                self.ood_score(torch.zeros(1, *shape, device=self.device))
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"model does not accept data of shape {shape} (channels, height, width): {reason}"
+                ) from error
+            made = tuple(self.sample(1, steps=0).images.shape[1:])
+        if made != shape:
+            raise UserError(f"model makes images of shape {made} but data has {shape} (channels, height, width)")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        if not self.trains_energy:
+            return
+        images, _ = batch
+        with self.evaluating():
+            data, chain = self.energy(images), self.energy(self.sample(len(images)).images)
+        self.log_dict(
+            {
+                "val/energy_data": data.mean(),
+                "val/energy_chain": chain.mean(),
+                "val/energy_gap": chain.mean() - data.mean(),
+            },
+            batch_size=len(images),
+            sync_dist=True,
+        )
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, _ = batch
+        with self.evaluating():
+            self.log("test/energy_data", self.energy(images).mean(), batch_size=len(images), sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        with self.evaluating():
+            return {"energy": self.energy(images), "ood_score": self.ood_score(images), "label": labels}

@@ -1,0 +1,338 @@
+"""LIEBM: a latent-informed energy-based model with collaborative generator training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+from torch.optim import Adam
+
+from ebmzoo.compose import Informed, Joint, agreement
+from ebmzoo.descent import Descent
+from ebmzoo.energy import Energy
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base import Method, Readings, Samples
+from ebmzoo.methods.capabilities import Encodes, Reconstructs, StartsFromGenerator
+from ebmzoo.networks.base import Encoder, Generator, InferenceNet
+from ebmzoo.networks.latent import LatentEnergy
+from ebmzoo.ssrl.augment import Augment
+from ebmzoo.ssrl.pretraining import load_encoder
+from ebmzoo.ssrl.stage import EncoderStage
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The bound that trains the inference network q(m|x), by which the ERM setting also teaches the generator.
+
+    With m ~ q(·|x) and z = h(v(x)):  |x − G(m)|² − ρ cos(z, h(G(m))) + KL(q(m|x) ‖ N(0, I)).
+    Source: LIEBM, Eq. 13 and 14 (ERM: `pixels=True`, G and q learn) and Eq. 26 (A.5: `pixels=False`, only q learns).
+    Eq. 14 and 26 print q/p where log q/p is meant.
+
+    Args:
+        rho: ρ, the weight of the latent agreement.
+        pixels: whether the pixel term is there, which is also whether the generator learns from the bound.
+        weight: ω₂ of Eq. 11.
+        energy_weight: ω₁ of Eq. 11, the weight of the generator's own loss (Eq. 8).
+    """
+
+    rho: float = 1.0
+    pixels: bool = True
+    weight: float = 0.1
+    energy_weight: float = 1.0
+
+
+@final
+class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
+    """Latent-informed EBM: an energy on images and encoder latents, with a generator that starts its chains.
+
+    E(x, z) = E(x) − γ cos(g_ψ(f(x)), z), z = h(v(x)); in the paper's sign, Eq. 5–7. An iteration is
+
+        m ~ N(0, I), x⁰ = G(m), each replaced by v(x⁰) with probability p; x^T by T Langevin steps (Eq. 9)
+        L_E = mean[E(x) − γ cos(g_ψ(f(x)), z)] − mean E(x^T)                                     (Eq. 4)
+        L_G = mean |G(m) − x^T|² over the chains that were not augmented                            (Eq. 8)
+
+    Args:
+        energy_net: E(x) with its latent head g_ψ.
+        generator: G, from N(0, I) to images in [-1, 1].
+        sampler: the chain; its step size and noise are in the units of `image_range`.
+        encoder: h. None with gamma 0 is the model without latents.
+        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr_*.yaml`; it replaces stage 1.
+        encoder_stage: how h is trained in this run when there is no checkpoint.
+        inference: q(m|x), for the ERM setting or for the inference network of A.5; needs `elbo`.
+        elbo: how q learns, and whether the generator learns from it.
+        gamma: γ of training.
+        gamma_ood: γ of the out-of-distribution score (Eq. 15).
+        chain: marginal follows ∇E(x) (Eq. 9); joint follows ∇E(x, h(x)), the EJM setting (Eq. 10).
+        augment: v, of the data's latents and of the negatives.
+        negative_augment_prob: p, the probability that a chain starts from v(G(m)).
+        image_range: the range of the images that the energy and its chain see.
+        energy_optimizer: of f, g and g_ψ.
+        generator_optimizer: of G.
+        inference_optimizer: of q.
+        lr_schedule: of all three, stepped once an iteration; the paper prints none.
+        clip_norm: the limit of a network's gradient norm; the paper prints none.
+        energy_penalty: α of α·mean(E(x)² + E(x^T)²), which keeps energies near zero; the paper has none.
+        ema_decay: of the averages of E, G and q that evaluation uses.
+
+    Raises:
+        UserError: arguments that contradict each other.
+    """
+
+    def __init__(
+        self,
+        energy_net: LatentEnergy,
+        generator: Generator,
+        sampler: Langevin,
+        encoder: Encoder | None = None,
+        encoder_checkpoint: str | None = None,
+        encoder_stage: EncoderStage | None = None,
+        inference: InferenceNet | None = None,
+        elbo: Elbo | None = None,
+        gamma: float = 0.01,
+        gamma_ood: float = 0.1,
+        chain: Literal["marginal", "joint"] = "marginal",
+        augment: Augment | None = None,
+        negative_augment_prob: float = 0.1,
+        image_range: tuple[float, float] = (-1.0, 1.0),
+        energy_optimizer: OptimizerCallable = Adam,
+        generator_optimizer: OptimizerCallable = Adam,
+        inference_optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        energy_penalty: float = 0.0,
+        ema_decay: float = 0.9999,
+    ) -> None:
+        super().__init__()
+        if encoder is None and (gamma != 0 or chain == "joint" or elbo is not None):
+            raise UserError("model.encoder is missing: gamma other than 0, chain: joint and elbo need an encoder")
+        if encoder is not None and (encoder_checkpoint is None) == (encoder_stage is None):
+            raise UserError("model.encoder needs one of encoder_checkpoint and encoder_stage, not both and not neither")
+        if (inference is None) != (elbo is None):
+            raise UserError("model.inference and model.elbo go together: give both or neither")
+        if not 0 <= negative_augment_prob <= 1:
+            raise UserError(f"model.negative_augment_prob is {negative_augment_prob}; it must be between 0 and 1")
+        if not image_range[0] < image_range[1]:
+            raise UserError(f"model.image_range is {list(image_range)}; the first must be below the second")
+        self.energy_net, self.generator, self.encoder, self.inference = energy_net, generator, encoder, inference
+        self.sampler, self.elbo, self.chain, self.augment = sampler, elbo, chain, augment or Augment()
+        self.gamma, self.gamma_ood, self.energy_penalty = gamma, gamma_ood, energy_penalty
+        self.negative_augment_prob, self.image_range = negative_augment_prob, image_range
+        self.optimizer_of = {
+            "energy_net": energy_optimizer,
+            "generator": generator_optimizer,
+            "inference": inference_optimizer,
+        }
+        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.encoder_stage = encoder_stage
+        self.objective = encoder_stage.objective if encoder_stage is not None else None  # its weights are the run's
+        if encoder is not None and encoder_checkpoint is not None:
+            load_encoder(encoder, encoder_checkpoint)
+        self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
+
+    def descents(self) -> dict[str, Descent]:
+        learners = {"energy_net": self.energy_net, "generator": self.generator, "inference": self.inference}
+        descents = {
+            name: Descent(network, self.optimizer_of[name], self.lr_schedule, self.clip_norm)
+            for name, network in learners.items()
+            if network is not None
+        }
+        if self.encoder is not None and self.encoder_stage is not None:
+            descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer)
+        return descents
+
+    @property
+    def trains_energy(self) -> bool:
+        stage = self.encoder_stage
+        first = 0 if stage is None or stage.jointly else stage.epochs
+        return first == 0 or self.trainer.current_epoch >= first
+
+    @property
+    def phase(self) -> str:
+        return "stage 2 of 2: energy and generator" if self.trains_energy else "stage 1 of 2: encoder"
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        if not self.trains_energy:
+            return {"ssrl_loss": self._train_encoder(images, negatives=None)}
+
+        x = self._inward(images)
+        m = torch.randn(len(x), self.generator.latent, device=x.device)
+        x0 = self._inward(self.generator(m))
+        start, augmented = self._augment_negatives(x0.detach())
+        xT = self.sampler(self._chain_energy(), start)
+        z = self._latent(images)
+
+        # positives and negatives in one pass: no layer of E mixes the images of a batch
+        f = self.energy_net.features(torch.cat([x, xT]))
+        energy_data, energy_chain = self.energy_net.marginal(f).chunk(2)
+        f_data, f_chain = f.chunk(2)
+        cos = torch.zeros_like(energy_data) if z is None else agreement(self.energy_net, f_data, z)
+        loss_energy = (energy_data - self.gamma * cos).mean() - energy_chain.mean()
+        if self.energy_penalty:
+            loss_energy = loss_energy + self.energy_penalty * (energy_data.square() + energy_chain.square()).mean()
+        grad_norm = self.descend(loss_energy, "energy_net")
+
+        loss_generator = _mean_over((x0 - xT).square().flatten(1).sum(1), ~augmented)
+        readings = self._teach(images, x, z, loss_generator)
+        if self.encoder_stage is not None and self.encoder_stage.jointly:
+            negatives = normalize(self.energy_net.project(f_chain.detach()).detach(), dim=1)
+            readings["ssrl_loss"] = self._train_encoder(images, negatives)
+
+        displacement = (xT - start).square().mean().sqrt()
+        return readings | {
+            "energy_data": energy_data.detach().mean(),
+            "energy_chain": energy_chain.detach().mean(),
+            "energy_gap": (energy_chain - energy_data).detach().mean(),
+            "grad_norm": grad_norm,
+            "displacement": displacement,
+            "displacement_ratio": displacement / self.sampler.noise_floor,
+            "agreement": cos.detach().mean(),
+            "feature_norm": f.detach().norm(dim=1).mean(),
+            "loss_energy": loss_energy.detach(),
+            "loss_generator": loss_generator.detach(),
+        }
+
+    def _chain_energy(self) -> Energy:
+        if self.chain == "marginal" or self.encoder is None:
+            return self.energy_net
+        return Informed(Joint(self.energy_net, self.gamma), Outward(self.encoder, self.image_range))
+
+    def _augment_negatives(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Each start replaced by v(x⁰) with probability p, and which were: `(B,)` bool (§3.1)."""
+        augmented = torch.rand(len(x0), device=x0.device) < self.negative_augment_prob
+        if self.negative_augment_prob == 0:
+            return x0, augmented
+        changed = self._inward(self.augment(self._outward(x0)))
+        return torch.where(augmented.view(-1, 1, 1, 1), changed, x0), augmented
+
+    def _latent(self, images: Tensor) -> Tensor | None:
+        """z = h(v(x)), with h as it stands: no gradient reaches it from the energy (§3.1)."""
+        if self.encoder is None:
+            return None
+        learning = self.encoder_stage is not None and self.encoder_stage.jointly
+        if self.encoder.training != learning:
+            self.encoder.train(learning).requires_grad_(learning)
+        return cast(Tensor, self.encoder(self.augment(images))).detach()
+
+    def _train_encoder(self, images: Tensor, negatives: Tensor | None) -> Tensor:
+        assert self.encoder is not None
+        assert self.encoder_stage is not None
+        loss = cast(Tensor, self.encoder_stage.objective(self.encoder, images, negatives=negatives))
+        self.descend(loss, "encoder")
+        self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
+        return loss.detach()
+
+    def _teach(self, images: Tensor, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> Readings:
+        """The generator's step, and that of q where there is one (Eq. 8, 11, 26)."""
+        if self.elbo is None or self.inference is None or z is None:
+            self.descend(loss_generator, "generator")
+            return {}
+        bound, readings = self._negative_elbo(self.elbo, self.inference, x, z)
+        if self.elbo.pixels:
+            total = self.elbo.energy_weight * loss_generator + self.elbo.weight * bound
+            self.descend(total, "generator", "inference")
+        else:
+            self.descend(bound, "inference")
+            self.descend(loss_generator, "generator")
+        return readings
+
+    def _negative_elbo(self, elbo: Elbo, q: InferenceNet, x: Tensor, z: Tensor) -> tuple[Tensor, Readings]:
+        assert self.encoder is not None
+        mu, logvar = q(x)
+        m = mu + (logvar / 2).exp() * torch.randn_like(mu)
+        self.generator.train(elbo.pixels)  # where G does not learn from the bound, its batch statistics do not either
+        made = self.generator(m)
+        self.generator.train()
+        latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
+        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1).mean()
+        pixels = (x - self._inward(made)).square().flatten(1).sum(1).mean()
+        bound = (pixels if elbo.pixels else 0) + latent + kl
+        return bound, {"elbo_pixels": pixels.detach(), "elbo_latent": latent.detach(), "elbo_kl": kl.detach()}
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def energy(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.network("energy_net")(self._inward(x)))
+
+    def ood_score(self, x: Tensor) -> Tensor:
+        """E(x) − γ_ood cos(g_ψ(f(x)), h(x)), the negative of Eq. 15, with h on the image as it is."""
+        if self.encoder is None:
+            return self.energy(x)
+        net = cast(LatentEnergy, self.network("energy_net"))
+        f = net.features(self._inward(x))
+        return net.marginal(f) - self.gamma_ood * agreement(net, f, self.encoder(x))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """G(m) and then Langevin steps on the marginal energy; `steps=0` is the generator alone."""
+        if labels is not None:
+            raise UserError("LIEBM is unconditional: sample takes no labels")
+        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        with self.evaluating():
+            m = torch.randn(n, self.generator.latent, device=self.device, generator=generator)
+            x0 = self._inward(self.network("generator")(m))
+            x = sampler(self.network("energy_net"), x0, generator=generator)
+        return Samples(
+            images=self._outward(x),
+            nfe=1 + sampler.steps,
+            start="generator",
+            steps=sampler.steps,
+            temperature=sampler.temperature if sampler.steps else math.nan,
+        )
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """G(μ(x)) with q's mean.
+
+        Raises:
+            UserError: the model has no inference network.
+        """
+        if self.inference is None:
+            raise UserError("model.inference is null: only LIEBM with an inference network reconstructs")
+        with self.evaluating():
+            mu, _ = self.network("inference")(self._inward(x))
+            return cast(Tensor, self.network("generator")(mu))
+
+    def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        net = cast(LatentEnergy, self.network("energy_net"))
+        found: dict[str, Callable[[Tensor], Tensor]] = {"energy": lambda x: net.features(self._inward(x))}
+        return found if self.encoder is None else found | {"encoder": self.encoder.features}
+
+    def _inward(self, x: Tensor) -> Tensor:
+        low, high = self.image_range
+        return x if (low, high) == (-1, 1) else low + (x + 1) / 2 * (high - low)
+
+    def _outward(self, x: Tensor) -> Tensor:
+        return _outward(x, self.image_range)
+
+
+@dataclass(frozen=True)
+class Outward:
+    """h behind the method's door: an encoder of [-1, 1] images that is given images in the energy's own range."""
+
+    encoder: Encoder
+    image_range: tuple[float, float]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.encoder(_outward(x, self.image_range)))
+
+
+def _outward(x: Tensor, image_range: tuple[float, float]) -> Tensor:
+    low, high = image_range
+    return x if (low, high) == (-1, 1) else (x - low) / (high - low) * 2 - 1
+
+
+def _mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp_min(1)

@@ -1,0 +1,24 @@
+"""What generated images and OOD scores are measured by, and the feature extractors they are measured in."""
+
+from ebmzoo.metrics.classifier import Classifier
+from ebmzoo.metrics.detection import auroc, fpr95
+from ebmzoo.metrics.distribution import inception_score, kernel_distance, precision_recall
+from ebmzoo.metrics.extractors import ClassifierFeatures, FeatureExtractor, Pixels, extract
+from ebmzoo.metrics.frechet import FeatureStatistics, frechet_distance
+from ebmzoo.metrics.inception import InceptionV3
+
+__all__ = [
+    "Classifier",
+    "ClassifierFeatures",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "InceptionV3",
+    "Pixels",
+    "auroc",
+    "extract",
+    "fpr95",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "precision_recall",
+]

@@ -1,0 +1,62 @@
+"""The residual blocks of the SNGAN networks of Dual-MCMC teaching (Cui & Han, 2023)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
+    """A convolution of Xavier-normal weights: keeps the size at stride 1 (odd kernel), halves at stride 2 (4×4)."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
+    nn.init.xavier_normal_(layer.weight)
+    return layer
+
+
+class StartBlock(nn.Module):
+    """y = pool(W₂ relu(W₁ x)) + S pool(x): the first block, without an activation on the image; halves the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, out_channels, bias=bias)
+        self.conv2 = conv(out_channels, out_channels, bias=bias)
+        self.shortcut = conv(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.relu(self.conv1(x)))
+        return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
+
+
+class DownBlock(nn.Module):
+    """y = pool(W₂ relu(W₁ relu(x)) + S x), with the pool if `down`; S = 1 where neither size nor channels change."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, down: bool, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, out_channels, bias=bias)
+        self.conv2 = conv(out_channels, out_channels, bias=bias)
+        changes = down or in_channels != out_channels
+        self.shortcut = conv(in_channels, out_channels, 1, bias=bias) if changes else nn.Identity()
+        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.pool(h + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class UpBlock(nn.Module):
+    """y = W₂ relu(bn(W₁ up(relu(bn(x))))) + up(S x), with bilinear `up`; doubles the size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv(in_channels, out_channels)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv(out_channels, out_channels)
+        self.shortcut = conv(in_channels, out_channels, 1)
+        self.up = nn.UpsamplingBilinear2d(scale_factor=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(self.up(F.relu(self.norm1(x))))
+        h = self.conv2(F.relu(self.norm2(h)))
+        # A 1×1 convolution commutes with interpolation, and costs a quarter before it.
+        return h + self.up(self.shortcut(x))  # type: ignore[no-any-return]

@@ -1,0 +1,60 @@
+"""The energy of an image and of its representation: the trunk, the marginal and the projection of LIEBM and CLEL."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ebmzoo.energy import EnergyNet, at_least_fp32
+from ebmzoo.errors import UserError
+from ebmzoo.networks.base import FeatureNet
+
+
+class LatentEnergy(EnergyNet):
+    """E(x) = ‖f(x)‖²/2, or E(x) = −(w·f(x) + b); and v = g_ψ(f(x)), to compare with a representation.
+
+    LIEBM (appendix A.7) and CLEL (Lee et al., 2023), the former with its sign reversed: p(x) ∝ exp(−E(x)). Energies and
+    projections are float32 also under autocast.
+
+    Args:
+        features: The trunk f.
+        latent: Dimension of the representation.
+        hidden: Hidden units of the projection g_ψ.
+        marginal: `norm` for ‖f‖²/2 (LIEBM on CIFAR-10 and ImageNet, CLEL), `linear` for −(w·f + b) (LIEBM on CelebA).
+
+    Raises:
+        UserError: If `marginal` is `norm` and the trunk has no bias: f(cx) = c f(x) puts the maximum at x = 0.
+    """
+
+    def __init__(
+        self, features: FeatureNet, latent: int = 64, hidden: int = 1024, marginal: Literal["norm", "linear"] = "norm"
+    ) -> None:
+        super().__init__()
+        if marginal == "norm" and features.homogeneous:
+            raise UserError(
+                "marginal: 'norm' needs a trunk with a bias (features.bias: all or last), "
+                "for without any the zero image is always the likeliest"
+            )
+        self.trunk = features
+        self.linear = nn.Linear(features.out_features, 1) if marginal == "linear" else None
+        self.projection = nn.Sequential(nn.Linear(features.out_features, hidden), nn.ReLU(), nn.Linear(hidden, latent))
+
+    def features(self, x: Tensor) -> Tensor:
+        """f(x): images `(B, C, H, W)` to features `(B, out_features)`."""
+        return self.trunk(x)  # type: ignore[no-any-return]
+
+    def marginal(self, f: Tensor) -> Tensor:
+        """‖f‖²/2 or −(w·f + b): features `(B, out_features)` to energies `(B,)`."""
+        with torch.autocast(f.device.type, enabled=False):
+            f = at_least_fp32(f)
+            return f.square().sum(1) / 2 if self.linear is None else -self.linear(f).squeeze(1)
+
+    def project(self, f: Tensor) -> Tensor:
+        """v = g_ψ(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
+        with torch.autocast(f.device.type, enabled=False):
+            return self.projection(at_least_fp32(f))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.marginal(self.features(x))

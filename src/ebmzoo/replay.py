@@ -1,0 +1,112 @@
+"""A replay buffer of chain states: draw starts, run the chain, store the ends."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ebmzoo.errors import UserError
+
+
+class ReplayBuffer(nn.Module):
+    """Chain states that outlive an iteration, kept as module buffers so that a checkpoint holds them.
+
+    `slot` (CLEL): the buffer starts full of noise; n different slots are drawn and written back where they came from.
+    `ring` (IGEBM): starts empty; states are drawn with replacement and the oldest are overwritten.
+    `reservoir` (Improved CD): starts empty; the buffer is a uniform sample of every state ever stored (Vitter 1985).
+
+    Each drawn state is replaced by fresh noise with probability `reinit_prob`. Each process has its own buffer.
+
+    Args:
+        size: the number of states.
+        shape: of one state, (C, H, W).
+        policy: slot, ring or reservoir, as above.
+        reinit_prob: the probability, per drawn state, that the chain starts anew.
+        noise: what fresh states are: uniform on [-1, 1] or normal with mean 0 and variance 1.
+        storage: uint8 takes a quarter of the memory and rounds a state to 1/255 of its range.
+    """
+
+    states: Tensor
+    stored: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        shape: tuple[int, ...],
+        policy: Literal["slot", "ring", "reservoir"] = "slot",
+        reinit_prob: float = 0.0,
+        noise: Literal["uniform", "normal"] = "uniform",
+        storage: Literal["float32", "uint8"] = "float32",
+    ) -> None:
+        super().__init__()
+        if size < 1:
+            raise UserError(f"replay.size is {size}; it must be 1 or more")
+        if not 0 <= reinit_prob <= 1:
+            raise UserError(f"replay.reinit_prob is {reinit_prob}; it must be a probability, between 0 and 1")
+        self.size, self.shape, self.policy, self.reinit_prob, self.noise = (
+            size,
+            tuple(shape),
+            policy,
+            reinit_prob,
+            noise,
+        )
+        dtype = torch.uint8 if storage == "uint8" else torch.float32
+        self.register_buffer("states", torch.zeros(size, *shape, dtype=dtype))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
+        if policy == "slot":
+            self.states.copy_(self._pack(self.fresh(size)))
+
+    def fresh(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` new starts of noise, `(n, *shape)`."""
+        new = torch.empty(n, *self.shape, device=self.states.device)
+        return new.uniform_(-1, 1, generator=generator) if self.noise == "uniform" else new.normal_(generator=generator)
+
+    @torch.no_grad()
+    def draw(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`n` starts `(n, *shape)` and their slots `(n,)`; nothing is remembered between `draw` and `store`.
+
+        Raises:
+            UserError: more different slots are asked for than the buffer has.
+        """
+        device = self.states.device
+        if self.policy == "slot":
+            if n > self.size:
+                raise UserError(f"replay.size is {self.size}, too small to draw {n} different slots")
+            slots = torch.randperm(self.size, device=device, generator=generator)[:n]
+        else:
+            filled = max(1, min(int(self.stored), self.size))
+            slots = torch.randint(filled, (n,), device=device, generator=generator)
+        anew = torch.rand(n, device=device, generator=generator) < self.reinit_prob
+        if self.policy != "slot" and int(self.stored) == 0:
+            anew[:] = True
+        new = self.fresh(n, generator)
+        keep = anew.logical_not().view(-1, *[1] * len(self.shape))
+        return torch.where(keep, self._unpack(self.states[slots]), new), slots
+
+    @torch.no_grad()
+    def store(self, x: Tensor, slots: Tensor, generator: torch.Generator | None = None) -> None:
+        """Keep the chains' ends `x` `(n, *shape)`; `slots` are those that `draw` gave, and only `slot` uses them."""
+        n, device = len(x), self.states.device
+        if self.policy == "slot":
+            self.states[slots] = self._pack(x)
+        elif self.policy == "ring":
+            x = x[-self.size :]
+            self.states[(self.stored + n - len(x) + torch.arange(len(x), device=device)) % self.size] = self._pack(x)
+        else:
+            packed = self._pack(x)
+            order = int(self.stored) + torch.arange(n, device=device)
+            pick = (torch.rand(n, device=device, generator=generator) * (order + 1)).long()
+            where = torch.where(order < self.size, order, pick)
+            for i in (where < self.size).nonzero().flatten().tolist():  # in order: a later state may replace an earlier
+                self.states[where[i]] = packed[i]
+        self.stored += n
+
+    def _pack(self, x: Tensor) -> Tensor:
+        if self.states.dtype == torch.uint8:
+            return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return x.to(torch.float32)
+
+    def _unpack(self, states: Tensor) -> Tensor:
+        return states.float() / 127.5 - 1 if states.dtype == torch.uint8 else states

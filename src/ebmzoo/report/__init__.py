@@ -1,0 +1,1 @@
+"""What people read: pictures, the scorecard, the loggers."""

@@ -1,0 +1,204 @@
+"""The random views of SimCLR, computed for a whole batch on its device with parameters of each image's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebmzoo.errors import UserError
+
+
+def cubic(t: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = −1/2 (1981, Equation 15), zero from |t| = 2 on."""
+    t = t.abs()
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+
+
+def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """The matrices `(B, size, size)` that take pixels start … start+length−1 to `size` pixels, antialiased bicubic.
+
+    Row i is k((j + ½ − start − s(i + ½)) / max(s, 1)) over the pixels j of the crop, s = length/size, over its sum.
+    """
+    start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
+    pixels = torch.arange(size, device=start.device) + 0.5
+    scale = length / size
+    source = pixels - start
+    weights = cubic((source - scale * pixels[:, None]) / scale.clamp(min=1))
+    weights = weights * ((source > 0) & (source < length))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each image's own box, resized to the image's size by antialiased bicubic interpolation.
+
+    `boxes` is `(B, 4)`: top, left, height, width, as whole pixels inside the image. Values may overshoot their range.
+    """
+    top, left, height, width = boxes.unbind(1)
+    rows = resampling(top, height, images.shape[2])
+    columns = resampling(left, width, images.shape[3])
+    return torch.einsum("bij,bcjk,blk->bcil", rows, images, columns)
+
+
+def crop_boxes(
+    n: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    *,
+    device: torch.device | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """`n` random boxes `(n, 4)` distributed as in torchvision's `RandomResizedCrop`.
+
+    Of ten tries with area U(scale) and log-aspect U(log ratio) the first that fits is taken, else the largest central
+    box whose aspect is in `ratio`.
+    """
+    u = torch.rand(4, n, 10, device=device, generator=generator)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
+    aspect = ratio[0] * (ratio[1] / ratio[0]) ** u[1]
+    h, w = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
+    fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
+    top = (u[2] * (height - h + 1)).floor().minimum(height - h)
+    left = (u[3] * (width - w + 1)).floor().minimum(width - w)
+    tries = torch.stack([top, left, h, w], -1)
+    first = fits.int().argmax(1)
+    drawn = tries[torch.arange(n, device=device), first]
+    h0, w0 = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    central = [torch.full((n,), float(side), device=device) for side in ((height - h0) // 2, (width - w0) // 2, h0, w0)]
+    return torch.where(fits.any(1, keepdim=True), drawn, torch.stack(central, 1))
+
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def grayscale(x: Tensor) -> Tensor:
+    """Luma (ITU-R BT.601) of RGB `(B, 3, H, W)` as `(B, 1, H, W)`; an image with one channel as it is."""
+    return x if x.shape[1] == 1 else 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
+
+
+def blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """f x + (1 − f) r, clipped to [0, 1], with `factor` f and `kind` each `(B,)`.
+
+    r is black for brightness, the image's mean grey for contrast, each pixel's own grey for saturation; f = 1 is the
+    identity for any other kind.
+    """
+    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
+    grey = grayscale(x)
+    reference = grey * (kind == SATURATION) + grey.mean((2, 3), keepdim=True) * (kind == CONTRAST)
+    return (factor * x + (1 - factor) * reference).clamp(0, 1)
+
+
+def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """RGB with its hue turned by `turn` `(B,)` of the colour circle, at the same saturation and value (HSV)."""
+    value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = value - low
+    r, g, b = x[:, :1], x[:, 1:2], x[:, 2:]
+    red, green = value == r, value == g
+    difference = torch.where(red, g - b, torch.where(green, b - r, r - g))
+    sector = torch.where(red, 0.0, torch.where(green, 2.0, 4.0))
+    hue = sector + difference / torch.where(chroma > 0, chroma, 1.0) + 6 * turn.view(-1, 1, 1, 1)
+    # R, G, B are V − C·clamp(2 − |d|, 0, 1), d the hue's distance from 3, 5, 7, their opposites, on a circle of 6.
+    d = hue - (3 + 2 * torch.arange(3, device=x.device)).view(3, 1, 1)
+    d = d - 6 * (d / 6).round()
+    return value - chroma * (2 - d.abs()).clamp(0, 1)
+
+
+def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue of images in [0, 1] by each image's own factors, in its own order.
+
+    `factors` and `order`, a permutation of 0 … 3 in each row, are `(B, 4)`. Images with one channel keep their (absent)
+    saturation and hue.
+    """
+    place = (order == HUE).int().argmax(1)
+
+    def blends(x: Tensor, slots: range, active: Tensor) -> Tensor:
+        for k in slots:
+            factor = factors.gather(1, order[:, k : k + 1]).squeeze(1)
+            x = blend(x, order[:, k], torch.where(active[:, k], factor, 1.0))
+        return x
+
+    # Three slots before the hue and three after: a hue, the dear one of the four, is turned once for each image.
+    slots = torch.arange(4, device=x.device)
+    x = blends(x, range(3), slots < place[:, None])
+    if x.shape[1] == 3:
+        x = turn_hue(x, factors[:, HUE])
+    return blends(x, range(1, 4), slots > place[:, None])
+
+
+class Augment(nn.Module):
+    """Random colour jitter, greyscale, resized crop and flip of each image: `(B, C, H, W)` in [-1, 1] to the same.
+
+    Every parameter, the order of the four colour changes included, is drawn for each image by itself, as a data loader
+    that transforms image by image would, in the order of Ermolov et al. (2021). Everything runs on the images' device
+    in float32, also under autocast; values outside [-1, 1] are clipped. Images with one channel get brightness and
+    contrast only.
+
+    Args:
+        crop_scale: Least and greatest area of the crop, as a fraction of the image.
+        crop_ratio: Least and greatest aspect of the crop, width over height.
+        jitter: Strengths s of brightness, contrast, saturation: factors U(max(0, 1 − s), 1 + s); and of hue: U(−s, s).
+        jitter_prob: Probability that an image's colours are jittered.
+        grayscale_prob: Probability that an image becomes grey.
+        flip_prob: Probability that an image is mirrored left to right.
+
+    Raises:
+        UserError: If a range is empty or a probability outside [0, 1]; if images have neither one channel nor three.
+    """
+
+    def __init__(
+        self,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        jitter_prob: float = 0.8,
+        grayscale_prob: float = 0.1,
+        flip_prob: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise UserError(f"crop_scale: {list(crop_scale)} must be two fractions in (0, 1], the lesser first")
+        if not 0 < crop_ratio[0] <= crop_ratio[1]:
+            raise UserError(f"crop_ratio: {list(crop_ratio)} must be two positive numbers, the lesser first")
+        if min(jitter) < 0 or jitter[HUE] > 0.5:
+            raise UserError(f"jitter: {list(jitter)} must not be negative, and the last, the hue's, at most 0.5")
+        probabilities = {"jitter_prob": jitter_prob, "grayscale_prob": grayscale_prob, "flip_prob": flip_prob}
+        for name, probability in probabilities.items():
+            if not 0 <= probability <= 1:
+                raise UserError(f"{name}: {probability} must be a probability between 0 and 1")
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
+        self.jitter = jitter
+        self.jitter_prob = jitter_prob
+        self.grayscale_prob = grayscale_prob
+        self.flip_prob = flip_prob
+
+    def colour_factors(self, n: int, device: torch.device, generator: Generator | None = None) -> Tensor:
+        """`(n, 4)`: factors of brightness, contrast and saturation, and the turn of the hue."""
+        u = torch.rand(4, n, device=device, generator=generator)
+        factors = [max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u[i] for i, s in enumerate(self.jitter[:HUE])]
+        return torch.stack([*factors, self.jitter[HUE] * (2 * u[HUE] - 1)], 1)
+
+    def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        n, channels, height, width = images.shape
+        if channels not in (1, 3):
+            raise UserError(
+                f"Augment: images of {channels} channels cannot be augmented, only grey (1) or RGB (3) ones"
+            )
+        device = images.device
+
+        def happens(probability: float) -> Tensor:
+            return (torch.rand(n, device=device, generator=generator) < probability).view(-1, 1, 1, 1)
+
+        with torch.autocast(device.type, enabled=False):
+            x = ((images.float() + 1) / 2).clamp(0, 1)
+            order = torch.rand(n, 4, device=device, generator=generator).argsort(1)
+            jittered = colour_jitter(x, self.colour_factors(n, device, generator), order)
+            x = torch.where(happens(self.jitter_prob), jittered, x)
+            x = torch.where(happens(self.grayscale_prob), grayscale(x), x)
+            boxes = crop_boxes(n, height, width, self.crop_scale, self.crop_ratio, device=device, generator=generator)
+            x = resized_crop(x, boxes).clamp(0, 1)
+            x = torch.where(happens(self.flip_prob), x.flip(3), x)
+            return 2 * x - 1

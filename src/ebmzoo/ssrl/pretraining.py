@@ -1,0 +1,137 @@
+"""Training an encoder by a self-supervised objective, and reading it back."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.errors import UserError
+from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
+from ebmzoo.networks.base import Encoder
+from ebmzoo.ssrl.objective import Objective
+from ebmzoo.ssrl.schedule import warmup_then_drops
+
+_PREFIX = "encoder."
+NEIGHBOURS = 5
+
+
+class Pretraining(LightningModule):
+    """Trains an encoder by an objective: stage 1 of LIEBM; the checkpoint is what `load_encoder` reads.
+
+    Validation logs `val/probe_knn`, and the test `test/probe/knn` and `test/probe/linear`: the accuracies of 5 nearest
+    neighbours and of a linear classifier on the backbone's features, learnt from the data's training set. Under DDP
+    each rank probes its share of the images and the mean is logged.
+
+    Args:
+        encoder: The network.
+        objective: What it is trained for.
+        optimizer: Of the encoder and the objective's own networks.
+        warmup_steps: Steps over which the learning rate rises linearly.
+        drop_epochs: How many epochs before the end the learning rate falls to a fifth; skipped if the run is shorter.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        warmup_steps: int = 500,
+        drop_epochs: tuple[int, ...] = (50, 25),
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.drop_epochs = drop_epochs
+        self._queries: list[tuple[Tensor, Tensor]] = []
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer(self.parameters())
+        self.trainer.fit_loop.setup_data()  # the length of an epoch is known only then
+        steps = self.trainer.estimated_stepping_batches
+        epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        drops = [steps - n * epoch for n in self.drop_epochs if steps > n * epoch]
+
+        def factor(step: int) -> float:
+            return warmup_then_drops(step, warmup=self.warmup_steps, drops=drops)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, _ = batch
+        loss: Tensor = self.objective(self.encoder, images)
+        self.log("train/ssrl_loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+            progress = self.global_step / self.trainer.estimated_stepping_batches
+            self.objective.after_step(self.encoder, min(1.0, progress))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        self._queries.append((self.encoder.features(images), labels))
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            self._queries.clear()
+            return
+        accuracy = knn_accuracy(*self._features(), k=NEIGHBOURS)
+        self.log("val/probe_knn", accuracy, sync_dist=True, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        features = self._features()
+        self.log("test/probe/knn", knn_accuracy(*features, k=NEIGHBOURS), sync_dist=True)
+        self.log("test/probe/linear", linear_probe(*features), sync_dist=True)
+
+    def _features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features and labels of the training set, and of the images this epoch has gone through."""
+        train_set = cast("ImageData", self.trainer.datamodule).train_set  # type: ignore[attr-defined]
+        with self.trainer.precision_plugin.forward_context():
+            train = encode(self.encoder, train_set.images, read=self.encoder.features)
+        features, labels = zip(*self._queries, strict=True)
+        self._queries.clear()
+        return train, train_set.labels.to(train.device), torch.cat(features), torch.cat(labels)
+
+
+def load_encoder(encoder: Encoder, path: str | Path) -> None:
+    """Fill `encoder` in place from a checkpoint of `Pretraining`, or of a method that trained an encoder.
+
+    Raises:
+        UserError: If the file is missing, is no checkpoint with an encoder, or holds another encoder than this one.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; it must be the checkpoint of an encoder, made by `ebmzoo fit`")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a checkpoint that can be read safely; one made by `ebmzoo fit` is needed"
+        ) from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    weights = {k.removeprefix(_PREFIX): v for k, v in (state or {}).items() if k.startswith(_PREFIX)}
+    if not weights:
+        raise UserError(f"{path}: a checkpoint without an encoder; one whose state_dict has '{_PREFIX}' keys is needed")
+    own = encoder.state_dict()
+    for key in sorted(own.keys() | weights.keys()):
+        found = tuple(weights[key].shape) if key in weights else "missing"
+        needed = tuple(own[key].shape) if key in own else "absent"
+        if found != needed:
+            raise UserError(
+                f"{path}: holds another encoder than the configured one: "
+                f"{key} is {found} in the file and must be {needed}"
+            )
+    encoder.load_state_dict(weights)

@@ -1,0 +1,59 @@
+"""The encoder's training inside another method's run: before the energy's, or beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ebmzoo.descent import Descent
+from ebmzoo.networks.base import Encoder
+from ebmzoo.ssrl.objective import Objective
+from ebmzoo.ssrl.schedule import warmup_then_drops
+
+
+@dataclass(frozen=True)
+class EncoderStage:
+    """How an encoder is trained in the run of the method that uses it.
+
+    Args:
+        objective: the self-supervised loss.
+        epochs: how many of the trainer's epochs come first and train the encoder alone.
+        optimizer: of the encoder (and of the objective's own weights, if it has any).
+        warmup_steps: iterations over which the learning rate rises linearly from 0.
+        drop_epochs: the learning rate is multiplied by 0.2 so many epochs before the stage's end.
+        jointly: train the encoder in every iteration of the method instead, with the model's own latents as extra
+            negatives (CLEL); `epochs` then has no effect.
+    """
+
+    objective: Objective
+    epochs: int = 1000
+    optimizer: OptimizerCallable = Adam
+    warmup_steps: int = 500
+    drop_epochs: tuple[int, ...] = (50, 25)
+    jointly: bool = False
+
+    def descent(self, encoder: Encoder, trainer: Trainer) -> Descent:
+        """The encoder's optimizer and its schedule over the stage."""
+        return Descent(nn.ModuleList([encoder, self.objective]), self.optimizer, partial(self._schedule, trainer))
+
+    def progress(self, trainer: Trainer) -> float:
+        """How much of the stage is done, in [0, 1]."""
+        epochs = self._epochs(trainer)
+        done = trainer.global_step / max(1, trainer.num_training_batches)
+        return min(1.0, done / epochs) if epochs > 0 else 0.0
+
+    def _epochs(self, trainer: Trainer) -> int:
+        return (trainer.max_epochs or -1) if self.jointly else self.epochs
+
+    def _schedule(self, trainer: Trainer, optimizer: Optimizer) -> LambdaLR:
+        trainer.fit_loop.setup_data()
+        per_epoch = int(trainer.num_training_batches)
+        epochs = self._epochs(trainer)
+        drops = [(epochs - before) * per_epoch for before in self.drop_epochs if before < epochs]
+        return LambdaLR(optimizer, partial(warmup_then_drops, warmup=self.warmup_steps, drops=drops))

@@ -1,0 +1,118 @@
+"""What a task is: a question put to a trained model, with the protocol under which it was answered."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.methods.base import Method
+
+
+@dataclass
+class Result:
+    """What a task found.
+
+    `figures` maps a figure's name, with `/` between parts, to its value; `protocol` is under what conditions;
+    `pictures` are the files drawn; `notes` are sentences that a reader of the figures must know.
+    """
+
+    task: str
+    figures: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, folder: Path) -> Path:
+        """Keep it as `<folder>/<task>.json`; a figure that is not a number becomes null."""
+        folder.mkdir(parents=True, exist_ok=True)
+        told = asdict(self)
+        told["figures"] = {k: v if math.isfinite(v) else None for k, v in self.figures.items()}
+        path = folder / f"{self.task}.json"
+        path.write_text(json.dumps(told, indent=2) + "\n")
+        return path
+
+
+class Task(Callback, ABC):
+    """A question put to a trained method: plainly callable in a notebook, a callback under `ebmzoo test`."""
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        """Ask it. Pictures go into `folder`; none are drawn without one."""
+
+    def can_ask(self, method: Method) -> bool:
+        """Whether the method can do what the task asks, by the kinds that it inherits from."""
+        return True
+
+    def missing(self) -> list[str]:
+        """Sentences that say what the task lacks and what to do; told at the start of a run, `fit` too."""
+        return []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage in ("fit", "test"):
+            for sentence in self.missing():
+                rank_zero_warn(f"{self.name}: {sentence}", stacklevel=2)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not (trainer.is_global_zero and isinstance(pl_module, Method) and isinstance(data, ImageData)):
+            return
+        if not self.can_ask(pl_module):
+            return
+        folder = Path(trainer.default_root_dir) / "test"
+        with repeatable(seed := int(torch.initial_seed())):
+            result = self(pl_module, data, folder)
+        result.protocol |= {"seed": seed, "weights": "ema" if pl_module.use_averages else "raw"} | provenance(trainer)
+        result.write(folder)
+        for figure, value in result.figures.items():
+            pl_module.log(f"test/{self.name}/{figure}", value, rank_zero_only=True)
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Within it torch's random numbers start from `seed`; afterwards they go on as if nothing had been drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
+    """Put the seconds that the block took into `into[key]`."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    into[key] = time.perf_counter() - start
+
+
+def provenance(trainer: Trainer) -> dict[str, Any]:
+    """Which weights, made by which versions, on which machine."""
+    from ebmzoo.training.checkpoint import fingerprint
+
+    path = trainer.ckpt_path
+    cuda = torch.cuda.is_available()
+    return {
+        "checkpoint": str(path) if path else None,
+        "checkpoint_sha256": fingerprint(str(path)) if path else None,
+        "precision": str(trainer.precision),
+        "device": torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("ebmzoo", "torch", "torchvision", "lightning", "torchmetrics")},
+    }

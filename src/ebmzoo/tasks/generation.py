@@ -1,0 +1,110 @@
+"""How good the samples are, with and without the chain, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import to_uint8
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
+from ebmzoo.metrics import precision_recall as manifold_precision_recall
+from ebmzoo.report.pictures import save_grid
+from ebmzoo.tasks.base import Result, Task, stopwatch
+
+
+class Generation(Task):
+    """Fréchet distance, kernel distance, Inception Score, precision and recall of n samples.
+
+    A method whose chain starts from a generator is measured twice: as it samples, and without the chain (`no_mcmc/…`).
+
+    Args:
+        n: how many samples, against as many real images, or against all of the split where `real` is `all`.
+        extractors: the networks whose features are compared; one that is not available is left out, with a note.
+        split: the real images, of the training or of the test set.
+        real: `all` of the split, as published FIDs do, or the first `n` of it.
+        batch_size: images in one chain.
+        steps: Langevin steps instead of the sampler's own.
+    """
+
+    name = "generation"
+
+    def __init__(
+        self,
+        extractors: list[FeatureExtractor],
+        n: int = 1000,
+        split: Literal["train", "test"] = "train",
+        real: Literal["all", "n"] = "all",
+        batch_size: int = 250,
+        steps: int | None = None,
+    ) -> None:
+        if n < 2:
+            raise UserError(f"generation.n is {n}; a covariance needs 2 samples or more")
+        self.extractors, self.n, self.split, self.real = extractors, n, split, real
+        self.batch_size, self.steps = batch_size, steps
+
+    def missing(self) -> list[str]:
+        return [sentence for e in self.extractors if (sentence := e.available()) is not None]
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        result = Result(self.name, notes=self.missing())
+        real = data.train_set if self.split == "train" else data.test_set
+        real = real.take(slice(None if self.real == "all" else self.n))
+        runs: dict[str, int | None] = {"": self.steps}
+        if isinstance(method, StartsFromGenerator):
+            runs["no_mcmc/"] = 0
+        result.protocol = {"n": self.n, "split": self.split, "real_images": len(real), "extractors": {}, "chains": {}}
+        made = {}
+        for prefix, steps in runs.items():
+            with stopwatch(result.figures, f"{prefix}seconds"):
+                images, sampled = draw(method, self.n, self.batch_size, steps)
+            made[prefix] = images
+            result.figures[f"{prefix}nfe"] = sampled.nfe
+            result.protocol["chains"][prefix.rstrip("/") or "full"] = {
+                "start": sampled.start,
+                "steps": sampled.steps,
+                "temperature": sampled.temperature if sampled.steps else None,
+            }
+            if folder is not None:
+                path = folder / f"samples{'_no_mcmc' if prefix else ''}.png"
+                save_grid(images[:64].float() / 127.5 - 1, path)
+                result.pictures.append(str(path))
+        if folder is not None:
+            save_grid(real.float(slice(64)), folder / "real.png")
+        for extractor in self.extractors:
+            if extractor.available() is None:
+                self._measure(extractor.to(method.device), method.device, real.images, made, result)
+        return result
+
+    def _measure(
+        self, e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], result: Result
+    ) -> None:
+        real_features, _ = extract(e, real, self.batch_size, device)
+        result.protocol["extractors"][e.name] = {"sha256": e.fingerprint, "features": real_features.shape[1]}
+        for prefix, images in made.items():
+            features, logits = extract(e, images, self.batch_size, device)
+            result.figures[f"{prefix}{e.fd_name}"] = frechet_distance(real_features, features)
+            subset = min(1000, len(features), len(real_features))
+            mean, _ = kernel_distance(real_features, features, subset_size=subset)
+            result.figures[f"{prefix}{e.kd_name}"] = mean
+            k = min(len(real_features), len(features))
+            precision, recall = manifold_precision_recall(real_features[:k], features[:k])
+            result.figures[f"{prefix}precision_{e.name}"] = precision
+            result.figures[f"{prefix}recall_{e.name}"] = recall
+            if logits is not None:
+                result.figures[f"{prefix}{e.is_name}"], _ = inception_score(logits)
+
+
+def draw(method: Method, n: int, batch_size: int, steps: int | None = None) -> tuple[Tensor, Samples]:
+    """`n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file holds them, and the last batch as it came."""
+    images: list[Tensor] = []
+    while (have := sum(map(len, images))) < n:
+        sampled = method.sample(min(batch_size, n - have), steps=steps)
+        images.append(to_uint8(sampled.images).cpu())
+    return torch.cat(images), sampled

@@ -1,0 +1,64 @@
+"""How well the model tells its own test images from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import to_float
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.metrics import auroc, fpr95
+from ebmzoo.tasks.base import Result, Task
+
+
+class OutOfDistributionDetection(Task):
+    """AUROC and FPR95 of the data module's out-of-distribution sets against its test set.
+
+    Two scores, both higher for what is farther out: the marginal energy E(x), and the method's own (LIEBM, Eq. 15:
+    the joint score). A set that cannot be had is left out, with a note.
+
+    Args:
+        n: at most so many images of each set.
+        batch_size: images in one evaluation.
+    """
+
+    name = "ood"
+
+    def __init__(self, n: int = 10_000, batch_size: int = 250) -> None:
+        if n < 1:
+            raise UserError(f"ood.n is {n}; it must be 1 or more")
+        self.n, self.batch_size = n, batch_size
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        result = Result(self.name)
+        inside = self._scores(method, data.test_set.images[: self.n])
+        result.protocol = {"in": data.test_set.name, "in_images": len(inside["energy"]), "out_images": {}}
+        for source in data.ood:
+            try:
+                images = source.load(data).images[: self.n]
+            except UserError as error:
+                result.notes.append(f"{source.name}: {error}")
+                continue
+            outside = self._scores(method, images)
+            result.protocol["out_images"][source.name] = len(images)
+            for score in inside:
+                result.figures[f"{source.name}/auroc_{score}"] = auroc(inside[score], outside[score])
+                result.figures[f"{source.name}/fpr95_{score}"] = fpr95(inside[score], outside[score])
+        if not data.ood:
+            result.notes.append("data.ood is empty: name the sets to hold against the test set there")
+        return result
+
+    def _scores(self, method: Method, images: Tensor) -> dict[str, Tensor]:
+        scores: dict[str, Callable[[Tensor], Tensor]] = {"energy": method.energy, "score": method.ood_score}
+        found: dict[str, list[Tensor]] = {name: [] for name in scores}
+        with method.evaluating():
+            for batch in torch.split(images, self.batch_size):
+                x = to_float(batch.to(method.device)).contiguous(memory_format=torch.channels_last)
+                for name, score in scores.items():
+                    found[name].append(score(x).double().cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}

@@ -1,0 +1,1 @@
+"""What keeps a run alive: the trainer, checkpoints, the watchdog, callbacks that draw."""

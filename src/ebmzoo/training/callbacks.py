@@ -1,0 +1,126 @@
+"""What happens beside training: sample grids, the dead-energy warning, the progress bar, predictions on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.report.pictures import grid, save_png
+
+
+class SampleGrid(Callback):
+    """Draws the same latents every so often: `<run_dir>/samples/step_0000500.png`, and in the W&B dashboard.
+
+    Training does not notice: its random numbers go on as if nothing had been drawn.
+
+    Args:
+        every_n_steps: iterations between two grids; one is also drawn at the end. 0 draws none.
+        n: images in a grid.
+    """
+
+    def __init__(self, every_n_steps: int = 500, n: int = 64) -> None:
+        self.every_n_steps, self.n = every_n_steps, n
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps != 0:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, method: LightningModule) -> None:
+        if not (trainer.is_global_zero and isinstance(method, Method) and method.trains_energy):
+            return
+        pictures = {}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pictures["samples"] = grid(method.sample(self.n).images)
+            if isinstance(method, StartsFromGenerator):
+                torch.manual_seed(0)
+                pictures["samples_no_mcmc"] = grid(method.sample(self.n, steps=0).images)
+        for name, picture in pictures.items():
+            save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for name, picture in pictures.items():
+                    logger.log_image(f"train/{name}", [picture.permute(1, 2, 0).numpy()], step=trainer.global_step)
+
+
+class DeadEnergyWarning(Callback):
+    """Says so when the chain moves no farther than its noise alone would: an energy that is flat where the chain is.
+
+    The reading is `train/displacement_ratio`, the chain's displacement over √K·τ: at 1 the gradient has no part in it.
+
+    Args:
+        ratio: at or below it the energy counts as dead.
+        patience: for so many readings in a row.
+        every_n_steps: iterations between two readings.
+    """
+
+    def __init__(self, ratio: float = 1.02, patience: int = 5, every_n_steps: int = 50) -> None:
+        self.ratio, self.patience, self.every_n_steps = ratio, patience, every_n_steps
+        self.dead = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % self.every_n_steps != 0:
+            return
+        reading = trainer.callback_metrics.get("train/displacement_ratio")
+        if reading is None or not math.isfinite(value := float(reading)):
+            return
+        self.dead = self.dead + 1 if value <= self.ratio else 0
+        if self.dead == self.patience and trainer.is_global_zero:
+            sentence = (
+                f"iteration {trainer.global_step}: the energy is dead, for {self.patience} readings the chain has "
+                f"moved {value:.3f} times as far as its noise alone; try spectral_norm: none, a larger step_size or "
+                "gamma, or less noise"
+            )
+            rank_zero_warn(sentence)
+            with (Path(trainer.default_root_dir) / "events.jsonl").open("a") as file:
+                file.write(json.dumps({"step": trainer.global_step, "event": "dead_energy", "told": sentence}) + "\n")
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which also says which phase the run is in, without the version of the logger."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        if isinstance(trainer.lightning_module, Method):
+            self.train_progress_bar.set_description(f"{trainer.lightning_module.phase}, epoch {trainer.current_epoch}")
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        return {k.removeprefix("train/"): v for k, v in shown.items() if k != "v_num"}
+
+
+KEYS = ("energy", "ood_score", "label")
+
+
+class PredictionsFile(BasePredictionWriter):
+    """`<run_dir>/predictions.npz`: every image's energy, out-of-distribution score and label, in the data's order."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        import numpy as np
+
+        if not trainer.is_global_zero or not predictions or not isinstance(predictions[0], dict):
+            return
+        path = Path(trainer.default_root_dir) / "predictions.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        energy, score, label = (torch.cat([p[k] for p in predictions]).cpu().numpy() for k in KEYS)
+        np.savez(path, energy=energy, ood_score=score, label=label)
+        print(f"predictions of {len(energy)} images: {path}")

@@ -1,0 +1,136 @@
+"""What a checkpoint holds beyond the weights, how it is written, and how a method comes back from one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from ebmzoo import __version__
+from ebmzoo.errors import UserError
+
+FORMAT = 1
+KEY = "ebmzoo"
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `<run_dir>/last.ckpt`: written aside, then renamed over the old one, so that it is never half a file.
+
+    The file carries the run's config and the random states of all processes, so that `test`, `sample` and a resumed
+    `fit` need nothing else.
+
+    Args:
+        run_dir: where the file is kept.
+        config: the run's config as YAML text.
+        every_n_steps: iterations between two checkpoints; one is also written at the end.
+    """
+
+    def __init__(self, run_dir: str | Path, config: str, every_n_steps: int = 1000) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"checkpoint_every is {every_n_steps}; it must be 1 or more")
+        self.path = Path(run_dir) / "last.ckpt"
+        self.config = config
+        self.every_n_steps = every_n_steps
+        self._random: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = {
+            "format": FORMAT,
+            "version": __version__,
+            "config": self.config,
+            "random": _of_all_processes(random_state()),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get(KEY, {}).get("random", [])
+        self._random = states[trainer.global_rank] if trainer.global_rank < len(states) else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint now; every process must call it."""
+        aside = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(aside, weights_only=False)
+        if trainer.is_global_zero:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(self.path)
+        trainer.strategy.barrier("LastCheckpoint.save")
+
+
+def random_state() -> dict[str, Any]:
+    """The torch generators of this process: the CPU's and each CUDA device's."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo whatever was drawn since `random_state`."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's contents, on the CPU, with no code run from the file.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or not one of `ebmzoo`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"ckpt_path: there is no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zip, pickle and torch each raise their own
+        raise UserError(f"ckpt_path: {path} is not a readable checkpoint ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "config" not in checkpoint[KEY]:
+        raise UserError(f"ckpt_path: {path} was not written by `ebmzoo fit`, it carries no config")
+    if checkpoint[KEY]["format"] > FORMAT:
+        written = checkpoint[KEY]["version"]
+        raise UserError(f"ckpt_path: {path} was written by ebmzoo {written}, newer than this {__version__}; update it")
+    return checkpoint
+
+
+def fingerprint(path: str | Path) -> str:
+    """The first 12 hexadecimal digits of the file's SHA-256."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def load(path: str | Path) -> LightningModule:
+    """The model of a checkpoint, in eval mode on the CPU, built from the config that the file carries.
+
+    Raises:
+        UserError: the file is no checkpoint of `ebmzoo`.
+    """
+    from ebmzoo.training.config import build_model
+
+    checkpoint = read(path)
+    model = build_model(checkpoint[KEY]["config"])
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()

@@ -1,0 +1,87 @@
+"""Small models and data that tests share."""
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ebmzoo.data import ImageData, ImageSet
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods import LIEBM, EncoderStage
+from ebmzoo.networks import LatentEnergy, ResNetEncoder, SNGANFeatures, SNGANGenerator, SNGANInference
+from ebmzoo.ssrl import Augment, SimCLR
+from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
+
+SIZE = 8
+
+
+class TinyData(ImageData):
+    """Blobs of four classes, 1×8×8, the same in every test."""
+
+    name, size, channels = "tiny", SIZE, 1
+
+    def __init__(self, n: int = 32, **common):
+        super().__init__(**{"batch_size": 8} | common)
+        self.n = n
+
+    def load(self):
+        def made(n, seed):
+            generator = torch.Generator().manual_seed(seed)
+            labels = torch.arange(n) % 4
+            images = torch.randint(0, 60, (n, 1, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+            for i, label in enumerate(labels.tolist()):
+                images[i, 0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 150
+            return ImageSet(images, labels, ("a", "b", "c", "d"), "tiny")
+
+        return made(self.n, 0), made(16, 1)
+
+
+def networks(channels=1, bias="all"):
+    torch.manual_seed(0)
+    features = SNGANFeatures(in_channels=channels, size=SIZE, width=16, out_features=16, bias=bias)
+    return {
+        "energy_net": LatentEnergy(features, latent=8, hidden=16, marginal="norm" if bias != "none" else "linear"),
+        "generator": SNGANGenerator(latent=4, out_channels=channels, size=SIZE, width=8),
+        "sampler": Langevin(steps=2, step_size=0.1, noise=0.01),
+    }
+
+
+def encoder():
+    return ResNetEncoder(1, width=8, blocks=[1, 1], latent=8, hidden=16, mean=None, std=None)
+
+
+def stage(epochs=1, **changes):
+    return EncoderStage(SimCLR(Augment(flip_prob=0.0)), epochs=epochs, warmup_steps=2, drop_epochs=(), **changes)
+
+
+def liebm(**changes):
+    """LIEBM in the EM setting; `inference=True` adds a small q."""
+    if changes.get("inference") is True:
+        changes["inference"] = SNGANInference(in_channels=1, size=SIZE, latent=4, width=16)
+    return LIEBM(
+        **networks() | {"encoder": encoder(), "encoder_stage": stage(), "augment": Augment(flip_prob=0.0)} | changes
+    )
+
+
+def without_latent(**changes):
+    return liebm(**{"encoder": None, "encoder_stage": None, "gamma": 0.0} | changes)
+
+
+def trainer(tmp_path, **changes):
+    """A CPU trainer that keeps nothing and says nothing."""
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    defaults = DEFAULTS | quiet | {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": tmp_path}
+    return ZooTrainer(**defaults | {"limit_val_batches": 0} | changes)
+
+
+class Watch(Callback):
+    """Calls `see(trainer, module)` after every batch."""
+
+    def __init__(self, see):
+        self.see = see
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.see(trainer, pl_module)

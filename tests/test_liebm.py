@@ -281,7 +281,6 @@ def test_reconstruct_is_the_generator_at_the_mean():
         ({"elbo": Elbo()}, "go together"),
         ({"negative_augment_prob": 1.2}, "negative_augment_prob is 1.2"),
         ({"image_range": (1.0, 0.0)}, "image_range"),
-        ({"encoder_stage": None, "encoder_checkpoint": "nowhere.ckpt"}, "nowhere.ckpt"),
     ],
 )
 def test_contradictions_are_told(changes, told):
@@ -301,3 +300,9 @@ def test_energy_learns_to_tell_data_from_noise(tmp_path):
     scrambled = x.flatten(1)[:, torch.randperm(64)].view_as(x)
     with method.evaluating():
         assert float(method.energy(x).mean()) < float(method.energy(scrambled).mean())
+
+
+def test_missing_encoder_is_told_when_a_fit_begins(tmp_path):
+    method = liebm(encoder_stage=None, encoder_checkpoint="nowhere.ckpt")
+    with pytest.raises(UserError, match=r"nowhere\.ckpt"):
+        trainer(tmp_path).fit(method, TinyData())

@@ -190,16 +190,8 @@ def test_weights_after_a_step_are_used_under_autocast(tmp_path):
 
 
 def test_data_that_does_not_fit_is_told_before_training(tmp_path):
-    class Coloured(TinyData):
-        channels = 3
-
-        def load(self):
-            train, test = TinyData.load(self)
-            grow = lambda s: type(s)(s.images.expand(-1, 3, -1, -1).contiguous(), s.labels, s.classes, s.name)  # noqa: E731
-            return grow(train), grow(test)
-
     with pytest.raises(UserError, match=r"\(3, 8, 8\)"):
-        trainer(tmp_path).fit(without_latent(), Coloured())
+        trainer(tmp_path).fit(without_latent(), TinyData(channels=3))
 
 
 def test_every_method_is_deterministic_given_the_seed(tmp_path):

@@ -14,13 +14,13 @@ SIZE = 8
 
 
 class TinyData(ImageData):
-    """Blobs of four classes, 1×8×8, the same in every test."""
+    """Blobs of four classes, 8×8, the same in every test."""
 
-    name, size, channels = "tiny", SIZE, 1
+    name, size = "tiny", SIZE
 
-    def __init__(self, n: int = 32, **common):
-        super().__init__(**{"batch_size": 8} | common)
-        self.n = n
+    def __init__(self, n: int = 32, channels: int = 1, batch_size: int = 8, **common):
+        super().__init__(batch_size=batch_size, **common)
+        self.n, self.channels = n, channels
 
     def load(self):
         def made(n, seed):
@@ -29,6 +29,7 @@ class TinyData(ImageData):
             images = torch.randint(0, 60, (n, 1, SIZE, SIZE), generator=generator, dtype=torch.uint8)
             for i, label in enumerate(labels.tolist()):
                 images[i, 0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 150
+            images = images.expand(-1, self.channels, -1, -1).contiguous()
             return ImageSet(images, labels, ("a", "b", "c", "d"), "tiny")
 
         return made(self.n, 0), made(16, 1)

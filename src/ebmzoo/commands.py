@@ -25,7 +25,7 @@ from ebmzoo.tasks import Task
 from ebmzoo.tasks.generation import draw
 from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import KEY, LastCheckpoint, load, read
-from ebmzoo.training.config import ZooParser
+from ebmzoo.training.config import ZooParser, mendable
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 
 OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every", "tasks", "trainer", "model", "data")
@@ -68,6 +68,9 @@ class ZooCLI(LightningCLI):
             args=args,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv is there too
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default="runs/run", help="the folder for all that the run makes")
         parser.add_argument("--tasks", type=list[Task], default=[], help="what `ebmzoo test` asks the model")
@@ -99,6 +102,10 @@ class ZooCLI(LightningCLI):
                 config.run_dir = str(run_dir := _next_free(run_dir))
         run_dir.mkdir(parents=True, exist_ok=True)
 
+    def instantiate_classes(self) -> None:
+        with mendable():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config[self.subcommand]
         run_dir, init = Path(config.run_dir), self.config_init[self.subcommand]
@@ -127,7 +134,7 @@ class ZooCLI(LightningCLI):
 
     def config_text(self) -> str:
         """The run's own keys, resolved, as YAML."""
-        told = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        told = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
         return yaml.safe_dump({key: told[key] for key in OWN if key in told}, sort_keys=False)
 
     def before_fit(self) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, cast, final
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.optim import Adam
@@ -64,7 +65,8 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         generator: G, from N(0, I) to images in [-1, 1].
         sampler: the chain; its step size and noise are in the units of `image_range`.
         encoder: h. None with gamma 0 is the model without latents.
-        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr_*.yaml`; it replaces stage 1.
+        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr_*.yaml`, read when a fit begins; it
+            replaces stage 1.
         encoder_stage: how h is trained in this run when there is no checkpoint.
         inference: q(m|x), for the ERM setting or for the inference network of A.5; needs `elbo`.
         elbo: how q learns, and whether the generator learns from it.
@@ -133,8 +135,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.encoder_stage = encoder_stage
         self.objective = encoder_stage.objective if encoder_stage is not None else None  # its weights are the run's
-        if encoder is not None and encoder_checkpoint is not None:
-            load_encoder(encoder, encoder_checkpoint)
+        self.encoder_checkpoint = encoder_checkpoint
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def descents(self) -> dict[str, Descent]:
@@ -148,11 +149,18 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
             descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer)
         return descents
 
+    def setup(self, stage: str) -> None:
+        # A run's own checkpoint holds the encoder too: once there is one, the encoder's file is not needed again.
+        starts = stage == "fit" and self.trainer.ckpt_path is None
+        if starts and self.encoder is not None and self.encoder_checkpoint is not None:
+            load_encoder(self.encoder, self.encoder_checkpoint)
+        super().setup(stage)
+
     @property
     def trains_energy(self) -> bool:
         stage = self.encoder_stage
         first = 0 if stage is None or stage.jointly else stage.epochs
-        return first == 0 or self.trainer.current_epoch >= first
+        return first == 0 or self.trainer.state.fn != TrainerFn.FITTING or self.trainer.current_epoch >= first
 
     @property
     def phase(self) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import yaml
@@ -17,16 +20,22 @@ from ebmzoo.errors import UserError
 class ZooParser(LightningArgumentParser):
     """A parser whose errors are one sentence, with the nearest right name, and exit code 2."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"ebmzoo: {self.sentence(str(message))}", file=sys.stderr)
         raise SystemExit(2)
 
     def sentence(self, message: str) -> str:
         """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        told = " ".join(lines)
+        told = _gist(message)
         unknown = re.search(r"(?:[Kk]ey|[Oo]ption) '([\w.-]+)' is not (?:expected|accepted)", told)
         unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", told)
+        no_class = re.search(r"(?:dot import path string: |[Nn]o module named '|has no attribute ')([\w.]+)", message)
+        if no_class is not None:
+            near = difflib.get_close_matches(no_class[1].rpartition(".")[2], _classes(), n=1, cutoff=0.5)
+            return f"there is no class '{no_class[1]}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
         if unknown is None:
             return told if len(told) <= 400 else f"{told[:200]} … {told[-180:]}"
         name = unknown[1]
@@ -41,8 +50,42 @@ class ZooParser(LightningArgumentParser):
         return [a.dest for p in parsers for a in p._actions if not a.dest.endswith("help")]
 
 
+def _gist(message: str) -> str:
+    """A message in one line; of the reasons that a union of types gives, the first that is about the value."""
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line[2:] for line in lines if line.startswith("- ") and "NoneType" not in line]
+    if not reasons:
+        return " ".join(lines)
+    key = re.search(r'[Kk]ey "([\w.]+)"', lines[0])
+    given = re.search(r"Given value: ([^(]{1,80})$", message)
+    told = reasons[0] + (f", not {given[1]}" if given and given[1] not in reasons[0] else "")
+    return f"{key[1]}: {told}" if key else told
+
+
+def _classes() -> dict[str, str]:
+    """The public classes that a config can name, by their short names, with their class paths."""
+    found = {}
+    for package in ("data", "methods", "metrics", "networks", "ssrl", "tasks"):
+        for name in import_module(f"ebmzoo.{package}").__all__:
+            found[name] = f"ebmzoo.{package}.{name}"
+    return found
+
+
 def _plain(name: str) -> str:
     return name.replace(".init_args", "").replace("-", "_")
+
+
+@contextmanager
+def mendable() -> Iterator[None]:
+    """Within it, what a constructor says of its arguments becomes a `UserError`, freed of its wrapping."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(str(cause) if cause is not None else _gist(str(error))) from error
 
 
 def build_model(config: str) -> LightningModule:
@@ -56,6 +99,7 @@ def build_model(config: str) -> LightningModule:
         raise UserError("the config has no model")
     parser = ZooParser()
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    model = parser.instantiate_classes(parser.parse_object({"model": section})).model
+    with mendable():
+        model = parser.instantiate(parser.parse_object({"model": section})).model
     assert isinstance(model, LightningModule)
     return model

@@ -1,0 +1,38 @@
+"""One process of a two-process run: `torchrun --nproc_per_node 2 ddp_script.py FOLDER`; see test_ddp.py."""
+
+import sys
+from pathlib import Path
+
+import torch
+from tiny import TinyData, Watch, liebm, stage, trainer
+
+from ebmzoo.methods import Elbo
+
+
+def main(folder: Path) -> None:
+    torch.manual_seed(0)
+    method = liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1))
+    seen = []
+    iterate = type(method).iterate
+
+    def watched(self, images, labels):
+        seen.append(images.clone())
+        return iterate(self, images, labels)
+
+    type(method).iterate = watched
+    steps = []
+    fit = trainer(
+        folder,
+        strategy="ddp",
+        devices=2,
+        max_epochs=3,
+        callbacks=[Watch(lambda t, m: steps.append(t.global_step))],
+    )
+    torch.manual_seed(100 + fit.global_rank)  # chains and latents are each process's own
+    fit.fit(method, TinyData(n=32, batch_size=4))
+    told = {"weights": method.state_dict(), "seen": torch.cat(seen), "steps": steps}
+    torch.save(told, folder / f"rank{fit.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

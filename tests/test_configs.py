@@ -1,0 +1,98 @@
+"""Every config is parsed, built and run for two tiny batches, made small by one rule."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ebmzoo.cli import main
+from ebmzoo.methods import Method
+from ebmzoo.training.config import build_model
+from tiny import TinyData
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+SMALL = {"width": 16, "hidden": 16, "out_features": 16, "size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
+
+
+def shrink(node):
+    """Widths, sizes and chain lengths made small, wherever they stand."""
+    if isinstance(node, list):
+        return [shrink(x) for x in node]
+    return {key: SMALL.get(key, shrink(value)) for key, value in node.items()} if isinstance(node, dict) else node
+
+
+def channels(node):
+    """The number of image channels that a config's networks are written for."""
+    if isinstance(node, list):
+        return max(map(channels, node), default=0)
+    if not isinstance(node, dict):
+        return 0
+    return max([node.get("in_channels", 0), *map(channels, node.values())])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(CONFIGS[0].parents[1])))
+def test_config_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = shrink(yaml.safe_load(path.read_text()))
+    model = config["model"]["init_args"]
+    if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
+        stage["epochs"] = 1  # then one batch of each stage is run
+    config["data"] = {"class_path": f"{TinyData.__module__}.TinyData", "init_args": {"n": 8, "channels": channels(config)}}
+    for task in config.get("tasks", []):
+        for extractor in task.get("init_args", {}).get("extractors", []):
+            assert extractor["class_path"].startswith("ebmzoo.metrics.")
+    config["tasks"] = []
+    config["trainer"] |= {"max_epochs": 2, "max_steps": -1, "limit_val_batches": 0}
+    config["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False}
+    if "encoder_checkpoint" in model:
+        model["encoder_checkpoint"] = str(_encoder(model["encoder"], tmp_path / "encoder.ckpt"))
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(config))
+    main(["fit", "--config", str(small), "--run_dir", str(tmp_path / "run")])
+    made = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert made["global_step"] == 2
+    assert all(value.isfinite().all() for value in made["state_dict"].values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(CONFIGS[0].parents[1])))
+def test_config_is_valid_as_written(path, capsys):
+    """Every key and class of the real file is accepted, also of its data and tasks."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    assert yaml.safe_load(path.read_text())["run_dir"].startswith("runs/")
+
+
+def _encoder(section, path):
+    model = {
+        "class_path": "ebmzoo.ssrl.Pretraining",
+        "init_args": {"encoder": section, "objective": {"class_path": "ebmzoo.ssrl.SimCLR"}},
+    }
+    built = build_model(yaml.safe_dump({"model": model}))
+    torch.save({"state_dict": built.state_dict()}, path)
+    return path
+
+
+def test_each_run_folder_is_used_once():
+    folders = [yaml.safe_load(path.read_text())["run_dir"] for path in CONFIGS]
+    assert len(folders) == len(set(folders))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("liebm_cifar", {"energy_net": 4_927_040, "generator": 4_276_739}),
+        ("liebm_erm_cifar", {"energy_net": 4_927_040, "generator": 4_276_739, "inference": 15_208_064}),
+        ("liebm_imagenet32", {"energy_net": 17_651_264, "generator": 16_024_579}),
+        ("liebm_celeba64", {"energy_net": 20_657_921, "generator": 12_220_675, "inference": 15_210_752}),
+        ("liebm_celebahq256", {"generator": 34_276_995, "inference": 8_064_512}),
+    ],
+)
+def test_configs_have_the_papers_parameter_counts(name, counts):
+    path = next(p for p in CONFIGS if p.stem == name)
+    with torch.device("meta"):
+        model = build_model(path.read_text())
+    assert isinstance(model, Method)
+    for part, count in counts.items():
+        assert sum(p.numel() for p in getattr(model, part).parameters()) == count, part

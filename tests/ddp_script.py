@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import TinyData, Watch, liebm, stage, trainer
 
 from ebmzoo.methods import Elbo
+from tiny import TinyData, Watch, liebm, stage, trainer
 
 
 def main(folder: Path) -> None:

@@ -9,7 +9,6 @@ import yaml
 from ebmzoo.cli import main
 from ebmzoo.methods import Method
 from ebmzoo.training.config import build_model
-from tiny import TinyData
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 SMALL = {"width": 16, "hidden": 16, "out_features": 16, "size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
@@ -38,7 +37,10 @@ def test_config_runs(path, tmp_path, monkeypatch):
     model = config["model"]["init_args"]
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
-    config["data"] = {"class_path": f"{TinyData.__module__}.TinyData", "init_args": {"n": 8, "channels": channels(config)}}
+    config["data"] = {
+        "class_path": f"{TinyData.__module__}.TinyData",
+        "init_args": {"n": 8, "channels": channels(config)},
+    }
     for task in config.get("tasks", []):
         for extractor in task.get("init_args", {}).get("extractors", []):
             assert extractor["class_path"].startswith("ebmzoo.metrics.")

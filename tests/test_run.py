@@ -1,0 +1,157 @@
+"""What happens beside training: grids, the dead-energy warning, checkpoints, loggers."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.report.loggers import has_key, loggers
+from ebmzoo.report.pictures import grid, save_grid
+from ebmzoo.training.callbacks import DeadEnergyWarning, SampleGrid
+from ebmzoo.training.checkpoint import LastCheckpoint, fingerprint, load, read
+from tiny import TinyData, liebm, stage, trainer, without_latent
+
+
+def weights_after(tmp_path, *callbacks):
+    method = liebm(encoder_stage=stage(epochs=0))
+    torch.manual_seed(1)
+    trainer(tmp_path, max_epochs=2, callbacks=list(callbacks)).fit(method, TinyData())
+    return method.state_dict()
+
+
+def test_drawing_grids_does_not_change_training(tmp_path):
+    plain, drawn = weights_after(tmp_path), weights_after(tmp_path, SampleGrid(every_n_steps=3, n=4))
+    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
+    names = sorted(p.name for p in (tmp_path / "samples").glob("*.png"))
+    assert names == ["step_0000003.png", "step_0000006.png", "step_0000008.png"]
+    assert len(list((tmp_path / "samples_no_mcmc").glob("*.png"))) == 3
+
+
+def test_no_grid_in_the_encoder_stage(tmp_path):
+    method = liebm(encoder_stage=stage(epochs=1))
+    trainer(tmp_path, max_epochs=1, callbacks=[SampleGrid(every_n_steps=2)]).fit(method, TinyData())
+    assert not (tmp_path / "samples").exists()
+
+
+def test_dead_energy_is_told_once(tmp_path):
+    # a step size of zero is an energy that the chain cannot feel
+    dead = without_latent(sampler=Langevin(4, 0.0, 0.01))
+    watch = DeadEnergyWarning(every_n_steps=1, patience=3, ratio=1.1)
+    with pytest.warns(UserWarning, match="iteration 3: the energy is dead") as told:
+        trainer(tmp_path, max_epochs=2, callbacks=[watch]).fit(dead, TinyData())
+    assert sum("is dead" in str(w.message) for w in told) == 1
+    event = json.loads((tmp_path / "events.jsonl").read_text())
+    assert (event["step"], event["event"]) == (3, "dead_energy")
+
+
+def test_live_energy_is_not_told(tmp_path, recwarn):
+    alive = without_latent(sampler=Langevin(4, 100.0, 1e-4))
+    trainer(tmp_path, max_epochs=2, callbacks=[DeadEnergyWarning(1.02, 3, 1)]).fit(alive, TinyData())
+    assert not any("is dead" in str(w.message) for w in recwarn)
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_grid_is_bytes_with_small_images_enlarged(tmp_path):
+    images = torch.stack([torch.full((1, 8, 8), v) for v in (-1.0, 0.0, 1.0, 7.0)])
+    picture = grid(images)
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (3, 70, 70)  # 2 × 2 images of 32 pixels with 2 between
+    assert sorted(picture.unique().tolist()) == [0, 128, 255]
+    save_grid(images, tmp_path / "new" / "grid.png")
+    assert Image.open(tmp_path / "new" / "grid.png").size == (70, 70)
+
+
+def test_checkpoint_is_never_half_a_file(tmp_path, monkeypatch):
+    keep = LastCheckpoint(tmp_path, "model: null", every_n_steps=2)
+    fit = trainer(tmp_path, max_steps=5, max_epochs=-1, callbacks=[keep], enable_checkpointing=True)
+    fit.fit(without_latent(), TinyData())
+    good = (tmp_path / "last.ckpt").read_bytes()
+    assert read(tmp_path / "last.ckpt")["global_step"] == 5
+    assert not (tmp_path / "last.tmp").exists()
+
+    def broken(path, **_):
+        path.write_bytes(good[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fit, "save_checkpoint", broken)
+    with pytest.raises(OSError, match="disk full"):
+        keep.save(fit)
+    assert (tmp_path / "last.ckpt").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "there is no file"),
+        (b"not a checkpoint", "not a readable checkpoint"),
+        ({"state_dict": {}}, "carries no config"),
+        ({"ebmzoo": {"config": "", "format": 99, "version": "9.9"}}, "newer than this"),
+    ],
+)
+def test_bad_checkpoints_are_told(content, told, tmp_path):
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=told):
+        load(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_checkpoint_that_runs_code_is_refused(tmp_path, capsys):
+    torch.save({"ebmzoo": Malicious()}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        load(tmp_path / "x.ckpt")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_fingerprint_is_the_files():
+    assert len(fingerprint(__file__)) == 12
+    assert fingerprint(__file__) != fingerprint(sys.modules["tiny"].__file__)
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+
+
+@pytest.mark.usefixtures("no_key")
+def test_key_is_found_without_asking(monkeypatch, tmp_path):
+    assert not has_key()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://other.example")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert has_key()
+
+
+@pytest.mark.usefixtures("no_key")
+def test_without_a_key_wandb_is_offline_and_one_run_has_one_id(tmp_path):
+    csv, wandb = loggers(tmp_path / "run", "group", ["tag"])
+    again = loggers(tmp_path / "run", "group", ["tag"])[1]
+    assert type(csv).__name__ == "CSVLogger"
+    assert wandb._offline
+    assert wandb._id == again._id
+
+
+@pytest.mark.usefixtures("no_key")
+def test_without_wandb_there_is_csv(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("ebmzoo.report.loggers.find_spec", lambda name: None)
+    assert [type(logger).__name__ for logger in loggers(tmp_path, "g", [])] == ["CSVLogger"]
+    trainer(tmp_path, max_steps=1, logger=loggers(tmp_path, "g", [])).fit(without_latent(), TinyData())
+    assert (tmp_path / "csv" / "version_0").exists()

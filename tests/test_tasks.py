@@ -1,0 +1,152 @@
+"""The tasks on methods whose answers are known, and the scorecard that shows them."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ebmzoo.errors import UserError
+from ebmzoo.methods import Method, Samples
+from ebmzoo.metrics import ClassifierFeatures, Pixels
+from ebmzoo.report.scorecard import scorecard, table
+from ebmzoo.tasks import Generation, OutOfDistributionDetection, Representation, Result
+from ebmzoo.tasks.generation import draw
+from tiny import TinyData, liebm, stage, trainer, without_latent
+
+
+class Oracle(Method):
+    """Samples are the training images themselves; the energy is the mean brightness."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.averages = nn.ModuleDict()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.images, self.at = images, 0
+
+    def descents(self):
+        return {}
+
+    def iterate(self, images, labels):
+        return {}
+
+    def energy(self, x):
+        return x.flatten(1).mean(1)
+
+    def ood_score(self, x):
+        return -self.energy(x)
+
+    def sample(self, n, *, labels=None, steps=None, generator=None):
+        chosen = self.images[torch.arange(self.at, self.at + n) % len(self.images)]
+        self.at += n
+        return Samples(chosen, 5, "buffer", 5, 0.25)
+
+
+def test_generation_of_the_data_itself_is_perfect(tmp_path):
+    data = TinyData(n=64)
+    result = Generation([Pixels()], n=64, batch_size=10)(Oracle(data.train_set.float()), data, tmp_path)
+    assert result.figures["fd_pixels"] == pytest.approx(0, abs=1e-6)
+    assert result.figures["precision_pixels"] == result.figures["recall_pixels"] == 1
+    assert result.figures["nfe"] == 5
+    assert result.protocol["chains"] == {"full": {"start": "buffer", "steps": 5, "temperature": 0.25}}
+    assert not any("no_mcmc" in name for name in result.figures), "no generator, so nothing without the chain"
+    worse = Generation([Pixels()], n=64)(Oracle(1 - data.train_set.float()), data)
+    assert worse.figures["fd_pixels"] > 1
+
+
+def test_generation_measures_the_generator_alone_too():
+    data, method = TinyData(), liebm(encoder_stage=stage(epochs=0))
+    result = Generation([Pixels()], n=20)(method, data)
+    assert (result.figures["nfe"], result.figures["no_mcmc/nfe"]) == (3, 1)
+    assert result.figures["fd_pixels"] != result.figures["no_mcmc/fd_pixels"]
+
+
+def test_missing_extractor_is_told_and_left_out():
+    task = Generation([ClassifierFeatures("nowhere.ckpt"), Pixels()], n=16)
+    assert "nowhere.ckpt" in task.missing()[0]
+    result = task(without_latent(), TinyData())
+    assert result.notes == task.missing()
+    assert {"fd_pixels"} == {name for name in result.figures if name.startswith("fd_")}
+    with pytest.raises(UserError, match=r"generation\.n is 1"):
+        Generation([], n=1)
+
+
+def test_start_of_a_run_says_what_is_missing(tmp_path):
+    task = Generation([ClassifierFeatures("nowhere.ckpt")])
+    with pytest.warns(UserWarning, match=r"nowhere\.ckpt"):
+        trainer(tmp_path, max_steps=1, callbacks=[task]).fit(without_latent(), TinyData())
+
+
+def test_drawn_samples_are_bytes_in_the_order_drawn():
+    images = TinyData(n=8).train_set.float()
+    drawn, _ = draw(Oracle(images), 7, batch_size=3)
+    assert torch.equal(drawn, TinyData(n=8).train_set.images[:7])
+
+
+def test_ood_separates_by_the_known_score():
+    class Dark:
+        name = "dark"
+
+        def load(self, like):
+            return like.test_set.take([0] * 5).__class__(
+                torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.long), ("x",), "dark"
+            )
+
+    class Absent:
+        name = "absent"
+
+        def load(self, like):
+            raise UserError("no network: put absent.tar into datasets")
+
+    data = TinyData(ood=[Dark(), Absent()])
+    result = OutOfDistributionDetection()(Oracle(data.train_set.float()), data)
+    assert result.figures["dark/auroc_energy"] == 0  # darker is lower energy: every pair is the wrong way round
+    assert result.figures["dark/auroc_score"] == 1
+    assert result.figures["dark/fpr95_score"] == 0
+    assert result.notes == ["absent: no network: put absent.tar into datasets"]
+    assert "data.ood is empty" in OutOfDistributionDetection()(Oracle(data.train_set.float()), TinyData()).notes[0]
+
+
+def test_representation_probes_what_the_method_has(tmp_path):
+    data = TinyData(n=64)
+    task = Representation(epochs=30, tsne=16)
+    result = task(liebm(encoder_stage=stage(epochs=0)), data, tmp_path)
+    assert set(result.figures) == {"energy/knn", "energy/linear", "encoder/knn", "encoder/linear"}
+    assert result.figures["energy/knn"] > 0.9, "blobs in four corners are easily told apart"
+    assert all((tmp_path / f"tsne_{name}.png").exists() for name in ("energy", "encoder"))
+    assert not task.can_ask(Oracle(data.train_set.float()))
+
+
+def test_result_file_and_scorecard(tmp_path):
+    figures = {"nfe": 16.0, "fd_x": 1.23456, "no_mcmc/nfe": 1.0, "no_mcmc/fd_x": math.nan}
+    protocol = {"n": 9, "split": "train", "real_images": 50, "weights": "ema"}
+    protocol["chains"] = {"full": {"start": "generator", "steps": 15, "temperature": 4e-8}}
+    Result("generation", figures, protocol, notes=["beware"]).write(tmp_path)
+    told = json.loads((tmp_path / "generation.json").read_text())
+    assert told["figures"]["no_mcmc/fd_x"] is None
+    text = scorecard(tmp_path)
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+    assert rows["fd_x"] == ["1.235", "–"]
+    assert rows["nfe"] == ["16", "1"]
+    assert "15 Langevin steps from generator at temperature 4e-08" in text
+    assert "! beware" in text
+
+
+def test_table_is_aligned():
+    lines = table([("a", "1"), ("long name", "22.5")], ("", "value")).splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert lines[-1].endswith("22.5")
+
+
+def test_tasks_do_not_disturb_the_random_numbers(tmp_path):
+    data = TinyData()
+    method = liebm(encoder_stage=stage(epochs=0))
+    fit = trainer(tmp_path, callbacks=[Generation([Pixels()], n=16)])
+    torch.manual_seed(3)
+    fit.test(method, data, verbose=False)
+    first = torch.rand(1)
+    torch.manual_seed(3)
+    trainer(tmp_path).test(method, data, verbose=False)
+    assert torch.equal(first, torch.rand(1))
+    assert (tmp_path / "test" / "generation.json").exists()

@@ -137,9 +137,10 @@ def test_second_run_does_not_touch_the_first(trained, capsys):
     assert (trained.with_name("run-2") / "last.ckpt").exists()
 
 
-def test_resumed_run_is_the_whole_run(trained, tmp_path):
-    """3 epochs at once, or 2 and then 1 more: the same weights to the last bit, across the two stages."""
-    main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", "2"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_resumed_run_is_the_whole_run(epochs, trained, tmp_path):
+    """3 epochs at once, or stopped after stage 1 or in stage 2 and gone on with: the same weights to the last bit."""
+    main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", str(epochs)])
     again = tmp_path / "run" / "last.ckpt"
     main(["fit", "--ckpt_path", str(again), "--trainer.max_epochs", "3"])
     whole, resumed = (torch.load(p, weights_only=True) for p in (trained / "last.ckpt", again))

@@ -38,7 +38,7 @@ def test_config_runs(path, tmp_path, monkeypatch):
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
     config["data"] = {
-        "class_path": f"{TinyData.__module__}.TinyData",
+        "class_path": "tiny.TinyData",
         "init_args": {"n": 8, "channels": channels(config)},
     }
     for task in config.get("tasks", []):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.methods.base import Method
@@ -64,9 +64,9 @@ class Task(Callback, ABC):
         return []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage in ("fit", "test"):
+        if stage in ("fit", "test") and trainer.is_global_zero:
             for sentence in self.missing():
-                rank_zero_warn(f"{self.name}: {sentence}", stacklevel=2)
+                print(f"{self.name}: {sentence}", file=sys.stderr)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)

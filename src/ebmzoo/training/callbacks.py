@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
 
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import StartsFromGenerator
@@ -85,7 +85,7 @@ class DeadEnergyWarning(Callback):
                 f"moved {value:.3f} times as far as its noise alone; try spectral_norm: none, a larger step_size or "
                 "gamma, or less noise"
             )
-            rank_zero_warn(sentence)
+            print(sentence, file=sys.stderr)
             with (Path(trainer.default_root_dir) / "events.jsonl").open("a") as file:
                 file.write(json.dumps({"step": trainer.global_step, "event": "dead_energy", "told": sentence}) + "\n")
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
+from ebmzoo.report.curves import draw_curves, read_curve, smooth
 from ebmzoo.report.loggers import has_key, loggers
 from ebmzoo.report.pictures import grid, save_grid
 from ebmzoo.training.callbacks import DeadEnergyWarning, SampleGrid
@@ -156,3 +157,16 @@ def test_without_wandb_there_is_csv(monkeypatch, tmp_path):
     assert [type(logger).__name__ for logger in loggers(tmp_path, "g", [])] == ["CSVLogger"]
     trainer(tmp_path, max_steps=1, logger=loggers(tmp_path, "g", [])).fit(without_latent(), TinyData())
     assert (tmp_path / "csv" / "version_0").exists()
+
+
+def test_curves_are_read_over_a_resumed_run(tmp_path):
+    for version, rows in ((0, "1,5.0\n2,4.0\n3,9.0\n"), (10, "3,3.0\n4,2.0\n")):
+        folder = tmp_path / "csv" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,train/x\n" + rows)
+    assert read_curve(tmp_path, "train/x") == ([1, 2, 3, 4], [5.0, 4.0, 3.0, 2.0])
+    assert smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
+    draw_curves([tmp_path], ["train/x"], tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 300
+    with pytest.raises(UserError, match="no curve of train/y"):
+        read_curve(tmp_path, "train/y")

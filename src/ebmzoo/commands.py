@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -239,6 +240,7 @@ def _next_free(run_dir: Path) -> Path:
 
 def _quiet() -> None:
     """Keep Lightning's advertisements and its advice that does not fit in-memory data off the screen."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )

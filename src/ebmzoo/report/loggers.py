@@ -31,6 +31,7 @@ def has_key() -> bool:
 
 
 def _wandb(run_dir: Path, group: str, tags: list[str]) -> Logger:
+    os.environ.setdefault("WANDB_SILENT", "true")  # Settings(silent=True) comes too late for its first warning
     from lightning.pytorch.loggers import WandbLogger
     from wandb import Settings
 

@@ -75,7 +75,7 @@ def test_no_steps_teach_the_generator_nothing(record):
     calls = record(method)
     readings = method.iterate(images(), torch.zeros(6))
     loss = calls[1][0]
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     loss.backward()
     assert all(float(p.grad.abs().max()) == 0 for p in method.generator.parameters() if p.grad is not None)
     assert float(readings["displacement"]) == 0.0
@@ -125,6 +125,18 @@ def test_chain_is_marginal_or_joint():
     torch.testing.assert_close(energy(x), want)
 
 
+def test_encoder_is_frozen_before_the_first_chain(record):
+    """In the EJM setting the chain itself runs through h: batch statistics would tie its images together."""
+    method = only_stage_two(chain="joint", gamma=0.7)
+    record(method)
+    modes = []
+    method.encoder.register_forward_pre_hook(lambda h, _: modes.append(h.training))
+    before = [b.clone() for b in method.encoder.buffers()]
+    method.iterate(images(), torch.zeros(6))
+    assert modes == [False] * 3  # two steps of the chain, then the data's latents
+    assert all(torch.equal(a, b) for a, b in zip(before, method.encoder.buffers(), strict=True))
+
+
 @pytest.mark.parametrize("image_range", [(-1.0, 1.0), (0.0, 1.0)])
 def test_range_is_converted_at_the_door(image_range):
     method = only_stage_two(image_range=image_range, chain="joint")
@@ -136,9 +148,9 @@ def test_range_is_converted_at_the_door(image_range):
     method.eval()
     method.energy(x)
     assert (float(seen[-1].min()), float(seen[-1].max())) == image_range
-    method._chain_energy()(method._inward(x))
+    method._chain_energy()(method.range.inward(x))
     assert (float(encoded[-1].min()), float(encoded[-1].max())) == (-1.0, 1.0)
-    torch.testing.assert_close(method._outward(method._inward(x)), x)
+    torch.testing.assert_close(method.range.outward(method.range.inward(x)), x)
     made = method.sample(5, steps=0).images
     assert -1 <= float(made.min()) < float(made.max()) <= 1
     assert float(made.min()) < -0.01, "the generator's tanh must come back out of the energy's range"

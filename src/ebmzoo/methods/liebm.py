@@ -24,6 +24,7 @@ from ebmzoo.methods.base import Method, Readings, Samples
 from ebmzoo.methods.capabilities import Encodes, Reconstructs, StartsFromGenerator
 from ebmzoo.networks.base import Encoder, Generator, InferenceNet
 from ebmzoo.networks.latent import LatentEnergy
+from ebmzoo.ranges import ImageRange, Outside
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.pretraining import load_encoder
 from ebmzoo.ssrl.stage import EncoderStage
@@ -121,12 +122,10 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
             raise UserError("model.inference and model.elbo go together: give both or neither")
         if not 0 <= negative_augment_prob <= 1:
             raise UserError(f"model.negative_augment_prob is {negative_augment_prob}; it must be between 0 and 1")
-        if not image_range[0] < image_range[1]:
-            raise UserError(f"model.image_range is {list(image_range)}; the first must be below the second")
         self.energy_net, self.generator, self.encoder, self.inference = energy_net, generator, encoder, inference
         self.sampler, self.elbo, self.chain, self.augment = sampler, elbo, chain, augment or Augment()
         self.gamma, self.gamma_ood, self.energy_penalty = gamma, gamma_ood, energy_penalty
-        self.negative_augment_prob, self.image_range = negative_augment_prob, image_range
+        self.negative_augment_prob, self.range = negative_augment_prob, ImageRange(*image_range)
         self.optimizer_of = {
             "energy_net": energy_optimizer,
             "generator": generator_optimizer,
@@ -164,15 +163,18 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
 
     @property
     def phase(self) -> str:
+        if self.encoder_stage is None or self.encoder_stage.jointly:
+            return "energy and generator"
         return "stage 2 of 2: energy and generator" if self.trains_energy else "stage 1 of 2: encoder"
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         if not self.trains_energy:
             return {"ssrl_loss": self._train_encoder(images, negatives=None)}
 
-        x = self._inward(images)
+        self._settle_encoder()
+        x = self.range.inward(images)
         m = torch.randn(len(x), self.generator.latent, device=x.device)
-        x0 = self._inward(self.generator(m))
+        x0 = self.range.inward(self.generator(m))
         start, augmented = self._augment_negatives(x0.detach())
         xT = self.sampler(self._chain_energy(), start)
         z = self._latent(images)
@@ -188,7 +190,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         grad_norm = self.descend(loss_energy, "energy_net")
 
         loss_generator = _mean_over((x0 - xT).square().flatten(1).sum(1), ~augmented)
-        readings = self._teach(images, x, z, loss_generator)
+        readings = self._teach(x, z, loss_generator)
         if self.encoder_stage is not None and self.encoder_stage.jointly:
             negatives = normalize(self.energy_net.project(f_chain.detach()).detach(), dim=1)
             readings["ssrl_loss"] = self._train_encoder(images, negatives)
@@ -210,24 +212,27 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
     def _chain_energy(self) -> Energy:
         if self.chain == "marginal" or self.encoder is None:
             return self.energy_net
-        return Informed(Joint(self.energy_net, self.gamma), Outward(self.encoder, self.image_range))
+        return Informed(Joint(self.energy_net, self.gamma), Outside(self.encoder, self.range))
 
     def _augment_negatives(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Each start replaced by v(x⁰) with probability p, and which were: `(B,)` bool (§3.1)."""
         augmented = torch.rand(len(x0), device=x0.device) < self.negative_augment_prob
         if self.negative_augment_prob == 0:
             return x0, augmented
-        changed = self._inward(self.augment(self._outward(x0)))
+        changed = self.range.inward(self.augment(self.range.outward(x0)))
         return torch.where(augmented.view(-1, 1, 1, 1), changed, x0), augmented
 
     def _latent(self, images: Tensor) -> Tensor | None:
         """z = h(v(x)), with h as it stands: no gradient reaches it from the energy (§3.1)."""
         if self.encoder is None:
             return None
-        learning = self.encoder_stage is not None and self.encoder_stage.jointly
-        if self.encoder.training != learning:
-            self.encoder.train(learning).requires_grad_(learning)
         return cast(Tensor, self.encoder(self.augment(images))).detach()
+
+    def _settle_encoder(self) -> None:
+        """A pretrained h is frozen: no gradient, and no batch statistics of its own."""
+        learning = self.encoder_stage is not None and self.encoder_stage.jointly
+        if self.encoder is not None and self.encoder.training != learning:
+            self.encoder.train(learning).requires_grad_(learning)
 
     def _train_encoder(self, images: Tensor, negatives: Tensor | None) -> Tensor:
         assert self.encoder is not None
@@ -237,7 +242,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
         return loss.detach()
 
-    def _teach(self, images: Tensor, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> Readings:
+    def _teach(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> Readings:
         """The generator's step, and that of q where there is one (Eq. 8, 11, 26)."""
         if self.elbo is None or self.inference is None or z is None:
             self.descend(loss_generator, "generator")
@@ -260,21 +265,21 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         self.generator.train()
         latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
         kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        pixels = (x - self._inward(made)).square().flatten(1).sum(1).mean()
+        pixels = (x - self.range.inward(made)).square().flatten(1).sum(1).mean()
         bound = (pixels if elbo.pixels else 0) + latent + kl
         return bound, {"elbo_pixels": pixels.detach(), "elbo_latent": latent.detach(), "elbo_kl": kl.detach()}
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def energy(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.network("energy_net")(self._inward(x)))
+        return cast(Tensor, self.network("energy_net")(self.range.inward(x)))
 
     def ood_score(self, x: Tensor) -> Tensor:
         """E(x) − γ_ood cos(g_ψ(f(x)), h(x)), the negative of Eq. 15, with h on the image as it is."""
         if self.encoder is None:
             return self.energy(x)
         net = cast(LatentEnergy, self.network("energy_net"))
-        f = net.features(self._inward(x))
+        f = net.features(self.range.inward(x))
         return net.marginal(f) - self.gamma_ood * agreement(net, f, self.encoder(x))
 
     def sample(
@@ -291,10 +296,10 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
         with self.evaluating():
             m = torch.randn(n, self.generator.latent, device=self.device, generator=generator)
-            x0 = self._inward(self.network("generator")(m))
+            x0 = self.range.inward(self.network("generator")(m))
             x = sampler(self.network("energy_net"), x0, generator=generator)
         return Samples(
-            images=self._outward(x),
+            images=self.range.outward(x),
             nfe=1 + sampler.steps,
             start="generator",
             steps=sampler.steps,
@@ -310,36 +315,13 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         if self.inference is None:
             raise UserError("model.inference is null: only LIEBM with an inference network reconstructs")
         with self.evaluating():
-            mu, _ = self.network("inference")(self._inward(x))
+            mu, _ = self.network("inference")(self.range.inward(x))
             return cast(Tensor, self.network("generator")(mu))
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         net = cast(LatentEnergy, self.network("energy_net"))
-        found: dict[str, Callable[[Tensor], Tensor]] = {"energy": lambda x: net.features(self._inward(x))}
+        found: dict[str, Callable[[Tensor], Tensor]] = {"energy": lambda x: net.features(self.range.inward(x))}
         return found if self.encoder is None else found | {"encoder": self.encoder.features}
-
-    def _inward(self, x: Tensor) -> Tensor:
-        low, high = self.image_range
-        return x if (low, high) == (-1, 1) else low + (x + 1) / 2 * (high - low)
-
-    def _outward(self, x: Tensor) -> Tensor:
-        return _outward(x, self.image_range)
-
-
-@dataclass(frozen=True)
-class Outward:
-    """h behind the method's door: an encoder of [-1, 1] images that is given images in the energy's own range."""
-
-    encoder: Encoder
-    image_range: tuple[float, float]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.encoder(_outward(x, self.image_range)))
-
-
-def _outward(x: Tensor, image_range: tuple[float, float]) -> Tensor:
-    low, high = image_range
-    return x if (low, high) == (-1, 1) else (x - low) / (high - low) * 2 - 1
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

@@ -101,6 +101,13 @@ def test_command_line_wins_over_the_checkpoint(trained, capsys, tmp_path):
     assert told["protocol"]["weights"] == "raw"
 
 
+def test_start_of_a_run_says_what_its_test_will_lack(tmp_path, capsys):
+    lacking = [{"class_path": "ebmzoo.metrics.ClassifierFeatures", "init_args": {"checkpoint": "nowhere.ckpt"}}]
+    tasks = [{"class_path": "ebmzoo.tasks.Generation", "init_args": {"extractors": lacking}}]
+    main(["fit", "--config", str(small(tmp_path, tasks=tasks)), "--trainer.max_steps", "1"])
+    assert "generation: no classifier at nowhere.ckpt" in capsys.readouterr().err
+
+
 def test_sample_in_three_forms(trained, tmp_path, capsys):
     checkpoint = str(trained / "last.ckpt")
     for out in ("a.npz", "b.npz", "grid.png", "folder"):

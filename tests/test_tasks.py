@@ -72,12 +72,6 @@ def test_missing_extractor_is_told_and_left_out():
         Generation([], n=1)
 
 
-def test_start_of_a_run_says_what_is_missing(tmp_path, capsys):
-    task = Generation([ClassifierFeatures("nowhere.ckpt")])
-    trainer(tmp_path, max_steps=1, callbacks=[task]).fit(without_latent(), TinyData())
-    assert "nowhere.ckpt" in capsys.readouterr().err
-
-
 def test_drawn_samples_are_bytes_in_the_order_drawn():
     images = TinyData(n=8).train_set.float()
     drawn, _ = draw(Oracle(images), 7, batch_size=3)

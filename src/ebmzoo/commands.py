@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -138,7 +139,17 @@ class ZooCLI(LightningCLI):
         told = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
         return yaml.safe_dump({key: told[key] for key in OWN if key in told}, sort_keys=False)
 
+    def tell_missing(self) -> None:
+        """What the tasks lack, before any data is read: a run may be long, and the test comes at its end."""
+        if self.trainer.is_global_zero:
+            for task in self.config_init[self.subcommand].tasks:
+                for sentence in task.missing():
+                    print(f"{task.name}: {sentence}", file=sys.stderr)
+
+    before_test = tell_missing
+
     def before_fit(self) -> None:
+        self.tell_missing()
         run_dir = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
             (run_dir / "config.yaml").write_text(self.config_text())

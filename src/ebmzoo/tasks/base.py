@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -60,13 +59,8 @@ class Task(Callback, ABC):
         return True
 
     def missing(self) -> list[str]:
-        """Sentences that say what the task lacks and what to do; told at the start of a run, `fit` too."""
+        """Sentences that say what the task lacks and what to do; `ebmzoo` tells them at the start, of `fit` too."""
         return []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage in ("fit", "test") and trainer.is_global_zero:
-            for sentence in self.missing():
-                print(f"{self.name}: {sentence}", file=sys.stderr)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)

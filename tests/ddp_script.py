@@ -12,7 +12,8 @@ from tiny import TinyData, Watch, liebm, stage, trainer
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     method = liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1))
-    seen = []
+    seen, latents = [], []
+    method.generator.register_forward_pre_hook(lambda _, args: latents.append(args[0].detach().clone()))
     iterate = type(method).iterate
 
     def watched(self, images, labels):
@@ -28,9 +29,8 @@ def main(folder: Path) -> None:
         max_epochs=3,
         callbacks=[Watch(lambda t, m: steps.append(t.global_step))],
     )
-    torch.manual_seed(100 + fit.global_rank)  # chains and latents are each process's own
     fit.fit(method, TinyData(n=32, batch_size=4))
-    told = {"weights": method.state_dict(), "seen": torch.cat(seen), "steps": steps}
+    told = {"weights": method.state_dict(), "seen": torch.cat(seen), "steps": steps, "latents": torch.cat(latents)}
     torch.save(told, folder / f"rank{fit.global_rank}.pt")
 
 

@@ -124,6 +124,29 @@ def test_sample_in_three_forms(trained, tmp_path, capsys):
     assert "0 Langevin steps" not in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--batch_size", "0"], ["batch_size is 0"]), (["--device", "cud"], ["device cud"])],
+)
+def test_sample_tells_what_is_wrong(trained, flags, words, capsys, tmp_path):
+    told = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--out", tmp_path / "x.png", *flags)
+    assert all(word in told for word in words)
+
+
+def test_run_that_ends_in_the_encoder_stage_says_so(tmp_path, capsys):
+    main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", "1"])
+    assert "never the energy" in capsys.readouterr().err
+
+
+def test_other_checkpoints_run_is_not_overwritten(trained, tmp_path):
+    main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", "1"])
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    other = ["--ckpt_path", str(trained / "last.ckpt"), "--trainer.max_epochs", "4"]
+    main(["fit", "--config", str(tmp_path / "small.yaml"), *other])
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+    assert (tmp_path / "run-2" / "last.ckpt").exists()
+
+
 def test_predict_writes_a_file(trained, capsys):
     main(["predict", "--ckpt_path", str(trained / "last.ckpt")])
     found = np.load(trained / "predictions.npz")
@@ -144,12 +167,12 @@ def test_second_run_does_not_touch_the_first(trained, capsys):
     assert (trained.with_name("run-2") / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_resumed_run_is_the_whole_run(epochs, trained, tmp_path):
-    """3 epochs at once, or stopped after stage 1 or in stage 2 and gone on with: the same weights to the last bit."""
-    main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", str(epochs)])
+@pytest.mark.parametrize("cut", ["max_epochs=1", "max_epochs=2", "max_steps=2", "max_steps=7"])
+def test_resumed_run_is_the_whole_run(cut, trained, tmp_path):
+    """3 epochs at once, or cut off at the end or middle of a stage and gone on with: the same to the last bit."""
+    main(["fit", "--config", str(small(tmp_path)), f"--trainer.{cut}"])
     again = tmp_path / "run" / "last.ckpt"
-    main(["fit", "--ckpt_path", str(again), "--trainer.max_epochs", "3"])
+    main(["fit", "--ckpt_path", str(again), "--trainer.max_epochs", "3", "--trainer.max_steps", "-1"])
     whole, resumed = (torch.load(p, weights_only=True) for p in (trained / "last.ckpt", again))
     assert resumed["global_step"] == whole["global_step"]
     for name, value in whole["state_dict"].items():
@@ -194,10 +217,15 @@ def test_simclr_checkpoint_replaces_stage_one(tmp_path):
         (["fit", "--config", CONFIG, "--model.generator.out_channels", "3"], ["(3, 8, 8)", "(1, 8, 8)"]),
         (["fit", "--config", CONFIG, "--trainer.accelerator", "gpuu"], ["gpuu"]),
         (["fit"], ["model"]),
+        (["fit", "--config", CONFIG, "--trainer.precision", "bf17"], ["precision", "bf17", "bf16-mixed"]),
+        (["fit", "--config", CONFIG, "--trainer.precision", "bf16-true"], ["bf16-true", "bf16-mixed"]),
+        (["test"], ["--ckpt_path"]),
+        (["test", "--config", CONFIG], ["--ckpt_path"]),
         (["test", "--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (["test", "--ckpt_path", CONFIG], ["liebm_digits.yaml"]),
         (["sample", "--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (["sample"], ["ckpt_path"]),
+        (["fit", "--config", CONFIG, "--run_dir", "/proc/no"], ["/proc/no"]),
         (["sample", "--ckpt_path", "x", "--n", "0"], ["n is 0"]),
         (["sample", "--ckpt_path", "x", "--out", "a.gif"], ["a.gif", ".png"]),
         (["sample", "--ckpt_path", "x", "--weights", "best"], ["weights", "best"]),

@@ -116,8 +116,8 @@ def test_augmented_with_probability_p():
 
 def test_chain_is_marginal_or_joint():
     em, ejm = only_stage_two(), only_stage_two(chain="joint", gamma=0.7)
-    assert em._chain_energy() is em.energy_net
-    energy = ejm._chain_energy()
+    assert em._chain_energy(em.energy_net) is em.energy_net
+    energy = ejm._chain_energy(ejm.energy_net)
     assert isinstance(energy, Informed)
     x = images()
     ejm.eval()
@@ -148,7 +148,7 @@ def test_range_is_converted_at_the_door(image_range):
     method.eval()
     method.energy(x)
     assert (float(seen[-1].min()), float(seen[-1].max())) == image_range
-    method._chain_energy()(method.range.inward(x))
+    method._chain_energy(method.energy_net)(method.range.inward(x))
     assert (float(encoded[-1].min()), float(encoded[-1].max())) == (-1.0, 1.0)
     torch.testing.assert_close(method.range.outward(method.range.inward(x)), x)
     made = method.sample(5, steps=0).images
@@ -318,3 +318,43 @@ def test_missing_encoder_is_told_when_a_fit_begins(tmp_path):
     method = liebm(encoder_stage=None, encoder_checkpoint="nowhere.ckpt")
     with pytest.raises(UserError, match=r"nowhere\.ckpt"):
         trainer(tmp_path).fit(method, TinyData())
+
+
+def test_energy_penalty(record):
+    """α·mean(E(x)² + E(x^T)²) is what the penalty adds."""
+    losses = []
+    for alpha in (0.0, 0.5):
+        torch.manual_seed(0)
+        method = only_stage_two(energy_penalty=alpha, negative_augment_prob=0.0)
+        calls, seen = record(method), []
+        marginal = method.energy_net.marginal
+
+        def kept(f, marginal=marginal, seen=seen):
+            seen.append(marginal(f))
+            return seen[-1]
+
+        method.energy_net.marginal = kept
+        torch.manual_seed(3)
+        method.iterate(images(), torch.zeros(6))
+        losses.append((calls[-2][0].detach(), seen[-1].detach()))
+    (plain, _), (penalised, energies) = losses
+    data, chain = energies.chunk(2)
+    torch.testing.assert_close(penalised - plain, 0.5 * (data.square() + chain.square()).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_lr_schedule_is_of_all_three_networks(tmp_path):
+    method = only_stage_two(
+        inference=True, elbo=Elbo(), lr_schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)
+    )
+    rates = []
+    watch = Watch(lambda t, m: rates.append([o.param_groups[0]["lr"] for o in t.optimizers[:3]]))
+    trainer(tmp_path, max_steps=2, callbacks=[watch]).fit(method, TinyData())
+    assert rates == [[5e-4] * 3, [2.5e-4] * 3]
+
+
+def test_a_loaded_method_trains_in_training_mode(tmp_path):
+    method = only_stage_two().eval()
+    modes = []
+    watch = Watch(lambda t, m: modes.append((m.generator.training, m.encoder.training)))
+    trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(method, TinyData())
+    assert modes == [(True, False)]

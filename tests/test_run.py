@@ -13,7 +13,7 @@ from ebmzoo.report.curves import draw_curves, read_curve, smooth
 from ebmzoo.report.loggers import has_key, loggers
 from ebmzoo.report.pictures import grid, save_grid
 from ebmzoo.training.callbacks import DeadEnergyWarning, SampleGrid
-from ebmzoo.training.checkpoint import LastCheckpoint, fingerprint, load, read
+from ebmzoo.training.checkpoint import LastCheckpoint, load, read
 from tiny import TinyData, liebm, stage, trainer, without_latent
 
 
@@ -114,11 +114,6 @@ def test_checkpoint_that_runs_code_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="not a readable checkpoint"):
         load(tmp_path / "x.ckpt")
     assert "code ran" not in capsys.readouterr().out
-
-
-def test_fingerprint_is_the_files():
-    assert len(fingerprint(__file__)) == 12
-    assert fingerprint(__file__) != fingerprint(sys.modules["tiny"].__file__)
 
 
 @pytest.fixture

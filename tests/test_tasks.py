@@ -51,8 +51,10 @@ def test_generation_of_the_data_itself_is_perfect(tmp_path):
     assert result.figures["nfe"] == 5
     assert result.protocol["chains"] == {"full": {"start": "buffer", "steps": 5, "temperature": 0.25}}
     assert not any("no_mcmc" in name for name in result.figures), "no generator, so nothing without the chain"
-    worse = Generation([Pixels()], n=64)(Oracle(1 - data.train_set.float()), data)
-    assert worse.figures["fd_pixels"] > 1
+    # in units of [-1, 1]: a shift by 0.1 of all 64 pixels, rounded to bytes, is a Fréchet distance of 64 · 0.1²
+    shift = round(0.1 * 127.5) / 127.5
+    shifted = Generation([Pixels()], n=64)(Oracle(data.train_set.float() + shift), data)
+    assert shifted.figures["fd_pixels"] == pytest.approx(64 * shift**2, rel=1e-3)
 
 
 def test_generation_measures_the_generator_alone_too():
@@ -119,7 +121,7 @@ def test_result_file_and_scorecard(tmp_path):
     Result("generation", figures, protocol, notes=["beware"]).write(tmp_path)
     told = json.loads((tmp_path / "generation.json").read_text())
     assert told["figures"]["no_mcmc/fd_x"] is None
-    text = scorecard(tmp_path)
+    text = scorecard(tmp_path, ["generation", "absent"])
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
     assert rows["fd_x"] == ["1.235", "–"]
     assert rows["nfe"] == ["16", "1"]

@@ -43,7 +43,11 @@ def run(args: list[str]) -> None:
             parser.add_function_arguments(sample)
             sample(**parser.parse_args(args[1:]).as_dict())
         else:
-            ZooCLI(args=_with_config_of_checkpoint(args))
+            with tempfile.TemporaryDirectory() as folder:
+                ZooCLI(args=_with_config_of_checkpoint(args, Path(folder)))
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{named}{error.strerror or error}") from error
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     except ChainDivergedError as error:
@@ -97,12 +101,13 @@ class ZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         run_dir = Path(config.run_dir)
-        if self.subcommand == "fit":
-            if config.ckpt_path is not None:
-                read(config.ckpt_path)
-            elif (run_dir / "last.ckpt").exists():
-                config.run_dir = str(run_dir := _next_free(run_dir))
-        run_dir.mkdir(parents=True, exist_ok=True)
+        if config.ckpt_path is not None:
+            read(config.ckpt_path)
+        elif self.subcommand != "fit":
+            raise UserError(f"{self.subcommand} needs --ckpt_path, a checkpoint that `ebmzoo fit` wrote")
+        goes_on = config.ckpt_path is not None and Path(config.ckpt_path).parent == run_dir
+        if self.subcommand == "fit" and not goes_on and (run_dir / "last.ckpt").exists():
+            config.run_dir = str(_next_free(run_dir))
 
     def instantiate_classes(self) -> None:
         with mendable():
@@ -113,6 +118,9 @@ class ZooCLI(LightningCLI):
         run_dir, init = Path(config.run_dir), self.config_init[self.subcommand]
         if isinstance(self.model, Method):
             self.model.use_averages = config.weights == "ema"
+        names = [task.name for task in init.tasks]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"tasks: {repeated.pop()} stands there twice, and its figures would overwrite each other")
         callbacks = [*(init.trainer.callbacks or []), *init.tasks]
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -151,6 +159,7 @@ class ZooCLI(LightningCLI):
     def before_fit(self) -> None:
         self.tell_missing()
         run_dir = Path(self.trainer.default_root_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
         if self.trainer.is_global_zero:
             (run_dir / "config.yaml").write_text(self.config_text())
         for logger in self.trainer.loggers:
@@ -163,11 +172,16 @@ class ZooCLI(LightningCLI):
 
     def after_test(self) -> None:
         folder = Path(self.trainer.default_root_dir) / "test"
-        if self.trainer.is_global_zero and self.config_init[self.subcommand].tasks:
-            print(scorecard(folder) + f"\n\nfigures with their protocol: {folder}")
+        tasks = self.config_init[self.subcommand].tasks
+        if self.trainer.is_global_zero and tasks:
+            print(scorecard(folder, [task.name for task in tasks]) + f"\n\nfigures with their protocol: {folder}")
         elif self.trainer.is_global_zero:
             for name, value in self.trainer.callback_metrics.items():
                 print(f"{name}: {float(value):.4g}")
+
+    def before_predict(self) -> None:
+        if not isinstance(self.model, Method):
+            raise UserError(f"predict is for methods with an energy, not for a {type(self.model).__name__}")
 
     def after_validate(self) -> None:
         if self.trainer.is_global_zero:
@@ -204,7 +218,12 @@ def sample(
     if not isinstance(method, Method):
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
     method.use_averages = weights == "ema"
-    method = method.to("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else method.to(device)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        method = method.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
     torch.manual_seed(seed)
     images, made = draw(method, n, batch_size, steps)
     _save(images, Path(out))
@@ -225,23 +244,33 @@ def _save(images: torch.Tensor, out: Path) -> None:
             save_png(image.expand(3, -1, -1), out / f"{i:06d}.png")
 
 
-def _with_config_of_checkpoint(args: list[str]) -> list[str]:
-    """`--ckpt_path X` without `--config`: the config that the checkpoint carries, before what the command line says."""
+def _with_config_of_checkpoint(args: list[str], folder: Path) -> list[str]:
+    """`--ckpt_path X` without `--config`: the config that the checkpoint carries, before what the command line says.
+
+    The config is put into `folder` as a file.
+
+    Raises:
+        UserError: a command other than `fit` was given neither.
+    """
     flags = [arg.split("=", 1)[0] for arg in args]
-    if "--ckpt_path" not in flags or "--config" in flags or "-c" in flags:
+    if {"--config", "-c", "-h", "--help"} & set(flags):
+        return args
+    if "--ckpt_path" not in flags:
+        if args[0] != "fit":
+            raise UserError(f"{args[0]} needs --ckpt_path, a checkpoint that `ebmzoo fit` wrote")
         return args
     at = flags.index("--ckpt_path")
     given = args[at].partition("=")[2] or (args[at + 1] if at + 1 < len(args) else "")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
-        config = yaml.safe_load(read(given)[KEY]["config"])
-        config["run_dir"] = str(Path(given).parent)
-        yaml.safe_dump(config, file, sort_keys=False)
-    return [args[0], "--config", file.name, *args[1:]]
+    config = yaml.safe_load(read(given)[KEY]["config"])
+    config["run_dir"] = str(Path(given).parent)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return [args[0], "--config", str(path), *args[1:]]
 
 
 def _next_free(run_dir: Path) -> Path:
     count = 2
-    while (free := run_dir.with_name(f"{run_dir.name}-{count}")).exists():
+    while ((free := run_dir.with_name(f"{run_dir.name}-{count}")) / "last.ckpt").exists():
         count += 1
     print(
         f"{run_dir} holds a run already; this one goes into {free} (to go on with it: --ckpt_path {run_dir}/last.ckpt)"

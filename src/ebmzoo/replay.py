@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
 
 
@@ -105,8 +106,8 @@ class ReplayBuffer(nn.Module):
 
     def _pack(self, x: Tensor) -> Tensor:
         if self.states.dtype == torch.uint8:
-            return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            return to_uint8(x)
         return x.to(torch.float32)
 
     def _unpack(self, states: Tensor) -> Tensor:
-        return states.float() / 127.5 - 1 if states.dtype == torch.uint8 else states
+        return to_float(states) if states.dtype == torch.uint8 else states

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ebmzoo.errors import UserError
@@ -49,7 +49,7 @@ class Frame:
 
     def __call__(self, image: Image.Image) -> Pixels:
         """One picture to `(channels, size, size)`: scaling is bicubic and antialiased, what is transparent is white."""
-        image = opaque(image).convert("RGB" if self.channels == 3 else "L")
+        image = opaque(ImageOps.exif_transpose(image)).convert("RGB" if self.channels == 3 else "L")
         if self.box is not None:
             image = image.crop(self.box)
         (width, height), side = image.size, self.size

@@ -16,6 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
+from ebmzoo.randomness import repeatable
+
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 
 Readings = dict[str, Tensor]
 """What an iteration tells of itself, by the key that it is logged under after `train/`."""
@@ -130,7 +133,6 @@ class Method(LightningModule, ABC):
                 schedules[name].step()
             if name in self.averages:
                 cast(AveragedModel, self.averages[name]).update_parameters(descent.network)
-        torch.clear_autocast_cache()  # it holds the old weights' bf16 copies until the end of the batch
         return torch.stack(squares).sum().sqrt()
 
     def configure_optimizers(self) -> Any:
@@ -166,10 +168,17 @@ class Method(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Check the networks against the data, by a dry run on one image, before anything is trained or loaded."""
+        if (precision := str(self.trainer.precision)) not in PRECISIONS:
+            raise UserError(f"trainer.precision is {precision}; energies need fp32, so choose one of {PRECISIONS}")
         self.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ImageData):
             self.check_data(data)
+
+    def on_fit_start(self) -> None:
+        self.train()  # `load` gives a method in eval mode
+        if self.trainer.world_size > 1:  # chains and latents are each process's own
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def check_data(self, data: ImageData) -> None:
         """Raises `UserError` when the networks do not fit the data's images."""
@@ -190,7 +199,7 @@ class Method(LightningModule, ABC):
         if not self.trains_energy:
             return
         images, _ = batch
-        with self.evaluating():
+        with self.evaluating(), repeatable(seed=batch_idx):
             data, chain = self.energy(images), self.energy(self.sample(len(images)).images)
         self.log_dict(
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, cast, final
@@ -153,17 +154,25 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         starts = stage == "fit" and self.trainer.ckpt_path is None
         if starts and self.encoder is not None and self.encoder_checkpoint is not None:
             load_encoder(self.encoder, self.encoder_checkpoint)
+        last = self.trainer.max_epochs if self.trainer.max_epochs is not None else -1
+        first = self._epochs_of_encoder
+        if stage == "fit" and 0 <= last <= first and first > 0 and self.trainer.is_global_zero:
+            told = f"trainer.max_epochs is {last}, within the {first} epochs of model.encoder_stage"
+            print(f"{told}: this run trains the encoder and never the energy", file=sys.stderr)
         super().setup(stage)
 
     @property
+    def _epochs_of_encoder(self) -> int:
+        return 0 if self.encoder_stage is None or self.encoder_stage.jointly else self.encoder_stage.epochs
+
+    @property
     def trains_energy(self) -> bool:
-        stage = self.encoder_stage
-        first = 0 if stage is None or stage.jointly else stage.epochs
+        first = self._epochs_of_encoder
         return first == 0 or self.trainer.state.fn != TrainerFn.FITTING or self.trainer.current_epoch >= first
 
     @property
     def phase(self) -> str:
-        if self.encoder_stage is None or self.encoder_stage.jointly:
+        if self._epochs_of_encoder == 0:
             return "energy and generator"
         return "stage 2 of 2: energy and generator" if self.trains_energy else "stage 1 of 2: encoder"
 
@@ -176,7 +185,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         m = torch.randn(len(x), self.generator.latent, device=x.device)
         x0 = self.range.inward(self.generator(m))
         start, augmented = self._augment_negatives(x0.detach())
-        xT = self.sampler(self._chain_energy(), start)
+        xT = self.sampler(self._chain_energy(self.energy_net), start)
         z = self._latent(images)
 
         # positives and negatives in one pass: no layer of E mixes the images of a batch
@@ -209,10 +218,11 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
             "loss_generator": loss_generator.detach(),
         }
 
-    def _chain_energy(self) -> Energy:
+    def _chain_energy(self, net: LatentEnergy) -> Energy:
+        """What the chain descends: E(x) (Eq. 9), or in the EJM setting E(x, h(x)) (Eq. 10)."""
         if self.chain == "marginal" or self.encoder is None:
-            return self.energy_net
-        return Informed(Joint(self.energy_net, self.gamma), Outside(self.encoder, self.range))
+            return net
+        return Informed(Joint(net, self.gamma), Outside(self.encoder, self.range))
 
     def _augment_negatives(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Each start replaced by v(x⁰) with probability p, and which were: `(B,)` bool (§3.1)."""
@@ -231,8 +241,12 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
     def _settle_encoder(self) -> None:
         """A pretrained h is frozen: no gradient, and no batch statistics of its own."""
         learning = self.encoder_stage is not None and self.encoder_stage.jointly
-        if self.encoder is not None and self.encoder.training != learning:
-            self.encoder.train(learning).requires_grad_(learning)
+        if self.encoder is None or self.encoder.training == learning:
+            return
+        self.encoder.train(learning).requires_grad_(learning)
+        if not learning and self._trainer is not None and self.trainer.world_size > 1:
+            for buffer in self.encoder.buffers():  # one h for all processes, also in its batch statistics
+                buffer.copy_(self.trainer.strategy.broadcast(buffer))
 
     def _train_encoder(self, images: Tensor, negatives: Tensor | None) -> Tensor:
         assert self.encoder is not None
@@ -290,14 +304,15 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Samples:
-        """G(m) and then Langevin steps on the marginal energy; `steps=0` is the generator alone."""
+        """G(m) and then Langevin steps on the energy of training's chain; `steps=0` is the generator alone."""
         if labels is not None:
             raise UserError("LIEBM is unconditional: sample takes no labels")
         sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
         with self.evaluating():
             m = torch.randn(n, self.generator.latent, device=self.device, generator=generator)
             x0 = self.range.inward(self.network("generator")(m))
-            x = sampler(self.network("energy_net"), x0, generator=generator)
+            net = cast(LatentEnergy, self.network("energy_net"))
+            x = sampler(self._chain_energy(net), x0, generator=generator)
         return Samples(
             images=self.range.outward(x),
             nfe=1 + sampler.steps,

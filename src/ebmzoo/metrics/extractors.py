@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
+from ebmzoo.fingerprint import sha256
 from ebmzoo.metrics.classifier import ResNetClassifier
 
 
@@ -81,7 +82,7 @@ class ClassifierFeatures(FeatureExtractor):
     @property
     def fingerprint(self) -> str:
         self._load()
-        return sha256(Path(self.checkpoint))[:12]
+        return sha256(self.checkpoint)[:12]
 
     def _load(self) -> nn.Module:
         if self.net is None:
@@ -157,7 +158,7 @@ def extract(
 
     Args:
         extractor: what computes them, in float32 even under autocast.
-        images: `(N, C, H, W)` in [-1, 1], or an iterable of such tensors.
+        images: `(N, C, H, W)` in [-1, 1] or uint8, or an iterable of such tensors.
         batch_size: most images the extractor sees at a time.
         device: where it runs.
 
@@ -172,6 +173,7 @@ def extract(
     with torch.autocast(device.type, enabled=False):
         for group in [images] if isinstance(images, Tensor) else images:
             for batch in group.split(batch_size):
+                batch = to_float(batch) if batch.dtype == torch.uint8 else batch
                 if not batch.isfinite().all():
                     raise UserError("the images hold NaN or infinity: the sampler or the model has diverged.")
                 f, z = extractor(batch.to(device, torch.float32))
@@ -181,9 +183,3 @@ def extract(
     if not features:
         raise UserError("there are no images to take features of.")
     return torch.cat(features), torch.cat(logits) if logits else None
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ebmzoo.errors import UserError
-from ebmzoo.metrics.extractors import FeatureExtractor, sha256
+from ebmzoo.fingerprint import sha256
+from ebmzoo.metrics.extractors import FeatureExtractor
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

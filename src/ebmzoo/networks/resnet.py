@@ -55,6 +55,7 @@ class ResNetEncoder(Encoder):
         hidden: Hidden units of the head.
         mean: Of each channel on [0, 1], taken off the image; null for none.
         std: Of each channel on [0, 1], which divides the image; null for none.
+        resize: Side to which images are brought first, antialiased; null leaves them as they are.
 
     Raises:
         UserError: If `blocks` is empty, or `mean` or `std` has not one value for each channel.
@@ -72,8 +73,10 @@ class ResNetEncoder(Encoder):
         hidden: int = 1024,
         mean: tuple[float, ...] | None = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] | None = (0.2023, 0.1994, 0.2010),
+        resize: int | None = None,
     ) -> None:
         super().__init__()
+        self.resize = resize
         if not blocks or min(blocks) < 1:
             raise UserError(f"blocks: {list(blocks)} must give at least one stage, and each stage at least one block")
         for name, values in (("mean", mean), ("std", std)):
@@ -95,6 +98,8 @@ class ResNetEncoder(Encoder):
         )
 
     def features(self, x: Tensor) -> Tensor:
+        if self.resize is not None and x.shape[-1] != self.resize:
+            x = F.interpolate(x, size=self.resize, mode="bilinear", antialias=True)
         x = (x + 1) / 2
         if self.mean is not None:
             x = x - self.mean

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
+from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
 
 
@@ -20,13 +20,13 @@ def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
 
     W&B and PNG files are given uint8: a float picture in [0, 1] comes out black in W&B.
     """
-    x = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round()
+    x = to_uint8(images.detach().cpu())
     factor = max(1, math.ceil(least / x.shape[-1]))
     if factor > 1:
         x = interpolate(x, scale_factor=factor, mode="nearest")
     columns = columns or math.ceil(math.sqrt(len(x)))
     picture: Tensor = make_grid(x, nrow=columns, padding=2, pad_value=255)
-    return picture.to(torch.uint8)
+    return picture
 
 
 def save_png(picture: Tensor, path: Path) -> None:

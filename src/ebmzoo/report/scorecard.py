@@ -23,13 +23,10 @@ def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
     return "\n".join([line(head), rule, *(line(row) for row in cells[1:])])
 
 
-def scorecard(folder: Path) -> str:
-    """The tables of all `<task>.json` in `folder`, each under its protocol."""
-    parts = []
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        parts.append(_section(result))
-    return "\n\n".join(parts)
+def scorecard(folder: Path, tasks: Iterable[str]) -> str:
+    """The tables of the `<task>.json` in `folder`, each under its protocol; a task that has no file is left out."""
+    paths = [path for task in tasks if (path := folder / f"{task}.json").exists()]
+    return "\n\n".join(_section(json.loads(path.read_text())) for path in paths)
 
 
 def _section(result: dict[str, Any]) -> str:

@@ -56,16 +56,16 @@ class Pretraining(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.parameters())
-        self.trainer.fit_loop.setup_data()  # the length of an epoch is known only then
-        steps = self.trainer.estimated_stepping_batches
-        epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        drops = [steps - n * epoch for n in self.drop_epochs if steps > n * epoch]
-
-        def factor(step: int) -> float:
-            return warmup_then_drops(step, warmup=self.warmup_steps, drops=drops)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        drops: list[float] = []
+        if step > 0:  # asked before that, the trainer would set the data up too early to resume within an epoch
+            steps = self.trainer.estimated_stepping_batches
+            epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+            drops = [steps - n * epoch for n in self.drop_epochs if steps > n * epoch]
+        return warmup_then_drops(step, warmup=self.warmup_steps, drops=drops)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, _ = batch

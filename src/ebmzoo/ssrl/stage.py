@@ -52,8 +52,10 @@ class EncoderStage:
         return (trainer.max_epochs or -1) if self.jointly else self.epochs
 
     def _schedule(self, trainer: Trainer, optimizer: Optimizer) -> LambdaLR:
-        trainer.fit_loop.setup_data()
-        per_epoch = int(trainer.num_training_batches)
-        epochs = self._epochs(trainer)
-        drops = [(epochs - before) * per_epoch for before in self.drop_epochs if before < epochs]
-        return LambdaLR(optimizer, partial(warmup_then_drops, warmup=self.warmup_steps, drops=drops))
+        return LambdaLR(optimizer, partial(self._rate, trainer))
+
+    def _rate(self, trainer: Trainer, step: int) -> float:
+        epochs, per_epoch = self._epochs(trainer), trainer.num_training_batches
+        # At step 0 the data is not set up yet, and asking for it would be too early to resume within an epoch.
+        drops = [(epochs - before) * per_epoch for before in self.drop_epochs if before < epochs] if step > 0 else []
+        return warmup_then_drops(step, warmup=self.warmup_steps, drops=drops)

@@ -18,7 +18,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.fingerprint import sha256
 from ebmzoo.methods.base import Method
+from ebmzoo.randomness import repeatable
 
 
 @dataclass
@@ -78,14 +80,6 @@ class Task(Callback, ABC):
 
 
 @contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """Within it torch's random numbers start from `seed`; afterwards they go on as if nothing had been drawn."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
 def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
     """Put the seconds that the block took into `into[key]`."""
     start = time.perf_counter()
@@ -97,16 +91,15 @@ def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
 
 def provenance(trainer: Trainer) -> dict[str, Any]:
     """Which weights, made by which versions, on which machine."""
-    from ebmzoo.training.checkpoint import fingerprint
-
     path = trainer.ckpt_path
-    cuda = torch.cuda.is_available()
+    device = trainer.lightning_module.device
     return {
         "checkpoint": str(path) if path else None,
-        "checkpoint_sha256": fingerprint(str(path)) if path else None,
+        "checkpoint_sha256": sha256(path)[:12] if path else None,
         "precision": str(trainer.precision),
-        "device": torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} {device.type}",
+        "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("ebmzoo", "torch", "torchvision", "lightning", "torchmetrics")},
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.images import to_uint8
+from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import StartsFromGenerator
@@ -73,7 +73,7 @@ class Generation(Task):
             }
             if folder is not None:
                 path = folder / f"samples{'_no_mcmc' if prefix else ''}.png"
-                save_grid(images[:64].float() / 127.5 - 1, path)
+                save_grid(to_float(images[:64]), path)
                 result.pictures.append(str(path))
         if folder is not None:
             save_grid(real.float(slice(64)), folder / "real.png")
@@ -103,6 +103,8 @@ class Generation(Task):
 
 def draw(method: Method, n: int, batch_size: int, steps: int | None = None) -> tuple[Tensor, Samples]:
     """`n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file holds them, and the last batch as it came."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     images: list[Tensor] = []
     while (have := sum(map(len, images))) < n:
         sampled = method.sample(min(batch_size, n - have), steps=steps)

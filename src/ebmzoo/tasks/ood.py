@@ -60,5 +60,5 @@ class OutOfDistributionDetection(Task):
             for batch in torch.split(images, self.batch_size):
                 x = to_float(batch.to(method.device)).contiguous(memory_format=torch.channels_last)
                 for name, score in scores.items():
-                    found[name].append(score(x).double().cpu())
+                    found[name].append(score(x).cpu().double())
         return {name: torch.cat(parts) for name, parts in found.items()}

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.randomness import repeatable
 from ebmzoo.report.pictures import grid, save_png
 
 
@@ -43,11 +44,10 @@ class SampleGrid(Callback):
         if not (trainer.is_global_zero and isinstance(method, Method) and method.trains_energy):
             return
         pictures = {}
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with repeatable(seed=0):
             pictures["samples"] = grid(method.sample(self.n).images)
-            if isinstance(method, StartsFromGenerator):
-                torch.manual_seed(0)
+        if isinstance(method, StartsFromGenerator):
+            with repeatable(seed=0):
                 pictures["samples_no_mcmc"] = grid(method.sample(self.n, steps=0).images)
         for name, picture in pictures.items():
             save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ebmzoo import __version__
 from ebmzoo.errors import UserError
+from ebmzoo.randomness import random_state, set_random_state
 
 FORMAT = 1
 KEY = "ebmzoo"
@@ -37,6 +37,7 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(run_dir) / "last.ckpt"
         self.config = config
         self.every_n_steps = every_n_steps
+        self._saved = -1
         self._random: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -57,11 +58,13 @@ class LastCheckpoint(Checkpoint):
             self._random = None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        # After `max_steps` Lightning counts the epoch as done: only a checkpoint of now resumes in its middle.
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer)
+        if self._saved != trainer.global_step:
+            self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint now; every process must call it."""
@@ -72,18 +75,7 @@ class LastCheckpoint(Checkpoint):
                 os.fsync(file.fileno())
             aside.replace(self.path)
         trainer.strategy.barrier("LastCheckpoint.save")
-
-
-def random_state() -> dict[str, Any]:
-    """The torch generators of this process: the CPU's and each CUDA device's."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Undo whatever was drawn since `random_state`."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        self._saved = trainer.global_step
 
 
 def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,12 +105,6 @@ def read(path: str | Path) -> dict[str, Any]:
         written = checkpoint[KEY]["version"]
         raise UserError(f"ckpt_path: {path} was written by ebmzoo {written}, newer than this {__version__}; update it")
     return checkpoint
-
-
-def fingerprint(path: str | Path) -> str:
-    """The first 12 hexadecimal digits of the file's SHA-256."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def load(path: str | Path) -> LightningModule:

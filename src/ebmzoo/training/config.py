@@ -59,7 +59,8 @@ def _gist(message: str) -> str:
         return " ".join(lines)
     key = re.search(r'[Kk]ey "([\w.]+)"', lines[0])
     given = re.search(r"Given value: ([^(]{1,80})$", message)
-    told = reasons[0] + (f", not {given[1]}" if given and given[1] not in reasons[0] else "")
+    told = " or ".join(dict.fromkeys(reasons)) if "Expected" in reasons[0] else reasons[0]
+    told += f", not {given[1]}" if given and given[1] not in told else ""
     return f"{key[1]}: {told}" if key else told
 
 

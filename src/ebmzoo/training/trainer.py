@@ -9,13 +9,16 @@ from lightning.pytorch.strategies import DDPStrategy
 
 
 class ZooTrainer(Trainer):
-    """A `Trainer` whose evaluation can differentiate and whose `ddp` bears several backward passes a batch."""
+    """A `Trainer` whose data-parallel strategies bear several backward passes a batch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("strategy") == "ddp":
-            # Each loss reaches some of the networks only; a replay buffer is each process's own.
-            kwargs["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         super().__init__(*args, **kwargs)
+        if isinstance(self.strategy, DDPStrategy):
+            # Each loss reaches some of the networks only; a replay buffer is each process's own.
+            self.strategy._ddp_kwargs = {
+                "find_unused_parameters": True,
+                "broadcast_buffers": False,
+            } | self.strategy._ddp_kwargs
 
 
 # `inference_mode` kills gradients even inside enable_grad; the data module deals out batches to processes itself.

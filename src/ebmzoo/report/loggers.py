@@ -31,12 +31,11 @@ def has_key() -> bool:
 
 
 def _wandb(run_dir: Path, group: str, tags: list[str]) -> Logger:
-    os.environ.setdefault("WANDB_SILENT", "true")  # Settings(silent=True) comes too late for its first warning
     from lightning.pytorch.loggers import WandbLogger
     from wandb import Settings
 
     offline = os.environ.get("WANDB_MODE") == "offline" or not has_key()
-    return WandbLogger(
+    logger = WandbLogger(
         name=run_dir.name,
         save_dir=str(run_dir),
         project=os.environ.get("WANDB_PROJECT", "ebmzoo"),
@@ -47,6 +46,8 @@ def _wandb(run_dir: Path, group: str, tags: list[str]) -> Logger:
         tags=tags,
         settings=Settings(silent=True, console="off"),
     )
+    logger._wandb_init.pop("anonymous", None)  # lightning 2.6 always passes it, and wandb warns of it in every run
+    return logger
 
 
 def _run_id(run_dir: Path) -> str:

@@ -42,8 +42,8 @@ class Elbo:
     Args:
         rho: ρ, the weight of the latent agreement.
         pixels: whether the pixel term is there, which is also whether the generator learns from the bound.
-        weight: ω₂ of Eq. 11.
-        energy_weight: ω₁ of Eq. 11, the weight of the generator's own loss (Eq. 8).
+        weight: ω₂ of Eq. 11, of no effect without the pixel term.
+        energy_weight: ω₁ of Eq. 11, the weight of the generator's own loss (Eq. 8); likewise.
     """
 
     rho: float = 1.0

@@ -5,7 +5,8 @@ from ebmzoo.data.digits import Digits
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.folder import CelebAHQ256, ImageFolder
 from ebmzoo.data.imagenet32 import ImageNet32
-from ebmzoo.data.images import ImageSet, to_float, to_uint8
+from ebmzoo.data.images import Attributes, ImageSet, to_float, to_uint8
+from ebmzoo.data.lsun import LSUNChurch
 from ebmzoo.data.ood import (
     ConstantColours,
     Interpolation,
@@ -24,12 +25,14 @@ from ebmzoo.data.ood_sets import (
     SVHNTest,
     Textures,
 )
+from ebmzoo.data.shapes import Shapes
 from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "SVHN",
+    "Attributes",
     "CIFAR10Test",
     "CIFAR100Test",
     "CelebA",
@@ -45,10 +48,12 @@ __all__ = [
     "ImagesFrom",
     "Interpolation",
     "Inverted",
+    "LSUNChurch",
     "MNISTTest",
     "OutOfDistribution",
     "PermutedPixels",
     "SVHNTest",
+    "Shapes",
     "Textures",
     "UniformNoise",
     "prepare",

@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.decode import Frame, decode
-from ebmzoo.data.images import ImageSet
+from ebmzoo.data.images import Attributes, ImageSet
 from ebmzoo.data.torchvision_sets import fetch
 from ebmzoo.errors import UserError
 
@@ -34,18 +34,19 @@ def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: st
         "list_bbox_celeba.txt and list_landmarks_align_celeba.txt",
         download=download,
     )
-    attributes = [name for name in read.attr_names if name]
-    if attribute not in attributes:
-        raise UserError(f"attribute: {attribute!r} is not one of CelebA's: {', '.join(attributes)}")
+    names = tuple(name for name in read.attr_names if name)
+    if attribute not in names:
+        raise UserError(f"attribute: {attribute!r} is not one of CelebA's: {', '.join(names)}")
     files = [folder / "celeba" / "img_align_celeba" / file for file in read.filename]
     frame = Frame(size, 3, box=BOXES[crop])
     _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
-    labels = read.attr[:, attributes.index(attribute)].to(torch.int64)
-    return ImageSet(images, labels, (f"not {attribute}", attribute), "CelebA")
+    attributes = Attributes(names, tuple((f"not {name}", name) for name in names), read.attr.to(torch.int64))
+    labels = attributes.column(attribute)
+    return ImageSet(images, labels, (f"not {attribute}", attribute), "CelebA", attributes)
 
 
 class CelebA(ImageData):
-    """CelebA (Liu et al., 2015): 162,770 + 19,962 aligned faces.
+    """CelebA (Liu et al., 2015): 162,770 + 19,962 aligned faces, with the 40 `attributes` of each.
 
     Args:
         root: The folder that holds `celeba/img_align_celeba` and CelebA's lists, or is to.

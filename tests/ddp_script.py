@@ -1,4 +1,4 @@
-"""One process of a two-process run: `torchrun --nproc_per_node 2 ddp_script.py FOLDER`; see test_ddp.py."""
+"""One process of a two-process run: `torchrun --nproc_per_node 2 ddp_script.py FOLDER METHOD`; see test_ddp.py."""
 
 import sys
 from pathlib import Path
@@ -6,12 +6,17 @@ from pathlib import Path
 import torch
 
 from ebmzoo.methods import Elbo
-from tiny import TinyData, Watch, liebm, stage, trainer
+from tiny import TinyData, Watch, dual_mcmc, liebm, stage, trainer
+
+METHODS = {
+    "liebm": lambda: liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1)),
+    "dual_mcmc": dual_mcmc,
+}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, name: str) -> None:
     torch.manual_seed(0)
-    method = liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1))
+    method = METHODS[name]()
     seen, latents = [], []
     method.generator.register_forward_pre_hook(lambda _, args: latents.append(args[0].detach().clone()))
     iterate = type(method).iterate
@@ -35,4 +40,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -133,6 +133,47 @@ def test_sample_tells_what_is_wrong(trained, flags, words, capsys, tmp_path):
     assert all(word in told for word in words)
 
 
+def test_samples_of_a_class_like_an_image_and_composed(trained, tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "like.png")
+    made = {}
+    for flag, value in {"--class": "3", "--like": tmp_path / "like.png", "--compose": "3, 7"}.items():
+        out = tmp_path / f"{flag}.npz"
+        main(["sample", "--ckpt_path", str(trained / "last.ckpt"), "--n", "5", "--out", str(out), flag, str(value)])
+        made[flag] = np.load(out)["images"]
+        assert made[flag].shape == (5, 8, 8, 1), flag
+        told = capsys.readouterr().out
+        assert "NFE 9" in told, "one pass of the generator and 4 rounds of 2 steps"
+        assert str(value) in told
+    assert (made["--class"] != made["--like"]).any()
+    assert (made["--class"] != made["--compose"]).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--class", "10"], ["--class", "'10'", "0 to 9"]),
+        (["--class", "-1"], ["--class", "'-1'", "0 to 9"]),
+        (["--class", "three"], ["--class", "'three'", "0, 1, 2"]),
+        (["--compose", "3,x"], ["--compose", "'x'", "0 to 9"]),
+        (["--like", "nowhere.png"], ["nowhere.png"]),
+        (["--like", CONFIG], ["--like", "liebm_digits.yaml", "not an image"]),
+        (["--like", "large.png"], ["--like", "large.png", "9×8", "8×8"]),
+        (["--class", "3", "--like", "large.png"], ["--class and --like", "one of them"]),
+        (["--clas", "3"], ["clas", "class"]),
+    ],
+)
+def test_what_cannot_be_sampled_given_is_told(trained, flags, words, capsys, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 8)).save("large.png")
+    told = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--n", "2", "--out", "x.png", *flags)
+    assert all(word in told for word in words), told
+    assert not Path("x.png").exists()
+
+
 def test_run_that_ends_in_the_encoder_stage_says_so(tmp_path, capsys):
     main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", "1"])
     assert "never the energy" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.special import gammaln, ive
 
-from ebmzoo.compose import Given, Informed, Joint, Product
+from ebmzoo.compose import Composed, Given, Informed, Joint, Product
 from ebmzoo.energy import gradient
 from ebmzoo.langevin import Langevin
 from ebmzoo.networks import LatentEnergy, ResNetEncoder, SNGANFeatures
@@ -80,6 +80,45 @@ def test_agreement_lowers_the_energy(net):
         torch.testing.assert_close(Joint(net, 2.0)(x, -own), net(x) + 2.0)
 
 
+def test_composition_of_one_latent_is_given(net):
+    x, z = torch.randn(3, 1, 8, 8), sphere(3)
+    one, given = Composed(Joint(net, 0.7), z[:, None]), Given(Joint(net, 0.7), z)
+    torch.testing.assert_close(one(x), given(x))
+    torch.testing.assert_close(gradient(one, x), gradient(given, x))
+
+
+def test_composition_is_equation_15(net):
+    """E(x) − γ Σₖ cos(g(f(x)), zₖ), and ∇ of it is the marginal's minus γ times the cosines' (law 5)."""
+    net, gamma = net.double(), 0.7
+    x, z = torch.randn(3, 1, 8, 8, dtype=torch.float64), sphere(12).double().view(3, 4, D)
+
+    def cosine(k):
+        def cos(y):
+            own = net.project(net.features(y))
+            return (own * z[:, k]).sum(1) / own.norm(dim=1)
+
+        return cos
+
+    energy = Composed(Joint(net, gamma), z)
+    torch.testing.assert_close(energy(x), net(x) - gamma * sum(cosine(k)(x) for k in range(4)))
+    want = gradient(net, x) - gamma * sum(gradient(cosine(k), x) for k in range(4))
+    torch.testing.assert_close(gradient(energy, x), want)
+    # the marginal stands there once, however many latents there are
+    assert torch.equal(Composed(Joint(net, 0.0), z)(x), net(x))
+
+
+def test_the_same_latent_twice_is_twice_gamma(net):
+    x, z = torch.randn(3, 1, 8, 8), sphere(3)
+    twice = Composed(Joint(net, 0.7), z[:, None].expand(-1, 2, -1))
+    torch.testing.assert_close(twice(x), Given(Joint(net, 1.4), z)(x))
+    torch.testing.assert_close(gradient(twice, x), gradient(Given(Joint(net, 1.4), z), x))
+
+
+def test_one_composition_serves_all_images(net):
+    x, z = torch.randn(3, 1, 8, 8), sphere(2)[None]
+    torch.testing.assert_close(Composed(Joint(net, 0.7), z)(x), Composed(Joint(net, 0.7), z.expand(3, -1, -1))(x))
+
+
 def test_informed_differentiates_through_the_encoder(net):
     torch.manual_seed(1)
     encoder = ResNetEncoder(1, width=8, blocks=[1, 1], latent=D, hidden=16, mean=None, std=None).eval()
@@ -97,6 +136,7 @@ def test_given_works_with_latents_made_under_inference_mode(net):
     with torch.inference_mode():
         z = sphere(2)
     Langevin(2, 0.1)(Given(Joint(net, 0.5), z), torch.randn(2, 1, 8, 8))
+    Langevin(2, 0.1)(Composed(Joint(net, 0.5), z[:, None]), torch.randn(2, 1, 8, 8))
 
 
 def test_product_adds_energies(net):

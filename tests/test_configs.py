@@ -7,11 +7,12 @@ import torch
 import yaml
 
 from ebmzoo.cli import main
-from ebmzoo.methods import Method
+from ebmzoo.methods import Method, Teaching
 from ebmzoo.training.config import build_model
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
-SMALL = {"width": 16, "hidden": 16, "out_features": 16, "size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
+SMALL = {"width": 16, "hidden": 16, "out_features": 16, "latent": 4}
+SMALL |= {"size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
 
 
 def shrink(node):
@@ -76,6 +77,19 @@ def _encoder(section, path):
     return path
 
 
+def test_the_two_presets_of_dual_mcmc_are_its_teaching_s():
+    def written(name):
+        return yaml.safe_load((CONFIGS[0].parents[1] / name).read_text())["model"]["init_args"]
+
+    official, paper = written("dual_mcmc_cifar.yaml"), written("dual_mcmc_paper_cifar.yaml")
+    assert Teaching(**official["teaching"]) == Teaching.official()
+    assert Teaching(**paper["teaching"]) == Teaching()
+    assert Teaching(**written("dual_mcmc_celeba64.yaml")["teaching"]) == Teaching.official(chain_weight=70.0)
+    assert official["posterior"].pop("legacy_sigma")
+    assert not paper["posterior"].pop("legacy_sigma")
+    assert official["posterior"] == paper["posterior"]
+
+
 def test_each_run_folder_is_used_once():
     folders = [yaml.safe_load(path.read_text())["run_dir"] for path in CONFIGS]
     assert len(folders) == len(set(folders))
@@ -89,10 +103,16 @@ def test_each_run_folder_is_used_once():
         ("liebm_imagenet32", {"energy_net": 17_651_264, "generator": 16_024_579}),
         ("liebm_celeba64", {"energy_net": 20_657_921, "generator": 12_220_675, "inference": 15_210_752}),
         ("liebm_celebahq256", {"generator": 34_276_995, "inference": 8_064_512}),
+        ("dual_mcmc_cifar", {"energy_net": 16_793_088, "generator": 16_024_579, "inference": 15_208_064}),
+        ("dual_mcmc_paper_cifar", {"energy_net": 16_793_088, "generator": 16_024_579, "inference": 15_208_064}),
+        ("dual_mcmc_celeba64", {"energy_net": 19_536_768, "generator": 12_220_675, "inference": 15_210_752}),
+        ("dual_mcmc_church64", {"energy_net": 19_536_768, "generator": 12_220_675, "inference": 15_210_752}),
+        ("dual_mcmc_celebahq256", {"generator": 34_276_995, "inference": 8_064_512}),
+        ("vae_cifar", {"generator": 4_276_739, "inference": 15_208_064}),
     ],
 )
 def test_configs_have_the_papers_parameter_counts(name, counts):
-    path = next(p for p in CONFIGS if p.stem == name)
+    path = next(p for p in CONFIGS if p.stem == name and "small" not in p.parts)
     with torch.device("meta"):
         model = build_model(path.read_text())
     assert isinstance(model, Method)

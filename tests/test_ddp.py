@@ -5,15 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("ddp_script.py")
 
 
-def test_two_processes_train_to_equal_weights(tmp_path):
+@pytest.mark.parametrize("method", ["liebm", "dual_mcmc"])
+def test_two_processes_train_to_equal_weights(method, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
     done = subprocess.run(
-        [*command, str(tmp_path)],
+        [*command, str(tmp_path), method],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -274,14 +274,18 @@ def test_samples_say_what_they_cost():
         method.sample(5, labels=torch.zeros(5))
 
 
-def test_reconstruct_is_the_generator_at_the_mean():
-    method = only_stage_two(inference=True, elbo=Elbo())
+def test_infers_the_mean_and_only_with_an_inference_network():
+    method = only_stage_two(inference=True, elbo=Elbo(), image_range=(0.0, 1.0))
     x = images()
-    got = method.reconstruct(x)
-    method.eval()
-    torch.testing.assert_close(got, method.network("generator")(method.network("inference")(x)[0]))
+    assert method.can_infer
+    with method.evaluating():
+        got = method.infer(x)
+        torch.testing.assert_close(got, method.network("inference")((x + 1) / 2)[0])
+        torch.testing.assert_close(method.decode(got), method.network("generator")(got))
+    without = only_stage_two()
+    assert not without.can_infer
     with pytest.raises(UserError, match="inference"):
-        only_stage_two().reconstruct(x)
+        without.infer(x)
 
 
 @pytest.mark.parametrize(

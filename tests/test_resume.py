@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ExponentialLR
 
-from ebmzoo.methods import Elbo
+from ebmzoo.methods import Elbo, Teaching
 from ebmzoo.training.checkpoint import LastCheckpoint
-from tiny import TinyData, liebm, stage, trainer, without_latent
+from tiny import TinyData, coopnets, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae, without_latent
 
 SETTINGS = {
     "no latent": without_latent,
@@ -15,6 +15,12 @@ SETTINGS = {
     "ERM": lambda: liebm(inference=True, elbo=Elbo()),
     "EM with inference": lambda: liebm(inference=True, elbo=Elbo(pixels=False)),
     "encoder jointly": lambda: liebm(encoder_stage=stage(jointly=True)),
+    "Dual-MCMC": lambda: dual_mcmc(lr_schedule=lambda o: ExponentialLR(o, 0.9)),
+    "Dual-MCMC, official": lambda: dual_mcmc(teaching=Teaching.official()),
+    "CoopNets": coopnets,
+    "Divergence Triangle": triangle,
+    "VAE": vae,
+    "Hat EBM": hat_ebm,
 }
 
 

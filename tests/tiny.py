@@ -5,8 +5,17 @@ from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.data import ImageData, ImageSet
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods import LIEBM, EncoderStage
-from ebmzoo.networks import LatentEnergy, ResNetEncoder, SNGANFeatures, SNGANGenerator, SNGANInference
+from ebmzoo.methods import LIEBM, DualMCMC, EncoderStage
+from ebmzoo.methods.baselines import VAE, CoopNets, DivergenceTriangle, HatEBM
+from ebmzoo.networks import (
+    LatentEnergy,
+    ResNetEncoder,
+    SNGANEnergy,
+    SNGANFeatures,
+    SNGANGenerator,
+    SNGANInference,
+)
+from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.ssrl import Augment, SimCLR
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 
@@ -64,6 +73,40 @@ def liebm(**changes):
 
 def without_latent(**changes):
     return liebm(**{"encoder": None, "encoder_stage": None, "gamma": 0.0} | changes)
+
+
+def cooperative(*names):
+    """The networks and the sampler that Dual-MCMC and its baselines share, by name."""
+    torch.manual_seed(0)
+    every = {
+        "energy_net": SNGANEnergy(in_channels=1, size=SIZE, width=16, bias="all"),
+        "generator": SNGANGenerator(latent=4, out_channels=1, size=SIZE, width=8),
+        "inference": SNGANInference(in_channels=1, size=SIZE, latent=4, width=16),
+        "sampler": Langevin(steps=2, step_size=0.1, noise=0.01),
+    }
+    return {name: every[name] for name in names}
+
+
+def dual_mcmc(**changes):
+    posterior = PosteriorSampler(Langevin(steps=2, step_size=0.005, noise=0.1))
+    networks = cooperative("energy_net", "generator", "inference", "sampler")
+    return DualMCMC(**networks | {"posterior": posterior} | changes)
+
+
+def coopnets(**changes):
+    return CoopNets(**cooperative("energy_net", "generator", "sampler") | changes)
+
+
+def triangle(**changes):
+    return DivergenceTriangle(**cooperative("energy_net", "generator", "inference") | changes)
+
+
+def vae(**changes):
+    return VAE(**cooperative("generator", "inference") | changes)
+
+
+def hat_ebm(**changes):
+    return HatEBM(**cooperative("energy_net", "generator", "sampler") | {"bank_size": 16} | changes)
 
 
 def trainer(tmp_path, **changes):

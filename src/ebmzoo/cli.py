@@ -23,6 +23,7 @@ Try first, on any machine, without account or network:
     ebmzoo fit --config configs/liebm_digits.yaml
     ebmzoo test --ckpt_path runs/liebm_digits/last.ckpt
     ebmzoo sample --ckpt_path runs/liebm_digits/last.ckpt --n 64 --out samples.png
+    ebmzoo sample --ckpt_path runs/liebm_digits/last.ckpt --class 3 --out threes.png
 
 Commands:
 {commands}

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
+from ebmzoo.given import Condition
 from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods import Method
 from ebmzoo.report.loggers import loggers
@@ -25,6 +26,7 @@ from ebmzoo.report.pictures import save_grid, save_png
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Task
 from ebmzoo.tasks.generation import draw
+from ebmzoo.tasks.latents import draw_given
 from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import KEY, LastCheckpoint, load, read
 from ebmzoo.training.config import ZooParser, mendable
@@ -40,8 +42,10 @@ def run(args: list[str]) -> None:
     try:
         if args[0] == "sample":
             parser = ZooParser(prog="ebmzoo sample", description="Draw images from a checkpoint.")
-            parser.add_function_arguments(sample)
-            sample(**parser.parse_args(args[1:]).as_dict())
+            parser.add_function_arguments(sample, skip={"class_"})
+            parser.add_argument("--class", type=str, default=None, help="samples of a class: its index or its name")
+            flags = parser.parse_args(args[1:]).as_dict()
+            sample(class_=flags.pop("class"), **flags)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 ZooCLI(args=_with_config_of_checkpoint(args, Path(folder)))
@@ -197,8 +201,11 @@ def sample(
     weights: Literal["ema", "raw"] = "ema",
     batch_size: int = 250,
     device: str = "auto",
+    class_: str | None = None,
+    like: str | None = None,
+    compose: str | None = None,
 ) -> None:
-    """Draw images from a checkpoint.
+    """Draw images from a checkpoint; where asked, of a class, like an image, or of a composition.
 
     Args:
         ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
@@ -209,11 +216,15 @@ def sample(
         weights: ema for the averaged weights, raw for those being trained.
         batch_size: images in one chain.
         device: auto, cpu, cuda, cuda:1, …
+        class_: samples of a class, its index or its name; the class's mean latent needs the training images.
+        like: an image file of the model's size; samples share its latent.
+        compose: values of attributes, or classes, with commas between, such as star,red; samples are to have them all.
     """
     if n < 1:
         raise UserError(f"n is {n}; it must be 1 or more")
     if Path(out).suffix not in (".png", ".npz", ""):
         raise UserError(f"out is {out}; it must end in .png or .npz, or be a folder")
+    given = Condition.asked(class_, like, compose)
     method = load(ckpt_path)
     if not isinstance(method, Method):
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
@@ -225,10 +236,15 @@ def sample(
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
     torch.manual_seed(seed)
-    images, made = draw(method, n, batch_size, steps)
+    if given is None:
+        images, made = draw(method, n, batch_size, steps)
+    else:
+        z = given.latents(method, read(ckpt_path)[KEY]["config"], batch_size)
+        images, made = draw_given(method, z.expand(n, *z.shape), batch_size, steps)
     _save(images, Path(out))
     chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
-    print(f"{n} images: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
+    what = f"{n} images" if given is None else f"{n} images {given}"
+    print(f"{what}: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
 
 
 def _save(images: torch.Tensor, out: Path) -> None:

@@ -9,21 +9,21 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ebmzoo.energy import Energy
-from ebmzoo.networks.latent import LatentEnergy
+from ebmzoo.networks.latent import LatentEnergyNet
 
 
 @dataclass(frozen=True)
 class Joint:
     """The energy of an image and a latent on the unit sphere.
 
-    E(x, z) = E(x) − γ cos(g_ψ(f(x)), z).  Source: LIEBM (Eq. 5, 7) and CLEL (Eq. 9), in the sign of p ∝ exp(−E).
+    E(x, z) = E(x) − γ cos(g_ψ(f(x)), z).  Source: LIEBM (Eq. 5, 7) and CLEL (Eq. 10), in the sign of p ∝ exp(−E).
 
     The normalising constant of exp(γ cos(·, z)) over the sphere does not depend on x, hence
     ∫ exp(−E(x, z)) dz ∝ exp(−E(x)).
     Shapes: `x` is `(B, C, H, W)`, `z` is `(B, d)` or `(1, d)`; the energy is `(B,)`, fp32.
     """
 
-    net: LatentEnergy
+    net: LatentEnergyNet
     gamma: float
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
@@ -41,6 +41,23 @@ class Given:
     def __call__(self, x: Tensor) -> Tensor:
         # A latent made under inference mode cannot be saved for a backward pass; its copy can.
         return self.joint(x, self.z.clone() if self.z.is_inference() else self.z)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """E(x) − γ Σₖ cos(g_ψ(f(x)), zₖ): the product of exp(γ cos(·, zₖ)) over k latents, and of exp(−E(x)) once.
+
+    Source: CLEL (Eq. 15), whose |f|/2 must be the |f|²/2 of Eq. 10. With one latent it is `Given`.
+    Shapes: `z` is `(B, k, d)`, or `(1, k, d)` for the same latents for all images.
+    """
+
+    joint: Joint
+    z: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        net, f = self.joint.net, self.joint.net.features(x)
+        z = self.z.clone() if self.z.is_inference() else self.z
+        return net.marginal(f) - self.joint.gamma * cosine_similarity(net.project(f)[:, None], z, dim=2).sum(1)
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,53 @@ class Product:
         return total
 
 
-def agreement(net: LatentEnergy, f: Tensor, z: Tensor) -> Tensor:
+def agreement(net: LatentEnergyNet, f: Tensor, z: Tensor) -> Tensor:
     """cos(g_ψ(f), z) in [-1, 1], `(B,)`: how well the energy's own latent agrees with the encoder's."""
     return cosine_similarity(net.project(f), z, dim=1)
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """E(x) + |x|²/2s²: the density exp(−E) times the reference N(0, s²I). Source: Xie et al. 2018 (CoopNets), Eq. 1."""
+
+    energy: Energy
+    std: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy(x) + x.square().flatten(1).sum(1) / (2 * self.std**2)
+
+
+@dataclass(frozen=True)
+class Hat:
+    """E(y, z) = E(G(z) + y): the energy of a residual image y and a latent z. Source: Hill et al. 2022 (Hat EBM).
+
+    Shapes: `y` is `(B, C, H, W)`, `z` is `(B, latent)`; the energy is `(B,)`.
+    """
+
+    energy: Energy
+    generator: Callable[[Tensor], Tensor]
+
+    def __call__(self, y: Tensor, z: Tensor) -> Tensor:
+        return self.energy(self.generator(z) + y)
+
+
+@dataclass(frozen=True)
+class OfResidual:
+    """E(· | z) of a `Hat`: y to E(G(z) + y), with G(z) given as `image` so that it is made once."""
+
+    energy: Energy
+    image: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.energy(self.image + y)
+
+
+@dataclass(frozen=True)
+class OfLatent:
+    """E(· | y) of a `Hat`: z to E(G(z) + y)."""
+
+    hat: Hat
+    y: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.hat(self.y, z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ebmzoo.errors import UserError
@@ -43,3 +44,9 @@ class Outside:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(self.image_range.outward(x))
+
+
+def dequantized(x: Tensor) -> Tensor:
+    """(255 x + u)/256 of images in [0, 1], u ~ U(0, 1): the 256 levels become a density. Here of [-1, 1], and to it."""
+    u = torch.rand(x.shape, device=x.device, dtype=x.dtype)
+    return (255 * (x + 1) + 2 * u) / 256 - 1

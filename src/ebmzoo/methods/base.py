@@ -16,12 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
+from ebmzoo.methods.readings import Readings
 from ebmzoo.randomness import repeatable
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
-
-Readings = dict[str, Tensor]
-"""What an iteration tells of itself, by the key that it is logged under after `train/`."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
+
+from ebmzoo.methods.base import Samples
+from ebmzoo.posterior import PosteriorSampler
 
 
 class Encodes(ABC):
@@ -16,13 +20,59 @@ class Encodes(ABC):
         """By name, a function from images `(B, C, H, W)` in [-1, 1] to features `(B, D)`."""
 
 
-class StartsFromGenerator(ABC):  # noqa: B024  (it promises something of `sample`, and adds no method)
-    """Its chains start from a generator, which alone is already a sampler: `sample(n, steps=0)`."""
+class Generates(ABC):
+    """Has a generator, which maps latents z ~ N(0, I) to images."""
 
-
-class Reconstructs(ABC):
-    """Maps an image to a latent and back."""
+    @property
+    @abstractmethod
+    def latent(self) -> int:
+        """The dimension of z."""
 
     @abstractmethod
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The image's reconstruction, `(B, C, H, W)` in [-1, 1]."""
+    def decode(self, z: Tensor) -> Tensor:
+        """G(z): latents `(B, latent)` to images `(B, C, H, W)` in [-1, 1], of the weights that evaluation uses."""
+
+
+class StartsFromGenerator(Generates):
+    """Its chains start from its generator, which alone is already a sampler: `sample(n, steps=0)`."""
+
+    @abstractmethod
+    def revise(
+        self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """Every state of the chain that `sample` runs, here from the images `x` in [-1, 1]: K + 1 of them."""
+
+
+class Reconstructs(Generates):
+    """Has an inference network, which maps an image to a latent of its generator."""
+
+    @property
+    def can_infer(self) -> bool:
+        """Whether this model was built with its inference network, where that is a choice."""
+        return True
+
+    @property
+    def posterior_sampler(self) -> PosteriorSampler | None:
+        """The chain that revises inferred latents, where the method has one of its own."""
+        return None
+
+    @abstractmethod
+    def infer(self, x: Tensor) -> Tensor:
+        """μ(x): images `(B, C, H, W)` in [-1, 1] to the means `(B, latent)` of q(z|x)."""
+
+
+class Conditions(ABC):
+    """Samples given points of its representation space, the unit sphere of an encoder's latents."""
+
+    @property
+    def can_condition(self) -> bool:
+        """Whether this model was built with its encoder, where that is a choice."""
+        return True
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """h(x)/|h(x)|: images `(B, C, H, W)` in [-1, 1], as they are, to the unit sphere `(B, d)`."""
+
+    @abstractmethod
+    def sample_given(self, z: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None) -> Samples:
+        """One image for each row of `z` under E(x) − β Σₖ cos(g(f(x)), zₖ): `(n, d)`, or `(n, k, d)` to compose k."""

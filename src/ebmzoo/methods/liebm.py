@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast, final
 
 import torch
@@ -15,14 +15,18 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.optim import Adam
 
-from ebmzoo.compose import Informed, Joint, agreement
+from ebmzoo import gaussian
+from ebmzoo.compose import Composed, Informed, Joint, agreement
 from ebmzoo.descent import Descent
-from ebmzoo.energy import Energy
+from ebmzoo.energy import Energy, at_least_fp32
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Method, Readings, Samples
-from ebmzoo.methods.capabilities import Encodes, Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base import Samples
+from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.conditioning import Alternation, StartsFromImages
+from ebmzoo.methods.from_generator import ChainFromGenerator
+from ebmzoo.methods.readings import Readings, chain_told, energies_told, squared_error
 from ebmzoo.networks.base import Encoder, Generator, InferenceNet
 from ebmzoo.networks.latent import LatentEnergy
 from ebmzoo.ranges import ImageRange, Outside
@@ -53,7 +57,7 @@ class Elbo:
 
 
 @final
-class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
+class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
     """Latent-informed EBM: an energy on images and encoder latents, with a generator that starts its chains.
 
     E(x, z) = E(x) − γ cos(g_ψ(f(x)), z), z = h(v(x)); in the paper's sign, Eq. 5–7. An iteration is
@@ -85,6 +89,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         clip_norm: the limit of a network's gradient norm; the paper prints none.
         energy_penalty: α of α·mean(E(x)² + E(x^T)²), which keeps energies near zero; the paper has none.
         ema_decay: of the averages of E, G and q that evaluation uses.
+        alternation: the numbers of `sample_given`.
 
     Raises:
         UserError: arguments that contradict each other.
@@ -113,6 +118,7 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         clip_norm: float | None = None,
         energy_penalty: float = 0.0,
         ema_decay: float = 0.9999,
+        alternation: Alternation = Alternation(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
         if encoder is None and (gamma != 0 or chain == "joint" or elbo is not None):
@@ -132,9 +138,11 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
             "generator": generator_optimizer,
             "inference": inference_optimizer,
         }
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule, self.clip_norm, self.alternation = lr_schedule, clip_norm, alternation
         self.encoder_stage = encoder_stage
         self.objective = encoder_stage.objective if encoder_stage is not None else None  # its weights are the run's
+        if encoder is not None and encoder_stage is not None:
+            encoder_stage.objective.attach(encoder)
         self.encoder_checkpoint = encoder_checkpoint
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
@@ -198,20 +206,15 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
             loss_energy = loss_energy + self.energy_penalty * (energy_data.square() + energy_chain.square()).mean()
         grad_norm = self.descend(loss_energy, "energy_net")
 
-        loss_generator = _mean_over((x0 - xT).square().flatten(1).sum(1), ~augmented)
+        loss_generator = _mean_over(squared_error(x0, xT), ~augmented)
         readings = self._teach(x, z, loss_generator)
         if self.encoder_stage is not None and self.encoder_stage.jointly:
             negatives = normalize(self.energy_net.project(f_chain.detach()).detach(), dim=1)
             readings["ssrl_loss"] = self._train_encoder(images, negatives)
 
-        displacement = (xT - start).square().mean().sqrt()
-        return readings | {
-            "energy_data": energy_data.detach().mean(),
-            "energy_chain": energy_chain.detach().mean(),
-            "energy_gap": (energy_chain - energy_data).detach().mean(),
+        told = energies_told(energy_data, energy_chain) | chain_told(self.sampler, start, xT) | readings
+        return told | {
             "grad_norm": grad_norm,
-            "displacement": displacement,
-            "displacement_ratio": displacement / self.sampler.noise_floor,
             "agreement": cos.detach().mean(),
             "feature_norm": f.detach().norm(dim=1).mean(),
             "loss_energy": loss_energy.detach(),
@@ -273,13 +276,13 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
     def _negative_elbo(self, elbo: Elbo, q: InferenceNet, x: Tensor, z: Tensor) -> tuple[Tensor, Readings]:
         assert self.encoder is not None
         mu, logvar = q(x)
-        m = mu + (logvar / 2).exp() * torch.randn_like(mu)
+        m = gaussian.draw(mu, logvar)
         self.generator.train(elbo.pixels)  # where G does not learn from the bound, its batch statistics do not either
         made = self.generator(m)
         self.generator.train()
         latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
-        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        pixels = (x - self.range.inward(made)).square().flatten(1).sum(1).mean()
+        kl = gaussian.kl(mu, logvar).sum(1).mean()
+        pixels = squared_error(x, self.range.inward(made)).mean()
         bound = (pixels if elbo.pixels else 0) + latent + kl
         return bound, {"elbo_pixels": pixels.detach(), "elbo_latent": latent.detach(), "elbo_kl": kl.detach()}
 
@@ -296,47 +299,101 @@ class LIEBM(Method, Encodes, StartsFromGenerator, Reconstructs):
         f = net.features(self.range.inward(x))
         return net.marginal(f) - self.gamma_ood * agreement(net, f, self.encoder(x))
 
-    def sample(
-        self,
-        n: int,
-        *,
-        labels: Tensor | None = None,
-        steps: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Samples:
-        """G(m) and then Langevin steps on the energy of training's chain; `steps=0` is the generator alone."""
-        if labels is not None:
-            raise UserError("LIEBM is unconditional: sample takes no labels")
-        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
-        with self.evaluating():
-            m = torch.randn(n, self.generator.latent, device=self.device, generator=generator)
-            x0 = self.range.inward(self.network("generator")(m))
-            net = cast(LatentEnergy, self.network("energy_net"))
-            x = sampler(self._chain_energy(net), x0, generator=generator)
-        return Samples(
-            images=self.range.outward(x),
-            nfe=1 + sampler.steps,
-            start="generator",
-            steps=sampler.steps,
-            temperature=sampler.temperature if sampler.steps else math.nan,
-        )
+    def chain_energy(self) -> Energy:
+        return self._chain_energy(cast(LatentEnergy, self.network("energy_net")))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """G(μ(x)) with q's mean.
+    @property
+    def can_infer(self) -> bool:
+        return self.inference is not None
+
+    def infer(self, x: Tensor) -> Tensor:
+        """q's mean.
 
         Raises:
             UserError: the model has no inference network.
         """
         if self.inference is None:
             raise UserError("model.inference is null: only LIEBM with an inference network reconstructs")
-        with self.evaluating():
-            mu, _ = self.network("inference")(self.range.inward(x))
-            return cast(Tensor, self.network("generator")(mu))
+        return cast(Tensor, self.network("inference")(self.range.inward(x))[0])
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         net = cast(LatentEnergy, self.network("energy_net"))
         found: dict[str, Callable[[Tensor], Tensor]] = {"energy": lambda x: net.features(self.range.inward(x))}
         return found if self.encoder is None else found | {"encoder": self.encoder.features}
+
+    @property
+    def can_condition(self) -> bool:
+        return self.encoder is not None
+
+    @property
+    def can_start_from_images(self) -> bool:
+        return self.can_condition and self.can_infer
+
+    def encode(self, x: Tensor) -> Tensor:
+        """h(x), with h on the image as it is.
+
+        Raises:
+            UserError: the model has no encoder.
+        """
+        return at_least_fp32(self._encoder()(x))
+
+    def augmented(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.augment(x))
+
+    def sample_given(
+        self,
+        z: Tensor,
+        *,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        start: Tensor | None = None,
+    ) -> Samples:
+        """x = G(m) + Y under E(x) − γ Σₖ cos(g_ψ(f(x)), zₖ), with Y and m in turn (§4.3; `Alternation`).
+
+        The first m is drawn from q(·|start); the paper's start is the mean of a class's augmented images, for which
+        see the task `Conditional`. Without `start`, which a latent alone does not give, m ~ N(0, I). A chain on Y from
+        0 is a chain on x from G(m). Without an inference network m is held, and Y goes on from round to round.
+
+        `steps` are those of each round; `Samples` counts those of all.
+
+        Raises:
+            UserError: the model has no encoder, or there is a `start` and no inference network.
+        """
+        self._encoder()
+        sampler, rounds = self._sampler(steps), self.alternation.rounds
+        with self.evaluating():
+            joint = Joint(cast(LatentEnergy, self.network("energy_net")), self.alternation.gamma)
+            energy = Composed(joint, z if z.dim() == 3 else z[:, None])
+            if start is None:
+                m, nfe = self.prior(len(z), None, generator), 1
+            else:
+                m, nfe = self._infer_random(self.range.inward(start), generator), 2
+            x = self.range.inward(self.decode(m))
+            for chain in range(rounds):
+                if chain > 0 and self.can_infer:
+                    x = self.range.inward(self.decode(self._infer_random(x, generator)))
+                    nfe += 2
+                x = sampler(energy, x, generator=generator)
+                nfe += sampler.steps
+        return Samples(
+            images=self.range.outward(x),
+            nfe=nfe,
+            start="generator" if start is None else "inference",
+            steps=rounds * sampler.steps,
+            temperature=sampler.temperature if sampler.steps else math.nan,
+        )
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise UserError("model.encoder is null: only LIEBM with an encoder samples given latents")
+        return self.encoder
+
+    def _infer_random(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """m ~ q(·|x) of images in the method's range."""
+        if self.inference is None:
+            raise UserError("model.inference is null: only LIEBM with an inference network starts from images")
+        mu, logvar = map(at_least_fp32, self.network("inference")(x))
+        return mu + (logvar / 2).exp() * torch.randn(mu.shape, device=mu.device, generator=generator)
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""What generated images and OOD scores are measured by, and the feature extractors they are measured in."""
+"""What images and OOD scores are measured by, and the feature extractors they are measured in."""
 
 from ebmzoo.metrics.classifier import Classifier
 from ebmzoo.metrics.detection import auroc, fpr95
 from ebmzoo.metrics.distribution import inception_score, kernel_distance, precision_recall
 from ebmzoo.metrics.extractors import ClassifierFeatures, FeatureExtractor, Pixels, extract
+from ebmzoo.metrics.fidelity import fidelity, mean_squared_error, ssim_window
 from ebmzoo.metrics.frechet import FeatureStatistics, frechet_distance
 from ebmzoo.metrics.inception import InceptionV3
 
@@ -16,9 +17,12 @@ __all__ = [
     "Pixels",
     "auroc",
     "extract",
+    "fidelity",
     "fpr95",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "mean_squared_error",
     "precision_recall",
+    "ssim_window",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -12,17 +13,38 @@ from ebmzoo.errors import UserError
 from ebmzoo.networks.base import FeatureNet
 
 
-class LatentEnergy(EnergyNet):
+class LatentEnergyNet(EnergyNet, ABC):
+    """E(x) = m(f(x)), with v = g(f(x)) to compare with a representation z of x: the parts of E(x, z) (`compose.Joint`).
+
+    Energies and projections are float32 also under autocast.
+    """
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """f(x): images `(B, C, H, W)` to features `(B, out_features)`."""
+
+    @abstractmethod
+    def marginal(self, f: Tensor) -> Tensor:
+        """m(f): features `(B, out_features)` to energies `(B,)`."""
+
+    @abstractmethod
+    def project(self, f: Tensor) -> Tensor:
+        """v = g(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.marginal(self.features(x))
+
+
+class LatentEnergy(LatentEnergyNet):
     """E(x) = ‖f(x)‖²/2, or E(x) = −(w·f(x) + b); and v = g_ψ(f(x)), to compare with a representation.
 
-    LIEBM (appendix A.7) and CLEL (Lee et al., 2023), the former with its sign reversed: p(x) ∝ exp(−E(x)). Energies and
-    projections are float32 also under autocast.
+    LIEBM (appendix A.7), with its sign reversed: p(x) ∝ exp(−E(x)).
 
     Args:
         features: The trunk f.
         latent: Dimension of the representation.
         hidden: Hidden units of the projection g_ψ.
-        marginal: `norm` for ‖f‖²/2 (LIEBM on CIFAR-10 and ImageNet, CLEL), `linear` for −(w·f + b) (LIEBM on CelebA).
+        marginal: `norm` for ‖f‖²/2 (LIEBM on CIFAR-10 and ImageNet), `linear` for −(w·f + b) (LIEBM on CelebA).
 
     Raises:
         UserError: If `marginal` is `norm` and the trunk has no bias: f(cx) = c f(x) puts the maximum at x = 0.
@@ -42,7 +64,6 @@ class LatentEnergy(EnergyNet):
         self.projection = nn.Sequential(nn.Linear(features.out_features, hidden), nn.ReLU(), nn.Linear(hidden, latent))
 
     def features(self, x: Tensor) -> Tensor:
-        """f(x): images `(B, C, H, W)` to features `(B, out_features)`."""
         return self.trunk(x)  # type: ignore[no-any-return]
 
     def marginal(self, f: Tensor) -> Tensor:
@@ -55,6 +76,3 @@ class LatentEnergy(EnergyNet):
         """v = g_ψ(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
         with torch.autocast(f.device.type, enabled=False):
             return self.projection(at_least_fp32(f))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.marginal(self.features(x))

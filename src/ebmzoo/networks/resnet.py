@@ -45,7 +45,8 @@ def resnet_backbone(in_channels: int, width: int, blocks: Sequence[int]) -> nn.S
 class ResNetEncoder(Encoder):
     """h(x) = bn(head(backbone(s(x)))) / ‖·‖, with s(x) = ((x+1)/2 − mean)/std: a CIFAR ResNet-18 onto the unit sphere.
 
-    The network of Ermolov et al. (2021), whose SimCLR, BYOL and W-MSE encoders LIEBM uses. Float32 `(B, latent)`.
+    The network of Ermolov et al. (2021), whose SimCLR, BYOL and W-MSE encoders LIEBM uses; that of CLEL (appendix B and
+    its code) with `hidden_bias` and `last_norm` off and `zero_init_residual` on. Float32 `(B, latent)`.
 
     Args:
         in_channels: Channels of the image.
@@ -56,6 +57,9 @@ class ResNetEncoder(Encoder):
         mean: Of each channel on [0, 1], taken off the image; null for none.
         std: Of each channel on [0, 1], which divides the image; null for none.
         resize: Side to which images are brought first, antialiased; null leaves them as they are.
+        hidden_bias: Whether the head's first layer has a bias, which the batch norm behind it takes off again.
+        last_norm: Whether a batch norm follows the head.
+        zero_init_residual: Whether every residual block begins as its shortcut.
 
     Raises:
         UserError: If `blocks` is empty, or `mean` or `std` has not one value for each channel.
@@ -74,6 +78,9 @@ class ResNetEncoder(Encoder):
         mean: tuple[float, ...] | None = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] | None = (0.2023, 0.1994, 0.2010),
         resize: int | None = None,
+        hidden_bias: bool = True,
+        last_norm: bool = True,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.resize = resize
@@ -89,12 +96,16 @@ class ResNetEncoder(Encoder):
         self.latent = latent
         self.feature_dim = width * 2 ** (len(blocks) - 1)
         self.backbone = resnet_backbone(in_channels, width, blocks)
+        if zero_init_residual:
+            for block in self.backbone.modules():
+                if isinstance(block, BasicBlock):
+                    nn.init.zeros_(block.bn2.weight)
         self.head = nn.Sequential(
-            nn.Linear(self.feature_dim, hidden),
+            nn.Linear(self.feature_dim, hidden, bias=hidden_bias),
             nn.BatchNorm1d(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, latent),
-            nn.BatchNorm1d(latent),
+            *([nn.BatchNorm1d(latent)] if last_norm else []),
         )
 
     def features(self, x: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -40,17 +41,34 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
     save_png(grid(images, columns), path)
 
 
+def save_strips(strips: Tensor, path: Path) -> None:
+    """Images `(rows, columns, C, H, W)` in [-1, 1] as one PNG file, each strip a row."""
+    save_grid(strips.flatten(0, 1), path, columns=strips.shape[1])
+
+
+def save_curves(curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) -> None:
+    """Curves over steps 0, 1, 2, …, one panel each with its name above it, as a PNG file.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure = _figure(4.2 * len(curves), 3.2)
+    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        axes.plot(range(len(values)), values, marker=".")
+        axes.set(title=name, xlabel=xlabel)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.locator_params(axis="x", integer=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def save_scatter(plane: Tensor, labels: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
     """Points `(N, 2)` coloured by class, as a PNG file.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = _figure(7, 6)
     axes = figure.subplots()
     for index, name in enumerate(classes):
         chosen = plane[labels == index]
@@ -60,3 +78,35 @@ def save_scatter(plane: Tensor, labels: Tensor, classes: Sequence[str], title: s
         axes.legend(markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
+    """A confusion matrix `(K, K)` in [0, 1], a row for each class given and a column for each told, as a PNG file.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    side = min(20.0, 2 + 0.45 * len(classes))
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(title=title, xlabel="told", ylabel="given")
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=90)
+    axes.set_yticks(ticks, classes)
+    if len(classes) <= 20:
+        for row in ticks:
+            for column in ticks:
+                share = float(matrix[row, column])
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
+    return Figure(figsize=(width, height), layout="constrained")

@@ -44,14 +44,20 @@ def _section(result: dict[str, Any]) -> str:
 
 
 def _pivot(figures: dict[str, float | None]) -> tuple[dict[str, dict[str, float | None]], list[str]]:
-    """`row/column` names to a table; for figures with and without a chain the columns are the two ways to sample."""
+    """`row/column` names to a table; with two ways to sample, or two ends of a chain, these are the columns."""
     rows: dict[str, dict[str, float | None]] = {}
     columns: list[str] = []
     with_chain = any(name.startswith("no_mcmc/") for name in figures)
+    with_ends = any(name.endswith("_start") for name in figures)
     for name, value in figures.items():
         row, _, column = name.rpartition("/")
         if with_chain:
             row, column = column, "w/o MCMC" if row == "no_mcmc" else "with MCMC"
+        elif with_ends:
+            row, column = (
+                name.removesuffix("_start").removesuffix("_end"),
+                "start" if name.endswith("_start") else "end",
+            )
         elif not row:
             row, column = name, "value"
         rows.setdefault(row, {})[column] = value
@@ -68,21 +74,52 @@ def _number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
+GIVEN = {
+    "samples_a_class": "{} samples a class",
+    "encoded_a_class": "given the mean latent of {} training images at most",
+    "samples_a_combination": "{} samples a combination",
+    "encoded_a_value": "given the mean latents of {} training images at most",
+    "samples_an_image": "{} samples given a test image's latent",
+}
+"""How a protocol tells of what samples were given."""
+
+
 def _protocol(result: dict[str, Any]) -> str:
     told = result["protocol"]
     parts = [f"n = {told['n']}"] if "n" in told else []
+    if "pairs" in told:
+        parts.append(f"{told['pairs']} {told['kind']} strips of {told['points']} images")
     if "split" in told:
         parts.append(f"{told['real_images']} real images of {told['split']}")
     for name, chain in told.get("chains", {}).items():
         if chain["steps"]:
-            parts.append(
-                f"{chain['steps']} Langevin steps from {chain['start']} at temperature {chain['temperature']:.3g}"
-            )
+            named = "" if name in ("full", "no_mcmc") else f"{name}: "
+            told_steps = f"{chain['steps']} Langevin steps from {chain['start']}"
+            parts.append(f"{named}{told_steps} at temperature {chain['temperature']:.3g}")
         elif name == "full":
             parts.append(f"no chain, from {chain['start']}")
+    parts += [told_of.format(told[key]) for key, told_of in GIVEN.items() if key in told]
+    parts += [f"classifier {name} {sha or ''}".rstrip() for name, sha in told.get("classifiers", {}).items()]
+    if "images" in told:
+        parts.append(f"{told['images']} test images of {told['data']}")
+    if "image_range" in told:
+        low, high = told["image_range"]
+        parts.append(f"MSE in units of [{low:g}, {high:g}]")
+    if "ssim_window" in told:
+        parts.append(f"SSIM window {told['ssim_window']}")
+    if "latent_chain" in told:
+        parts.append(_latent_chain(told["latent_chain"]))
     if "in_images" in told:
         parts.append(f"{told['in_images']} images of {told['in']}; energy: E(x); score: the method's own")
     if "train_images" in told:
         parts.append(f"{told['train_images']} training, {told['test_images']} test images")
     parts.append(f"{told.get('weights', '?')} weights")
     return "; ".join(parts)
+
+
+def _latent_chain(told: dict[str, Any]) -> str:
+    if not any(told["steps"]):
+        return "no latent chain"
+    steps = ", ".join(map(str, told["steps"]))
+    named = "the method's" if told["of_method"] else "not the method's own"
+    return f"latent chain of {steps} steps, σ = {told['sigma']:.3g}, temperature {told['temperature']:.3g}, {named}"

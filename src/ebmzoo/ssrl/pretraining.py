@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -49,6 +49,7 @@ class Pretraining(LightningModule):
         super().__init__()
         self.encoder = encoder
         self.objective = objective
+        objective.attach(encoder)
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.drop_epochs = drop_epochs
@@ -73,10 +74,11 @@ class Pretraining(LightningModule):
         self.log("train/ssrl_loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
-            progress = self.global_step / self.trainer.estimated_stepping_batches
-            self.objective.after_step(self.encoder, min(1.0, progress))
+    # Not on_train_batch_end: the callbacks' comes before the module's, and a checkpoint would lack the last after_step.
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        progress = (self.global_step + 1) / self.trainer.estimated_stepping_batches  # this step is counted later
+        self.objective.after_step(self.encoder, min(1.0, progress))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch

@@ -1,8 +1,24 @@
 """What a trained model is asked; each task is plainly callable, and a callback under `ebmzoo test`."""
 
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.compositional import Compositional
+from ebmzoo.tasks.conditional import Conditional
 from ebmzoo.tasks.generation import Generation
+from ebmzoo.tasks.interpolation import Interpolation
 from ebmzoo.tasks.ood import OutOfDistributionDetection
+from ebmzoo.tasks.reconstruction import Reconstruction
 from ebmzoo.tasks.representation import Representation
+from ebmzoo.tasks.revision import Revision
 
-__all__ = ["Generation", "OutOfDistributionDetection", "Representation", "Result", "Task"]
+__all__ = [
+    "Compositional",
+    "Conditional",
+    "Generation",
+    "Interpolation",
+    "OutOfDistributionDetection",
+    "Reconstruction",
+    "Representation",
+    "Result",
+    "Revision",
+    "Task",
+]

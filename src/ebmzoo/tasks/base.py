@@ -27,8 +27,9 @@ from ebmzoo.randomness import repeatable
 class Result:
     """What a task found.
 
-    `figures` maps a figure's name, with `/` between parts, to its value; `protocol` is under what conditions;
-    `pictures` are the files drawn; `notes` are sentences that a reader of the figures must know.
+    `figures` maps a figure's name, with `/` between parts, to its value; `curves` maps a curve's to its values, one a
+    step; `protocol` is under what conditions; `pictures` are the files drawn; `notes` are sentences that a reader of
+    the figures must know.
     """
 
     task: str
@@ -36,15 +37,21 @@ class Result:
     protocol: dict[str, Any] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
-        """Keep it as `<folder>/<task>.json`; a figure that is not a number becomes null."""
+        """Keep it as `<folder>/<task>.json`; what is not a finite number becomes null."""
         folder.mkdir(parents=True, exist_ok=True)
         told = asdict(self)
-        told["figures"] = {k: v if math.isfinite(v) else None for k, v in self.figures.items()}
+        told["figures"] = {k: _finite(v) for k, v in self.figures.items()}
+        told["curves"] = {k: [_finite(v) for v in values] for k, values in self.curves.items()}
         path = folder / f"{self.task}.json"
         path.write_text(json.dumps(told, indent=2) + "\n")
         return path
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class Task(Callback, ABC):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.images import to_float, to_uint8
+from ebmzoo.data.images import ImageSet, to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import StartsFromGenerator
@@ -54,8 +55,7 @@ class Generation(Task):
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
-        real = data.train_set if self.split == "train" else data.test_set
-        real = real.take(slice(None if self.real == "all" else self.n))
+        real = real_images(data, self.split, None if self.real == "all" else self.n)
         runs: dict[str, int | None] = {"": self.steps}
         if isinstance(method, StartsFromGenerator):
             runs["no_mcmc/"] = 0
@@ -66,11 +66,7 @@ class Generation(Task):
                 images, sampled = draw(method, self.n, self.batch_size, steps)
             made[prefix] = images
             result.figures[f"{prefix}nfe"] = sampled.nfe
-            result.protocol["chains"][prefix.rstrip("/") or "full"] = {
-                "start": sampled.start,
-                "steps": sampled.steps,
-                "temperature": sampled.temperature if sampled.steps else None,
-            }
+            result.protocol["chains"][prefix.rstrip("/") or "full"] = chain_protocol(sampled)
             if folder is not None:
                 path = folder / f"samples{'_no_mcmc' if prefix else ''}.png"
                 save_grid(to_float(images[:64]), path)
@@ -79,16 +75,13 @@ class Generation(Task):
             save_grid(real.float(slice(64)), folder / "real.png")
         for extractor in self.extractors:
             if extractor.available() is None:
-                self._measure(extractor.to(method.device), method.device, real.images, made, result)
+                self._measure(extractor, method.device, real.images, made, result)
         return result
 
     def _measure(
         self, e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], result: Result
     ) -> None:
-        real_features, _ = extract(e, real, self.batch_size, device)
-        result.protocol["extractors"][e.name] = {"sha256": e.fingerprint, "features": real_features.shape[1]}
-        for prefix, images in made.items():
-            features, logits = extract(e, images, self.batch_size, device)
+        for prefix, real_features, features, logits in compared(e, device, real, made, self.batch_size, result):
             result.figures[f"{prefix}{e.fd_name}"] = frechet_distance(real_features, features)
             subset = min(1000, len(features), len(real_features))
             mean, _ = kernel_distance(real_features, features, subset_size=subset)
@@ -99,6 +92,32 @@ class Generation(Task):
             result.figures[f"{prefix}recall_{e.name}"] = recall
             if logits is not None:
                 result.figures[f"{prefix}{e.is_name}"], _ = inception_score(logits)
+
+
+def real_images(data: ImageData, split: Literal["train", "test"], first: int | None) -> ImageSet:
+    """What samples are held against: the `first` images of a split, all where None."""
+    return (data.train_set if split == "train" else data.test_set).take(slice(first))
+
+
+def chain_protocol(sampled: Samples) -> dict[str, Any]:
+    """What a protocol tells of the chain that samples came from."""
+    temperature = sampled.temperature if sampled.steps else None
+    return {"start": sampled.start, "steps": sampled.steps, "temperature": temperature}
+
+
+def compared(
+    e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], batch_size: int, result: Result
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+    """For each set of images made: its name, the real features, its features and its logits; e goes into the protocol.
+
+    Images are uint8 `(N, C, H, W)`; the features of the real ones are computed once.
+    """
+    e = e.to(device)
+    real_features, _ = extract(e, real, batch_size, device)
+    result.protocol["extractors"][e.name] = {"sha256": e.fingerprint, "features": real_features.shape[1]}
+    for name, images in made.items():
+        features, logits = extract(e, images, batch_size, device)
+        yield name, real_features, features, logits
 
 
 def draw(method: Method, n: int, batch_size: int, steps: int | None = None) -> tuple[Tensor, Samples]:

@@ -1,0 +1,20 @@
+"""The baselines: what the methods are ablations of, or are measured against; one file each."""
+
+from ebmzoo.methods.baselines.coopnets import CoopNets
+from ebmzoo.methods.baselines.divergence_triangle import DivergenceTriangle
+from ebmzoo.methods.baselines.hat_ebm import HatEBM
+from ebmzoo.methods.baselines.igebm import IGEBM, ClippedAdam
+from ebmzoo.methods.baselines.improved_cd import ImprovedCD
+from ebmzoo.methods.baselines.short_run import ShortRunEBM
+from ebmzoo.methods.baselines.vae import VAE
+
+__all__ = [
+    "IGEBM",
+    "VAE",
+    "ClippedAdam",
+    "CoopNets",
+    "DivergenceTriangle",
+    "HatEBM",
+    "ImprovedCD",
+    "ShortRunEBM",
+]

@@ -1,0 +1,105 @@
+"""CoopNets: an energy and a generator that teach each other; Dual-MCMC without data for the generator and without q."""
+
+from __future__ import annotations
+
+from typing import cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+
+from ebmzoo.compose import Tilted
+from ebmzoo.descent import Descent
+from ebmzoo.energy import Energy, EnergyNet
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.from_generator import ChainFromGenerator
+from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
+from ebmzoo.networks.base import Generator
+from ebmzoo.ranges import ImageRange
+
+
+@final
+class CoopNets(ChainFromGenerator):
+    """An energy whose chains start from a generator, and a generator that learns from where they end.
+
+    p(x) ∝ exp(−E(x) − |x|²/2s²), the second term being the reference N(0, s²I), if there is one. An iteration is
+
+        m ~ N(0, I), x̃ by K Langevin steps on E from G(m)
+        L_E = mean E(x) − mean E(x̃)
+        L_G = mean |x̃ − G(m)|²/2σ²
+
+    Source: Xie et al. 2018, Cooperative training of descriptor and generator networks, Algorithm 1 (Eq. 13, 18).
+
+    Args:
+        energy_net: E, the descriptor's −f.
+        generator: G.
+        sampler: the chain on images, in units of [-1, 1].
+        sigma: σ.
+        reference_std: s of the reference; None for none.
+        energy_optimizer: of E.
+        generator_optimizer: of G.
+        lr_schedule: of both, stepped once an iteration.
+        clip_norm: the limit of a network's gradient norm.
+        ema_decay: of the averages that evaluation uses; 0 is none.
+    """
+
+    def __init__(
+        self,
+        energy_net: EnergyNet,
+        generator: Generator,
+        sampler: Langevin,
+        sigma: float = 0.3,
+        reference_std: float | None = None,
+        energy_optimizer: OptimizerCallable = Adam,
+        generator_optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.energy_net, self.generator, self.sampler = energy_net, generator, sampler
+        self.sigma, self.reference_std, self.range = sigma, reference_std, ImageRange(-1, 1)
+        self.optimizer_of = {"energy_net": energy_optimizer, "generator": generator_optimizer}
+        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
+
+    def descents(self) -> dict[str, Descent]:
+        return {
+            name: Descent(getattr(self, name), optimizer, self.lr_schedule, self.clip_norm)
+            for name, optimizer in self.optimizer_of.items()
+        }
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        m = torch.randn(len(images), self.latent, device=images.device)
+        made = self.generator(m)
+        chain = self.sampler(self._tilted(self.energy_net), made)
+
+        data, ends = contrast(self.energy_net, images, chain)  # the reference has nothing to learn
+        loss_energy = data.mean() - ends.mean()
+        grad_norm = self.descend(loss_energy, "energy_net")
+
+        revision = squared_error(chain, made).mean()
+        self.descend(revision / (2 * self.sigma**2), "generator")
+        return (
+            energies_told(data, ends)
+            | chain_told(self.sampler, made, chain)
+            | {
+                "grad_norm": grad_norm,
+                "loss_energy": loss_energy.detach(),
+                "revision_mse": revision.detach() / images[0].numel(),
+            }
+        )
+
+    def _tilted(self, energy: Energy) -> Energy:
+        return energy if self.reference_std is None else Tilted(energy, self.reference_std)
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x) + |x|²/2s²."""
+        return self.chain_energy()(x)
+
+    def chain_energy(self) -> Energy:
+        return self._tilted(cast(EnergyNet, self.network("energy_net")))

@@ -1,0 +1,189 @@
+"""Hat EBM: an energy of a generator's latent and a residual image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+
+from ebmzoo.compose import Hat, OfLatent, OfResidual
+from ebmzoo.descent import Descent
+from ebmzoo.energy import EnergyNet
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base import Samples
+from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.methods.from_generator import WithGenerator
+from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
+from ebmzoo.networks.base import Generator
+
+
+@final
+class HatEBM(WithGenerator, StartsFromGenerator):
+    """An image is the sum of a generator's and a residual, x = G(z) + y, and the energy is of the sum.
+
+    p(y | z) ∝ exp(−E(G(z) + y)), z ~ N(0, I). An iteration is
+
+        z ~ N(0, I), y₀ = 0, y by K Langevin steps on E(G(z) + ·), each with |η∇E| ≤ `sampler.max_step_norm`
+        L_E = mean E(x + δε) − mean E(G(z) + y), divided by T = τ²/2η
+        L_G = w mean (G(z') − x')² per element, of pairs (z', x') drawn from a bank of past (z, G(z) + y)
+
+    The pairs drawn are then replaced by the new ones. With a `latent_sampler` each step on y is preceded by one on z,
+    of E(G(·) + y), as in the authors' experiments with a trained generator. G's batch norms stay in inference mode, as
+    in the authors' code.
+    Source: Hill et al. 2022, Learning probabilistic models from generator latent spaces with Hat EBM, and its code.
+
+    Args:
+        energy_net: E.
+        generator: G.
+        sampler: the chain on y, in units of [-1, 1]; the authors' limit of a step's norm is 2.5.
+        latent_sampler: the step on z, of which `steps` is not used; None holds z.
+        bank_size: pairs in the bank. Until it is full, only the pairs that it has teach G.
+        generator_weight: w.
+        data_noise: δ, standard deviation of the noise on the data.
+        by_temperature: divide L_E by T.
+        energy_optimizer: of E.
+        generator_optimizer: of G.
+        lr_schedule: of both, stepped once an iteration.
+        clip_norm: the limit of a network's gradient norm.
+        ema_decay: of the averages that evaluation uses.
+
+    Raises:
+        UserError: the bank is smaller than a batch, or the temperature to divide by is zero.
+    """
+
+    bank_images: Tensor
+    bank_latents: Tensor
+    bank_filled: Tensor
+
+    def __init__(
+        self,
+        energy_net: EnergyNet,
+        generator: Generator,
+        sampler: Langevin,
+        latent_sampler: Langevin | None = None,
+        bank_size: int = 10_000,
+        generator_weight: float = 1000.0,
+        data_noise: float = 0.001,
+        by_temperature: bool = True,
+        energy_optimizer: OptimizerCallable = Adam,
+        generator_optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.9999,
+    ) -> None:
+        super().__init__()
+        if by_temperature and not sampler.temperature > 0:
+            raise UserError(
+                f"model.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "
+                "give the sampler noise and a step size, or set by_temperature: false"
+            )
+        self.energy_net, self.generator = energy_net, generator
+        self.sampler, self.latent_sampler = sampler, latent_sampler
+        self.generator_weight, self.data_noise, self.by_temperature = generator_weight, data_noise, by_temperature
+        self.optimizer_of = {"energy_net": energy_optimizer, "generator": generator_optimizer}
+        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
+        generator.eval()
+        with torch.no_grad():
+            shape = generator(torch.zeros(1, generator.latent)).shape[1:]
+        self.register_buffer("bank_images", torch.zeros(bank_size, *shape))
+        self.register_buffer("bank_latents", torch.zeros(bank_size, generator.latent))
+        self.register_buffer("bank_filled", torch.zeros(bank_size, dtype=torch.bool))
+
+    def descents(self) -> dict[str, Descent]:
+        return {
+            name: Descent(getattr(self, name), optimizer, self.lr_schedule, self.clip_norm)
+            for name, optimizer in self.optimizer_of.items()
+        }
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        if len(images) > len(self.bank_filled):
+            raise UserError(f"model.bank_size is {len(self.bank_filled)}; it must be at least data.batch_size")
+        self.generator.eval()
+        z0 = torch.randn(len(images), self.latent, device=images.device)
+        with torch.no_grad():
+            start = self.generator(z0)
+        z, chain = self._walk(Hat(self.energy_net, self.generator), z0, self.sampler)
+
+        x = images + self.data_noise * torch.randn_like(images)
+        data, ends = contrast(self.energy_net, x, chain)
+        loss_energy = data.mean() - ends.mean()
+        grad_norm = self.descend(loss_energy / (self.sampler.temperature if self.by_temperature else 1), "energy_net")
+        loss_generator = self._teach_generator(z, chain)
+        return (
+            energies_told(data, ends)
+            | chain_told(self.sampler, start, chain)
+            | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach(), "loss_generator": loss_generator}
+        )
+
+    def _teach_generator(self, z: Tensor, chain: Tensor) -> Tensor:
+        """L_G on pairs of the bank, which then make room for the new ones."""
+        slots = torch.randperm(len(self.bank_filled), device=z.device)[: len(z)]
+        taught = self.bank_filled[slots].float()
+        errors = (self.generator(self.bank_latents[slots]) - self.bank_images[slots]).square().flatten(1).mean(1)
+        loss = self.generator_weight * (errors * taught).sum() / taught.sum().clamp_min(1)
+        self.descend(loss, "generator")
+        self.bank_images[slots], self.bank_latents[slots], self.bank_filled[slots] = chain, z, True
+        return cast(Tensor, loss.detach())
+
+    def _walk(
+        self, hat: Hat, z: Tensor, sampler: Langevin, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The end of the chain that starts at (y, z) = (0, z): z and x = G(z) + y."""
+        with torch.no_grad():
+            image = hat.generator(z)
+        y = torch.zeros_like(image)
+        if self.latent_sampler is None:
+            return z, image + sampler(OfResidual(hat.energy, image), y, generator=generator)
+        step, latent_step = replace(sampler, steps=1), replace(self.latent_sampler, steps=1)
+        for _ in range(sampler.steps):
+            z = latent_step(OfLatent(hat, y), z, generator=generator)
+            with torch.no_grad():
+                image = hat.generator(z)
+            y = step(OfResidual(hat.energy, image), y, generator=generator)
+        return z, image + y
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x), of the image as the sum."""
+        return cast(Tensor, self.network("energy_net")(x))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """G(z) + y by the chain of training; `steps=0` is the generator alone."""
+        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        hat = Hat(self.network("energy_net"), self.decode)
+        with self.evaluating():
+            _, images = self._walk(hat, self.prior(n, labels, generator), sampler, generator)
+        # a step on z evaluates G and E, and moves the image, which the step on y needs anew
+        a_step = 1 if self.latent_sampler is None else 4
+        return Samples(
+            images=images,
+            nfe=1 + a_step * sampler.steps,
+            start="generator",
+            steps=sampler.steps,
+            temperature=sampler.temperature if sampler.steps else math.nan,
+        )
+
+    def revise(
+        self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """The chain of the residual, with the latent held."""
+        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        path = sampler.path(OfResidual(self.network("energy_net"), x), torch.zeros_like(x), generator=generator)
+        return (x + y for y in path)

@@ -1,0 +1,90 @@
+"""The variational auto-encoder: a generator and an inference network, without an energy and without MCMC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast, final
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+
+from ebmzoo import gaussian
+from ebmzoo.descent import Descent
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.from_generator import GeneratorAlone
+from ebmzoo.methods.readings import Readings, squared_error
+from ebmzoo.networks.base import Generator, InferenceNet
+from ebmzoo.posterior import PosteriorSampler
+
+
+@final
+class VAE(GeneratorAlone, Reconstructs, Encodes):
+    """The generator and its Gaussian posterior by the evidence lower bound.
+
+    L = mean [ |x − G(z)|²/2σ² + KL(q(z|x) ‖ N(0, I)) ], z ~ q(z|x): −log p(x) ≤ L, but for a constant.
+    Source: Kingma & Welling 2014, Auto-encoding variational Bayes, Eq. 10.
+
+    It has no energy of its own; `energy` is the bound at q's mean, which makes it comparable as a score.
+
+    Args:
+        generator: G.
+        inference: q.
+        sigma: σ.
+        optimizer: of both networks.
+        lr_schedule: stepped once an iteration.
+        clip_norm: the limit of a network's gradient norm.
+        ema_decay: of the averages that evaluation uses; 0 is none.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inference: InferenceNet,
+        sigma: float = 0.3,
+        optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.generator, self.inference, self.sigma = generator, inference, sigma
+        self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
+        self.averages = averaged(ema_decay, generator=generator, inference=inference)
+
+    def descents(self) -> dict[str, Descent]:
+        return {
+            name: Descent(getattr(self, name), self.optimizer, self.lr_schedule, self.clip_norm)
+            for name in ("generator", "inference")
+        }
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        mu, logvar = self.inference(images)
+        fit = squared_error(images, self.generator(gaussian.draw(mu, logvar))).mean()
+        kl = gaussian.kl(mu, logvar).sum(1).mean()
+        loss = fit / (2 * self.sigma**2) + kl
+        grad_norm = self.descend(loss, "generator", "inference")
+        return {
+            "grad_norm": grad_norm,
+            "loss": loss.detach(),
+            "reconstruction_mse": fit.detach() / images[0].numel(),
+            "kl": kl.detach(),
+        }
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def energy(self, x: Tensor) -> Tensor:
+        """|x − G(μ)|²/2σ² + KL(q(z|x) ‖ N(0, I)): the bound with q's mean for its draws, so without chance."""
+        mu, logvar = self.network("inference")(x)
+        return squared_error(x, self.decode(mu)) / (2 * self.sigma**2) + gaussian.kl(mu, logvar).sum(1)
+
+    @property
+    def posterior_sampler(self) -> PosteriorSampler:
+        return PosteriorSampler(sigma=self.sigma)
+
+    def infer(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.network("inference")(x)[0])
+
+    def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {"inference": self.infer}

@@ -1,0 +1,274 @@
+"""CLEL: an energy guided by the latents of an encoder, which learns contrastively beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.optim.swa_utils import AveragedModel
+
+from ebmzoo.compose import Composed, Given, Joint, agreement
+from ebmzoo.descent import Descent
+from ebmzoo.energy import Energy
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import Conditions, Encodes
+from ebmzoo.methods.readings import Readings, chain_told, energies_told
+from ebmzoo.networks.base import Encoder
+from ebmzoo.networks.latent import LatentEnergyNet
+from ebmzoo.ranges import ImageRange, dequantized
+from ebmzoo.replay import ReplayBuffer
+from ebmzoo.ssrl.augment import Augment
+from ebmzoo.ssrl.objective import Objective
+from ebmzoo.ssrl.pretraining import load_encoder
+
+
+@final
+class CLEL(Method, Encodes, Conditions):
+    """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
+
+    E(x, z) = E(x) − β cos(g(f(x)), z), z = h(t(x)), t ~ T (Eq. 9 and 10). An iteration is
+
+        x̃ from the buffer, with probability p anew from noise; x̃ ← t(x̃), K Langevin steps on E(x), and back to it
+        z = h(t(x)) and z̃ = g(f(x̃)), neither with a gradient
+        L_EBM = mean[E(x, z) − E(x̃) + α (E(x)² + E(x̃)²)]                                       (Eq. 12)
+        L_LE = the loss of h on the data, with z̃ as further negatives                              (Eq. 13)
+
+    Source: CLEL, algorithm 1 and appendix B, and its code. Inside images are in [0, 1]; so are the sampler's numbers.
+
+    Args:
+        energy_net: E(x) with f and g, on images in [0, 1].
+        sampler: the chain, K steps; the authors' code has `bounds` [0, 1].
+        in_channels: channels of the images.
+        size: side of the images.
+        encoder: h. None with beta 0 is the model without latents (Table 5 a).
+        encoder_objective: the loss of h in every iteration, L_LE. None with a checkpoint holds h as it is.
+        encoder_checkpoint: what h starts from: a checkpoint of `ebmzoo.ssrl.Pretraining`, read when a fit begins.
+        model_negatives: whether z̃ are negatives of h (Table 5 b: they are not).
+        alpha: α.
+        beta: β of training.
+        beta_ood: β of the out-of-distribution score (Eq. 14).
+        beta_sample: β of conditional samples; None is `beta`.
+        rounds: samples take so many rounds of t and K steps, from uniform noise.
+        replay_size: states in the buffer.
+        reinit_prob: p.
+        augment: T, of the chains and of the data's latents; None is the paper's.
+        augment_latents: whether z is h(t(x)), or h(x) for an encoder that learns without views (MAE, appendix C).
+        dequantize: data become x·255/256 + U(0, 1/256) on [0, 1].
+        energy_batch: the energy learns from the first so many images of a batch, h from all (Table 3); None: both all.
+        energy_optimizer: of f and g.
+        energy_schedule: of its learning rate, stepped once an iteration.
+        encoder_optimizer: of h, and of what its objective has of its own.
+        encoder_schedule: likewise.
+        clip_norm: the limit of the energy's gradient norm; the paper has none.
+        ema_decay: of the averages of E and h that evaluation uses; the code's is ½^(64/20000).
+        ema_start: for so many iterations the averages are the weights themselves.
+
+    Raises:
+        UserError: arguments that contradict each other.
+    """
+
+    def __init__(
+        self,
+        energy_net: LatentEnergyNet,
+        sampler: Langevin,
+        in_channels: int = 3,
+        size: int = 32,
+        encoder: Encoder | None = None,
+        encoder_objective: Objective | None = None,
+        encoder_checkpoint: str | None = None,
+        model_negatives: bool = True,
+        alpha: float = 1.0,
+        beta: float = 0.01,
+        beta_ood: float = 0.1,
+        beta_sample: float | None = None,
+        rounds: int = 10,
+        replay_size: int = 10_000,
+        reinit_prob: float = 0.001,
+        augment: Augment | None = None,
+        augment_latents: bool = True,
+        dequantize: bool = True,
+        energy_batch: int | None = None,
+        energy_optimizer: OptimizerCallable = Adam,
+        energy_schedule: LRSchedulerCallable | None = None,
+        encoder_optimizer: OptimizerCallable = SGD,
+        encoder_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.997784,
+        ema_start: int = 312,
+    ) -> None:
+        super().__init__()
+        if encoder is None and (beta != 0 or encoder_objective is not None):
+            raise UserError("model.encoder is missing: beta other than 0 and encoder_objective need an encoder")
+        if encoder is not None and encoder_objective is None and encoder_checkpoint is None:
+            raise UserError("model.encoder needs encoder_objective to learn, or encoder_checkpoint, or both")
+        for name, value in (("rounds", rounds), ("energy_batch", energy_batch)):
+            if value is not None and value < 1:
+                raise UserError(f"model.{name} is {value}; it must be 1 or more")
+        self.energy_net, self.encoder, self.objective = energy_net, encoder, encoder_objective
+        self.sampler, self.rounds, self.range = sampler, rounds, ImageRange(0, 1)
+        self.encoder_checkpoint, self.model_negatives = encoder_checkpoint, model_negatives
+        self.alpha, self.beta, self.beta_ood = alpha, beta, beta_ood
+        self.beta_sample = beta if beta_sample is None else beta_sample
+        self.replay = ReplayBuffer(replay_size, (in_channels, size, size), "slot", reinit_prob)
+        self.augment = augment or Augment(crop_scale=(0.08, 1.0), grayscale_prob=0.2)
+        self.augment_latents, self.dequantize, self.energy_batch = augment_latents, dequantize, energy_batch
+        self.energy_optimizer, self.energy_schedule = energy_optimizer, energy_schedule
+        self.encoder_optimizer, self.encoder_schedule = encoder_optimizer, encoder_schedule
+        self.clip_norm = clip_norm
+        if encoder is not None and encoder_objective is not None:
+            encoder_objective.attach(encoder)
+        elif encoder is not None:
+            encoder.requires_grad_(False)
+        learning = None if encoder_objective is None else encoder
+        self.averages = averaged(ema_decay, ema_start, energy_net=energy_net, encoder=learning)
+
+    def descents(self) -> dict[str, Descent]:
+        descents = {"energy_net": Descent(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)}
+        if self.encoder is not None and self.objective is not None:
+            network = nn.ModuleList([self.encoder, self.objective])
+            descents["ssrl"] = Descent(network, self.encoder_optimizer, self.encoder_schedule)
+        return descents
+
+    def setup(self, stage: str) -> None:
+        # A run's own checkpoint holds the encoder too: once there is one, the encoder's file is not needed again.
+        starts = stage == "fit" and self.trainer.ckpt_path is None
+        if starts and self.encoder is not None and self.encoder_checkpoint is not None:
+            load_encoder(self.encoder, self.encoder_checkpoint)
+            if self.objective is not None:  # what was copied of h before must be copied again
+                self.objective.attach(self.encoder)
+                cast(AveragedModel, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
+        super().setup(stage)
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        if self.encoder is not None and self.objective is None:
+            self.encoder.eval()  # held as it is, also in its batch statistics
+        if self.dequantize:
+            images = dequantized(images)
+        some = images[: self.energy_batch]
+        old, slots = self.replay.draw(len(some))
+        start = self.range.inward(self.augment(old))
+        chain = self.sampler(self.energy_net, start)
+        self.replay.store(self.range.outward(chain), slots)
+        z = self._latent(some)
+
+        # data and chains in one pass: no layer of E mixes the images of a batch
+        net = self.energy_net
+        f, f_chain = net.features(torch.cat([self.range.inward(some), chain])).chunk(2)
+        data, ends = net.marginal(f), net.marginal(f_chain)
+        cos = torch.zeros_like(data) if z is None else agreement(net, f, z)
+        z_chain = net.project(f_chain).detach()
+        loss_energy = (data - self.beta * cos - ends + self.alpha * (data.square() + ends.square())).mean()
+        grad_norm = self.descend(loss_energy, "energy_net")
+        readings = self._teach_encoder(images, z_chain if self.model_negatives else None)
+        return (
+            energies_told(data, ends)
+            | chain_told(self.sampler, start, chain)
+            | {
+                "grad_norm": grad_norm,
+                "loss_energy": loss_energy.detach(),
+                "agreement": cos.detach().mean(),
+                "feature_norm": f.detach().norm(dim=1).mean(),
+            }
+            | readings
+        )
+
+    @torch.no_grad()
+    def _latent(self, images: Tensor) -> Tensor | None:
+        """z = h(t(x)), with h as it stands (Eq. 9)."""
+        if self.encoder is None:
+            return None
+        return cast(Tensor, self.encoder(self.augment(images) if self.augment_latents else images))
+
+    def _teach_encoder(self, images: Tensor, negatives: Tensor | None) -> Readings:
+        """The step of h (Eq. 13), and of its average."""
+        if self.encoder is None or self.objective is None:
+            return {}
+        loss = cast(Tensor, self.objective(self.encoder, images, negatives=negatives))
+        self.descend(loss, "ssrl")
+        cast(AveragedModel, self.averages["encoder"]).update_parameters(self.encoder)
+        self.objective.after_step(self.encoder, self.progress)
+        return {"ssrl_loss": loss.detach()}
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done after this iteration, which the trainer counts later, in [0, 1]."""
+        return min(1.0, (self.trainer.global_step + 1) / self.trainer.estimated_stepping_batches)
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _joint(self, beta: float) -> Joint:
+        return Joint(cast(LatentEnergyNet, self.network("energy_net")), beta)
+
+    def energy(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.network("energy_net")(self.range.inward(x)))
+
+    def ood_score(self, x: Tensor) -> Tensor:
+        """E(x) − β_ood cos(g(f(x)), h(x)), with h on the image as it is (Eq. 14)."""
+        if self.encoder is None:
+            return self.energy(x)
+        return self._joint(self.beta_ood)(self.range.inward(x), self.encode(x))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """From uniform noise, `rounds` times t and K steps on E(x); `steps` counts all of them, and 0 is the noise."""
+        if labels is not None:
+            raise UserError("CLEL knows no labels: sample takes none, and sample_given takes latents")
+        return self._from_noise(self.network("energy_net"), n, steps, generator)
+
+    @property
+    def can_condition(self) -> bool:
+        return self.encoder is not None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """h(x), of the averaged weights; a UserError where the model has no encoder."""
+        self._need_encoder()
+        return cast(Tensor, self.network("encoder")(x))
+
+    def _need_encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise UserError("model.encoder is null: a CLEL without latents has none to condition on")
+        return self.encoder
+
+    def sample_given(self, z: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None) -> Samples:
+        """As `sample`, on E(x) − β Σₖ cos(g(f(x)), zₖ) (Eq. 10 and 15) with β = `beta_sample`.
+
+        Raises:
+            UserError: the model has no encoder, or `z` is neither `(n, d)` nor `(n, k, d)`.
+        """
+        d = self._need_encoder().latent
+        if z.dim() not in (2, 3) or z.shape[-1] != d:
+            raise UserError(f"z has shape {tuple(z.shape)}; (n, {d}) or (n, k, {d}) is needed")
+        joint, z = self._joint(self.beta_sample), z.to(self.device)
+        return self._from_noise(Given(joint, z) if z.dim() == 2 else Composed(joint, z), len(z), steps, generator)
+
+    def _from_noise(self, energy: Energy, n: int, steps: int | None, generator: torch.Generator | None) -> Samples:
+        a_round = max(1, self.sampler.steps)
+        whole = replace(self.sampler, steps=self.rounds * self.sampler.steps if steps is None else steps)
+        with self.evaluating():
+            x = self.replay.fresh(n, generator)
+            for done in range(0, whole.steps, a_round):
+                sampler = replace(self.sampler, steps=min(a_round, whole.steps - done))
+                x0 = self.range.inward(self.augment(x, generator))
+                x = self.range.outward(sampler(energy, x0, generator=generator))
+        temperature = whole.temperature if whole.steps else math.nan
+        return Samples(x, nfe=whole.steps, start="noise", steps=whole.steps, temperature=temperature)
+
+    def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        net = cast(LatentEnergyNet, self.network("energy_net"))
+        found: dict[str, Callable[[Tensor], Tensor]] = {"energy": lambda x: net.features(self.range.inward(x))}
+        return found if self.encoder is None else found | {"encoder": cast(Encoder, self.network("encoder")).features}

@@ -1,0 +1,208 @@
+"""Dual-MCMC teaching: an energy, a generator and an inference network that learn from two MCMC revisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+
+from ebmzoo import gaussian
+from ebmzoo.descent import Descent
+from ebmzoo.energy import Energy, EnergyNet
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.from_generator import ChainFromGenerator
+from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
+from ebmzoo.networks.base import Generator, InferenceNet
+from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.ranges import ImageRange
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The weights of the three losses, and what is drawn anew; the defaults are the equations as printed.
+
+    L_G = w_x |x − G(z̃)|² + w_m |x̃ − G(m)|²,  L_q = −log q(z̃|x) − w_q log q(m|x̃),  L_E = mean E(x) − mean E(x̃).
+    Source: Dual-MCMC, Eq. 7, 10 and 15; `official` is the authors' code.
+
+    Args:
+        data_weight: w_x. None is 1/2σ², of the likelihood p(x|z) = N(G(z), σ²I).
+        chain_weight: w_m. None is 1/2σ².
+        latent_weight: w_q.
+        resample: draw x̃ anew, from the generator just updated, before the energy's step.
+        by_temperature: divide L_E by T = τ²/2η, since the chain's law is exp(−E/T).
+    """
+
+    data_weight: float | None = None
+    chain_weight: float | None = None
+    latent_weight: float = 1.0
+    resample: bool = False
+    by_temperature: bool = False
+
+    @classmethod
+    def official(cls, chain_weight: float = 50.0) -> Teaching:
+        """The authors' code: 1 and 50 (CIFAR-10) or 70 (CelebA), 0.1, drawn anew, divided by T.
+
+        Its latent chain also lacks a ½: `PosteriorSampler(legacy_sigma=True)`.
+        """
+        return cls(1.0, chain_weight, 0.1, resample=True, by_temperature=True)
+
+
+@final
+class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
+    """An energy E, a generator G and an inference network q, each of which learns from the revised joint densities.
+
+    p(x) ∝ exp(−E(x)), z ~ N(0, I), x|z ~ N(G(z), σ²I), q(z|x) = N(μ(x), V(x)). An iteration is
+
+        m ~ N(0, I), x̃ by K_x Langevin steps on E from G(m)                                     (Eq. 3)
+        z₀ ~ q(z|x), z̃ by K_z Langevin steps on p(z|x) ∝ p(x|z) p(z) from z₀                       (Eq. 6)
+        L_G = w_x |x − G(z̃)|² + w_m |x̃ − G(m)|²                                                (Eq. 10)
+        L_q = −log q(z̃|x) − w_q log q(m|x̃)                                                     (Eq. 15)
+        L_E = mean E(x) − mean E(x̃)                                                              (Eq. 7)
+
+    G's batch norms are in training mode throughout, in the latent chain too, as in the authors' code.
+
+    Args:
+        energy_net: E, the paper's −f.
+        generator: G.
+        sampler: the chain on images, in units of [-1, 1].
+        inference: q. Without it the latent chain starts from N(0, I) (the paper's Table 4, `L=10` and `L=30`).
+        posterior: the chain on latents, with σ.
+        teaching: the weights of the losses.
+        energy_optimizer: of E.
+        generator_optimizer: of G.
+        inference_optimizer: of q.
+        lr_schedule: of all three, stepped once an iteration; the authors' is ×0.998 an epoch.
+        clip_norm: the limit of a network's gradient norm; theirs has none.
+        ema_decay: of the averages that evaluation uses; theirs has none, which is 0.
+
+    Raises:
+        UserError: `teaching.by_temperature` with a sampler of temperature zero.
+    """
+
+    def __init__(
+        self,
+        energy_net: EnergyNet,
+        generator: Generator,
+        sampler: Langevin,
+        inference: InferenceNet | None = None,
+        posterior: PosteriorSampler = PosteriorSampler(),  # noqa: B008  (frozen)
+        teaching: Teaching = Teaching(),
+        energy_optimizer: OptimizerCallable = Adam,
+        generator_optimizer: OptimizerCallable = Adam,
+        inference_optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if teaching.by_temperature and not sampler.temperature > 0:
+            raise UserError(
+                f"model.teaching.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "
+                "give the sampler noise and a step size, or set by_temperature: false"
+            )
+        self.energy_net, self.generator, self.inference = energy_net, generator, inference
+        self.sampler, self.posterior, self.teaching = sampler, posterior, teaching
+        self.range = ImageRange(-1, 1)
+        self.optimizer_of = {
+            "energy_net": energy_optimizer,
+            "generator": generator_optimizer,
+            "inference": inference_optimizer,
+        }
+        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
+
+    def descents(self) -> dict[str, Descent]:
+        learners = {"energy_net": self.energy_net, "generator": self.generator, "inference": self.inference}
+        return {
+            name: Descent(network, self.optimizer_of[name], self.lr_schedule, self.clip_norm)
+            for name, network in learners.items()
+            if network is not None
+        }
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        x, told = images, self.teaching
+        likelihood = 1 / (2 * self.posterior.sigma**2)
+        w_x = likelihood if told.data_weight is None else told.data_weight
+        w_m = likelihood if told.chain_weight is None else told.chain_weight
+
+        # the two revisions
+        m = torch.randn(len(x), self.latent, device=x.device)
+        made = self.generator(m)
+        chain = self.sampler(self.energy_net, made)
+        q = None if self.inference is None else self.inference(x)
+        z0 = torch.randn_like(m) if q is None else gaussian.draw(*q).detach()
+        z = self.posterior(self.generator, x, z0)
+
+        fit = squared_error(x, self.generator(z)).mean()
+        revision = squared_error(chain, made).mean()
+        self.descend(w_x * fit + w_m * revision, "generator")
+
+        readings = self._teach_inference(q, z, chain, m)
+        if told.resample:
+            with torch.no_grad():
+                made = self.generator(m)
+            chain = self.sampler(self.energy_net, made)
+        data, ends = contrast(self.energy_net, x, chain)
+        loss_energy = data.mean() - ends.mean()
+        scale = self.sampler.temperature if told.by_temperature else 1.0
+        grad_norm = self.descend(loss_energy / scale, "energy_net")
+
+        return (
+            energies_told(data, ends)
+            | chain_told(self.sampler, made, chain)
+            | {
+                "grad_norm": grad_norm,
+                "loss_energy": loss_energy.detach(),
+                "reconstruction_mse": fit.detach() / x[0].numel(),
+                "revision_mse": revision.detach() / x[0].numel(),
+                "latent_displacement": (z - z0).square().mean().sqrt(),
+            }
+            | readings
+        )
+
+    def _teach_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> Readings:
+        """q's step: towards the revised latents of the data, and the known latents of the chains (Eq. 15)."""
+        if q is None or self.inference is None:
+            return {}
+        of_data = gaussian.nll(z, *q).mean()
+        of_chain = gaussian.nll(m, *self.inference(chain)).mean()
+        loss = of_data + self.teaching.latent_weight * of_chain
+        self.descend(loss, "inference")
+        return {"loss_inference": loss.detach(), "nll_data": of_data.detach(), "nll_chain": of_chain.detach()}
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def energy(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.network("energy_net")(x))
+
+    def chain_energy(self) -> Energy:
+        return self.network("energy_net")
+
+    @property
+    def can_infer(self) -> bool:
+        return self.inference is not None
+
+    @property
+    def posterior_sampler(self) -> PosteriorSampler:
+        return self.posterior
+
+    def infer(self, x: Tensor) -> Tensor:
+        """μ(x).
+
+        Raises:
+            UserError: the model has no inference network.
+        """
+        if self.inference is None:
+            raise UserError("model.inference is null: this DualMCMC has no inference network to infer with")
+        return cast(Tensor, self.network("inference")(x)[0])
+
+    def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {} if self.inference is None else {"inference": self.infer}

@@ -1,0 +1,110 @@
+"""Methods with a generator: those whose samples are G(m), and those whose chains start from it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast, final
+
+import torch
+from torch import Tensor
+
+from ebmzoo.energy import Energy
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import Generates, StartsFromGenerator
+from ebmzoo.networks.base import Generator
+from ebmzoo.ranges import ImageRange
+
+
+class WithGenerator(Method, Generates):
+    """A method with a network `generator`."""
+
+    generator: Generator
+
+    @property
+    @final
+    def latent(self) -> int:
+        return self.generator.latent
+
+    @final
+    def decode(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.network("generator")(z))
+
+    @final
+    def prior(self, n: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """m ~ N(0, I), `(n, latent)`.
+
+        Raises:
+            UserError: labels are given, which these methods cannot follow.
+        """
+        if labels is not None:
+            raise UserError(f"{type(self).__name__} is unconditional: sample takes no labels")
+        return torch.randn(n, self.latent, device=self.device, generator=generator)
+
+
+class GeneratorAlone(WithGenerator):
+    """A method whose samples are its generator's."""
+
+    @final
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """G(m), m ~ N(0, I). There is no chain, so `steps` can only be 0 or None."""
+        if steps:
+            raise UserError(f"steps is {steps}, but {type(self).__name__} samples without a chain: leave it out")
+        with self.evaluating():
+            images = self.decode(self.prior(n, labels, generator))
+        return Samples(images, nfe=1, start="generator", steps=0, temperature=math.nan)
+
+
+class ChainFromGenerator(WithGenerator, StartsFromGenerator):
+    """A method whose chain starts from its generator; it says what the chain descends, in `range`."""
+
+    sampler: Langevin
+    range: ImageRange
+
+    @abstractmethod
+    def chain_energy(self) -> Energy:
+        """What the chain of samples descends, of images in `range`: the energy, of the weights of evaluation."""
+
+    @final
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """G(m) and then Langevin steps on the energy of training's chain; `steps=0` is the generator alone."""
+        sampler = self._sampler(steps)
+        with self.evaluating():
+            x0 = self.range.inward(self.decode(self.prior(n, labels, generator)))
+            x = sampler(self.chain_energy(), x0, generator=generator)
+        return Samples(
+            images=self.range.outward(x),
+            nfe=1 + sampler.steps,
+            start="generator",
+            steps=sampler.steps,
+            temperature=sampler.temperature if sampler.steps else math.nan,
+        )
+
+    @final
+    def revise(
+        self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        path = self._sampler(steps).path(self.chain_energy(), self.range.inward(x), generator=generator)
+        return map(self.range.outward, path)
+
+    @final
+    def _sampler(self, steps: int | None) -> Langevin:
+        return self.sampler if steps is None else replace(self.sampler, steps=steps)

@@ -1,0 +1,84 @@
+"""The residual energies of implicit generation (Du & Mordatch, 2019)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebmzoo.energy import EnergyNet, at_least_fp32
+from ebmzoo.networks.blocks import conv
+from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
+
+# Depth to, block by block, (multiple of the width, whether the block halves the size).
+_BLOCKS: dict[str, list[tuple[int, bool]]] = {
+    "small": [(1, True), (1, False), (2, True), (2, False), (2, True), (2, False)],
+    "large": [
+        *[(1, True), (1, False), (1, False)],
+        *[(2, True), (2, False), (2, False)],
+        *[(4, True), (4, False), (4, False)],
+    ],
+}
+
+
+class PostActivationBlock(nn.Module):
+    """y = lrelu(pool(g ⊙ W₂ lrelu(drop(W₁ x)) + S x)), with the pool if `down`; S = 1 where the channels stay.
+
+    The activation is after the sum, S is a 3×3 convolution and g, one number a channel, starts at 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, down: bool, dropout: float) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, out_channels)
+        self.conv2 = conv(out_channels, out_channels)
+        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1))
+        self.shortcut = conv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.leaky_relu(self.dropout(self.conv1(x)), 0.2))
+        return F.leaky_relu(self.pool(self.gain.to(h.dtype) * h + self.shortcut(x)), 0.2)
+
+
+class IGEBMResNet(EnergyNet):
+    """E(x) = w·Σ relu(blocks(lrelu(W₀ x))) + b, with the sum over pixels; `(B, C, H, W)` to `(B,)`.
+
+    The unconditional CIFAR-10 networks of Du & Mordatch (2019), whose code calls them ResNet32Large and ResNet32. There
+    every second convolution starts at zero and its norm is bounded from above only; here all convolutions are alike.
+    The sum and w are float32 also under autocast.
+
+    Args:
+        in_channels: Channels of the image, whose side is a multiple of 8.
+        width: Channels of the first blocks; the last have four times as many (large) or twice (small).
+        depth: `large` is nine blocks, `small` six.
+        dropout: Probability that a channel's pixel is dropped between the convolutions of a block. In training this
+            makes the energy random, in the chain too, as in the authors' code; the small network has none there.
+        spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width: int = 128,
+        depth: Literal["small", "large"] = "large",
+        dropout: float = 0.5,
+        spectral_norm: SpectralNorm = "conv",
+    ) -> None:
+        super().__init__()
+        self.first = conv(in_channels, width)
+        blocks: list[nn.Module] = []
+        channels = width
+        for multiple, down in _BLOCKS[depth]:
+            blocks.append(PostActivationBlock(channels, multiple * width, down=down, dropout=dropout))
+            channels = multiple * width
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Linear(channels, 1)
+        spectral_norm_(self, spectral_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.blocks(F.leaky_relu(self.first(x), 0.2)))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last(at_least_fp32(h).sum((2, 3))).squeeze(1)  # type: ignore[no-any-return]

@@ -1,0 +1,45 @@
+"""The convolutional energy of short-run MCMC (Nijkamp et al., 2019)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebmzoo.energy import EnergyNet, at_least_fp32
+from ebmzoo.errors import UserError
+
+
+class ShortRunNet(EnergyNet):
+    """E(x) = −f(x), f convolutions with leaky ReLUs down to 4×4 and a last one over that; `(B, C, H, W)` to `(B,)`.
+
+    The first convolution is 3×3; each further one is 4×4, halves the size and doubles the channels, so that there are
+    as many of them as take the image to 4×4: three at size 32. Nijkamp et al. write p(x) ∝ exp(f(x)); the weights start
+    as torch's own, as in their code. The last convolution is float32 also under autocast.
+
+    Args:
+        in_channels: Channels of the image.
+        size: Side of the image: 4 times a power of two.
+        width: n_f, channels of the first convolution.
+        leak: Slope of the activation below zero; 0.05 in the authors' later code for the anatomy of MCMC learning.
+
+    Raises:
+        UserError: If halving does not take the size to 4.
+    """
+
+    def __init__(self, in_channels: int = 3, size: int = 32, width: int = 64, leak: float = 0.2) -> None:
+        super().__init__()
+        halvings = max(size // 4, 1).bit_length() - 1
+        if size != 4 * 2**halvings:
+            raise UserError(f"size: {size} must be 4 times a power of two: 4, 8, 16, 32, 64, ...")
+        self.leak = leak
+        self.convs = nn.ModuleList([nn.Conv2d(in_channels, width, 3, padding=1)])
+        for i in range(halvings):
+            self.convs.append(nn.Conv2d(2**i * width, 2 ** (i + 1) * width, 4, stride=2, padding=1))
+        self.last = nn.Conv2d(2**halvings * width, 1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.convs:
+            x = F.leaky_relu(layer(x), self.leak)
+        with torch.autocast(x.device.type, enabled=False):
+            return -self.last(at_least_fp32(x)).flatten(1).squeeze(1)  # type: ignore[no-any-return]

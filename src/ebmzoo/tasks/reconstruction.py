@@ -1,0 +1,179 @@
+"""How well the generator gives test images back, from inferred latents and from the chain that revises them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.energy import frozen
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import ChainDivergedError
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import Generates, Reconstructs
+from ebmzoo.metrics import fidelity, ssim_window
+from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.ranges import ImageRange
+from ebmzoo.report.pictures import save_strips
+from ebmzoo.tasks.base import Result, Task, stopwatch
+
+
+class Reconstruction(Task):
+    """MSE, PSNR and SSIM of G(z) against the test image x, each the mean over images of one image's value.
+
+    Rows: `inference`, z = μ(x); `inference+L`, z after L Langevin steps on p(z|x) from μ(x); `noise+L`, likewise from
+    z ~ N(0, I). A row's nfe counts each inference, latent step and decoding as 1. The rows of one start are read off
+    one chain; a chain that diverges leaves its later rows without a number.
+    Source: Dual-MCMC, §5.3, Fig. 3 and Table 3 (Inf, Inf+L=10).
+
+    Args:
+        n: at most so many test images, in the set's order.
+        steps: the L of `inference+L`.
+        noise_steps: the L of `noise+L`.
+        posterior: the latent chain; None is the method's own, and `PosteriorSampler`'s numbers for one without.
+        image_range: the units of the MSE; in [-1, 1], as here and in the papers' networks, 4 times that of [0, 1].
+        batch_size: images in one chain.
+        shown: how many images the picture shows, at most `batch_size`; its rows are the images and the table's rows.
+    """
+
+    name = "reconstruction"
+
+    def __init__(
+        self,
+        n: int = 1000,
+        steps: tuple[int, ...] = (10,),
+        noise_steps: tuple[int, ...] = (),
+        posterior: PosteriorSampler | None = None,
+        image_range: tuple[float, float] = (-1.0, 1.0),
+        batch_size: int = 250,
+        shown: int = 8,
+    ) -> None:
+        for key, value in {"n": n, "batch_size": batch_size, "shown": shown}.items():
+            if value < 1:
+                raise UserError(f"reconstruction.{key} is {value}; it must be 1 or more")
+        for key, chosen in {"steps": steps, "noise_steps": noise_steps}.items():
+            if any(length < 1 for length in chosen):
+                raise UserError(f"reconstruction.{key} is {list(chosen)}; each must be 1 or more")
+        self.n, self.steps, self.noise_steps, self.posterior = n, steps, noise_steps, posterior
+        self.range, self.batch_size, self.shown = ImageRange(*image_range), batch_size, shown
+
+    def can_ask(self, method: Method) -> bool:
+        infers = isinstance(method, Reconstructs) and method.can_infer
+        return infers or (isinstance(method, Generates) and len(self.noise_steps) > 0)
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        assert isinstance(method, Generates)
+        infers = isinstance(method, Reconstructs) and method.can_infer
+        own = method.posterior_sampler if isinstance(method, Reconstructs) else None
+        sampler, of_method = self.posterior or own or PosteriorSampler(), self.posterior is None and own is not None
+        images = data.test_set.images[: self.n]
+        result = Result(self.name)
+        result.protocol = {
+            "images": len(images),
+            "data": data.test_set.name,
+            "image_range": [self.range.low, self.range.high],
+            "ssim_window": ssim_window(*images.shape[-2:]),
+            "latent_chain": latent_chain(sampler, {*(self.steps if infers else ()), *self.noise_steps}, of_method),
+        }
+        strips = [prepare(images[: min(self.shown, self.batch_size)])]
+        with method.evaluating(), frozen(method):
+            if isinstance(method, Reconstructs) and method.can_infer:
+                rows = {0: "inference"} | {length: f"inference+{length}" for length in sorted(self.steps)}
+                strips += self._follow(method, sampler, images, method.infer, rows, 1, result)
+            if self.noise_steps:
+                rows = {length: f"noise+{length}" for length in sorted(self.noise_steps)}
+                strips += self._follow(method, sampler, images, partial(prior, method.latent), rows, 0, result)
+        if folder is not None:
+            path = folder / "reconstruction.png"
+            save_strips(torch.stack(strips), path)
+            result.pictures.append(str(path))
+        return result
+
+    def _follow(
+        self,
+        method: Method,
+        sampler: PosteriorSampler,
+        images: Tensor,
+        start: Callable[[Tensor], Tensor],
+        rows: dict[int, str],
+        nfe: int,
+        result: Result,
+    ) -> list[Tensor]:
+        """The figures of one start's rows, by their number of steps; returns what the picture shows of each.
+
+        `start` maps images to the latents that the chain starts from, in `nfe` network evaluations.
+        """
+        assert isinstance(method, Generates)
+        found: dict[int, list[dict[str, Tensor]]] = {length: [] for length in rows}
+        strips: dict[int, Tensor] = {}
+        seconds = dict.fromkeys(rows, 0.0)
+        for batch in torch.split(images, self.batch_size):
+            x, reached = prepare(batch.to(method.device)), -1
+            try:
+                for length, made, took in _along(method.decode, sampler, x, start, list(found)):
+                    found[length].append(fidelity(made, x, self.range))
+                    strips.setdefault(length, made[: self.shown].float().cpu())
+                    seconds[length] += took
+                    reached = length
+            except ChainDivergedError as error:
+                found = {length: values for length, values in found.items() if length <= reached}
+                lost = [row for length, row in rows.items() if length not in found]
+                result.notes.append(f"{', '.join(lost)}: {error}")
+            if not found:
+                break
+        for length, row in rows.items():
+            for metric in ("mse", "psnr", "ssim"):
+                values = [parts[metric] for parts in found.get(length, [])]
+                result.figures[f"{row}/{metric}"] = float(torch.cat(values).double().mean()) if values else math.nan
+            result.figures[f"{row}/nfe"] = nfe + length + 1
+            result.figures[f"{row}/seconds"] = seconds[length] if length in found else math.nan
+        return [strips[length] for length in found]
+
+
+def _along(
+    decode: Callable[[Tensor], Tensor],
+    sampler: PosteriorSampler,
+    x: Tensor,
+    start: Callable[[Tensor], Tensor],
+    lengths: list[int],
+) -> Iterator[tuple[int, Tensor, float]]:
+    """At each of the `lengths` (rising) of one chain: it, G(z), and the seconds that a chain of that length takes."""
+
+    def chain() -> Iterator[Tensor]:
+        yield from sampler.path(decode, x, start(x), steps=lengths[-1])
+
+    states, took, spent = chain(), dict[str, float](), 0.0
+    for k in range(lengths[-1] + 1):
+        with stopwatch(took, "state"):
+            z = next(states)
+        spent += took["state"]
+        if k in lengths:
+            with stopwatch(took, "decode"):
+                made = decode(z)
+            yield k, made, spent + took["decode"]
+
+
+def prior(latent: int, x: Tensor) -> Tensor:
+    """z ~ N(0, I), `(B, latent)`, one for each image of `x`."""
+    return torch.randn(len(x), latent, device=x.device)
+
+
+def latent_chain(sampler: PosteriorSampler, lengths: Collection[int], of_method: bool) -> dict[str, Any]:
+    """What a protocol tells of chains on p(z|x), with the σ that their energy has and the steps at which they are read.
+
+    `of_method` says whether the method itself named the chain.
+    """
+    return {
+        "steps": sorted(lengths),
+        "sigma": sampler.posterior(torch.nn.Identity(), torch.empty(0)).sigma,
+        "step_size": sampler.sampler.step_size,
+        "noise": sampler.sampler.tau,
+        "temperature": sampler.sampler.temperature,
+        "of_method": of_method,
+    }

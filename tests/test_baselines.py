@@ -1,19 +1,25 @@
 """The cooperative baselines against their equations, and against what they are ablations of."""
 
+import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Adam
 
 from ebmzoo.compose import Hat, OfLatent, OfResidual, Tilted
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods import Teaching
+from ebmzoo.methods import Elbo, Teaching
 from ebmzoo.methods.capabilities import Reconstructs, StartsFromGenerator
+from ebmzoo.networks import SNGANInference
+from ebmzoo.networks.statistics import norms
 from ebmzoo.posterior import PosteriorSampler
-from tiny import TinyData, Watch, coopnets, dual_mcmc, hat_ebm, trainer, triangle, vae
+from ebmzoo.tasks import Interpolation, Reconstruction, Revision
+from tiny import TinyData, Watch, coopnets, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae
 
 ALL = [coopnets, triangle, vae, hat_ebm, dual_mcmc]
 
@@ -122,21 +128,6 @@ def test_triangle_losses(monkeypatch):
     generator = fit + E(made).mean() + 0.3 * nll(m, *q(made))
     for (loss, _, _), want in zip(calls, (energy, inference, generator), strict=True):
         torch.testing.assert_close(loss, want.detach(), rtol=1e-4, atol=1e-4)
-
-
-def test_triangle_moves_energies_apart_and_its_generator_down(tmp_path):
-    """The generator's step lowers the energy of what it makes: the adversarial edge of the triangle."""
-    torch.manual_seed(0)
-    method = triangle(latent_weight=0.0)
-    optimizer = torch.optim.SGD(method.generator.parameters(), 1e-3)
-    before = {n: p.clone() for n, p in method.generator.named_parameters()}
-    m = torch.randn(64, 4)
-    energy = method.energy_net(method.generator(m)).mean()
-    optimizer.zero_grad()
-    energy.backward()
-    optimizer.step()
-    assert method.energy_net(method.generator(m)).mean() < energy
-    assert any(not torch.equal(p, before[n]) for n, p in method.generator.named_parameters())
 
 
 # ── VAE ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,12 +275,14 @@ def test_hat_keeps_batch_statistics_and_needs_a_bank_of_a_batch(tmp_path):
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("make", ALL)
-def test_every_baseline_trains_samples_and_scores(make, tmp_path):
+def test_every_baseline_trains_samples_and_scores(make, precision, tmp_path):
     torch.manual_seed(0)
     method, steps = make(), []
     before = {n: p.detach().clone() for n, p in method.named_parameters() if not n.startswith("averages")}
-    trainer(tmp_path, callbacks=[Watch(lambda t, m: steps.append(t.global_step))]).fit(method, TinyData())
+    watch = Watch(lambda t, m: steps.append(t.global_step))
+    trainer(tmp_path, precision=precision, callbacks=[watch]).fit(method, TinyData())
     assert steps == [1, 2, 3, 4]
     moved = {n.split(".")[0] for n, p in method.named_parameters() if n in before and not torch.equal(p, before[n])}
     assert moved == set(method.descents())
@@ -310,6 +303,59 @@ def test_every_baseline_trains_samples_and_scores(make, tmp_path):
             assert torch.equal(path[0], alone.images)
 
 
+@pytest.mark.parametrize("make", [triangle, vae, dual_mcmc])
+def test_latents_of_two_sizes_are_told(make):
+    with pytest.raises(UserError, match=r"model\.inference has latents of dimension 6 and model\.generator of 4"):
+        make(inference=SNGANInference(in_channels=1, size=8, latent=6, width=16))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "told"),
+    [
+        (vae, {"sigma": 0.0}, r"model\.sigma is 0\.0; it must be a positive number"),
+        (coopnets, {"sigma": -1.0}, r"model\.sigma is -1\.0"),
+        (coopnets, {"reference_std": 0.0}, r"model\.reference_std is 0\.0"),
+    ],
+)
+def test_standard_deviations_are_positive(make, changes, told):
+    with pytest.raises(UserError, match=told):
+        make(**changes)
+
+
+def erm():
+    """LIEBM with an inference network, in the range of its CIFAR-10 settings."""
+    return liebm(inference=True, elbo=Elbo(), image_range=(0.0, 1.0), encoder_stage=stage(epochs=0))
+
+
+@pytest.mark.parametrize("make", [*ALL, erm])
+def test_the_tasks_ask_every_method_that_can(make, tmp_path):
+    tasks = [Reconstruction(steps=(2,), noise_steps=(3,)), Interpolation(), Revision(n=8)]
+    method = make()
+    trainer(tmp_path, callbacks=tasks).test(method, TinyData(), verbose=False)
+    found = {path.stem: json.loads(path.read_text())["figures"] for path in (tmp_path / "test").glob("*.json")}
+    infers, chains = isinstance(method, Reconstructs), isinstance(method, StartsFromGenerator)
+    rows = {name.partition("/")[0] for name in found["reconstruction"]}
+    assert rows == ({"inference", "inference+2", "noise+3"} if infers else {"noise+3"})
+    kinds = {name.partition("/")[0] for name in found["interpolation"]}
+    assert kinds == ({"latent", "real"} if infers else {"latent"})
+    parts = {name.partition("/")[0] for name in found["revision"]}
+    assert parts == {part for part, can in (("x", chains), ("z", infers)) if can}
+    assert all(value is not None for figures in found.values() for value in figures.values())
+
+
+@pytest.mark.parametrize("learner", ["energy_net", "generator", "inference"])
+@pytest.mark.parametrize("make", [triangle, dual_mcmc])
+def test_a_step_changes_the_network_that_its_loss_is_for(make, learner, tmp_path):
+    """With the other two optimizers held at rate 0, only the learner moves."""
+    rates = {"energy_optimizer": 0.0, "generator_optimizer": 0.0, "inference_optimizer": 0.0}
+    rates[learner.removesuffix("_net") + "_optimizer"] = 0.01
+    method = make(**{name: partial(Adam, lr=rate) for name, rate in rates.items()})
+    before = {n: p.detach().clone() for n, p in method.named_parameters() if not n.startswith("averages")}
+    trainer(tmp_path, max_steps=1).fit(method, TinyData())
+    moved = {n.split(".")[0] for n, p in method.named_parameters() if n in before and not torch.equal(p, before[n])}
+    assert moved == {learner}
+
+
 @pytest.mark.parametrize("make", [coopnets, hat_ebm])
 def test_what_has_no_inference_network_says_so_by_its_type(make):
     assert not isinstance(make(), Reconstructs)
@@ -318,3 +364,37 @@ def test_what_has_no_inference_network_says_so_by_its_type(make):
 @pytest.mark.parametrize("make", [vae, triangle])
 def test_what_has_no_chain_says_so_by_its_type(make):
     assert not isinstance(make(), StartsFromGenerator)
+
+
+@pytest.mark.parametrize("make", [coopnets, dual_mcmc, triangle, vae])
+def test_samples_have_the_statistics_of_samples(make):
+    """Batch norms see N(0, I) when sampling, whatever training left in them; inferred latents see what it left."""
+    method = make()
+    for norm in norms(method.averages["generator"].module):
+        norm.running_var.fill_(100.0)
+    torch.manual_seed(0)
+    m = torch.randn(1000, method.latent)
+    with method.evaluating():
+        copy = method._sampler_of_images()
+        assert copy is method._sampler_of_images(), "estimated once for the same weights"
+        seen = []
+        first = norms(copy)[0]
+        handle = first.register_forward_hook(lambda _, args, out: seen.append(out))
+        made = method.decode(m)
+        handle.remove()
+        assert abs(seen[0].mean()) < 0.05
+        assert abs(seen[0].std() - 1) < 0.05
+        assert not torch.allclose(made, method.restore(m), atol=1e-3)
+        torch.testing.assert_close(method.restore(m), method.network("generator")(m))
+        with torch.no_grad():
+            method.averages["generator"].module.last.bias += 1.0
+        assert not torch.allclose(method.decode(m), made, atol=1e-3), "estimated anew for other weights"
+    assert all(bool((norm.running_var == 100).all()) for norm in norms(method.averages["generator"].module))
+    assert not any("_sampling" in key for key in method.state_dict())
+
+
+def test_hat_samples_in_inference_mode():
+    method = hat_ebm()
+    m = torch.randn(3, 4)
+    with method.evaluating():
+        torch.testing.assert_close(method.decode(m), method.network("generator")(m))

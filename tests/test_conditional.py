@@ -47,8 +47,11 @@ def without_inference(**changes):
     return conditional(**{"inference": None, "elbo": None} | changes)
 
 
-def by_hand(method, z, gamma, m, generator):
-    """§4.3 as written, from the first m: Y by Langevin under E(G(m) + Y, z), m from q given G(m) + Y."""
+def by_hand(method, z, gamma, m, generator, first):
+    """§4.3 as written, from the first m: Y by Langevin under E(G(m) + Y, z), m from q given G(m) + Y.
+
+    `first` makes the first image: of a drawn m with the statistics of samples, of an inferred one with training's.
+    """
     net, g, q = (method.network(name).eval() for name in ("energy_net", "generator", "inference"))
 
     def energy(base):
@@ -60,7 +63,7 @@ def by_hand(method, z, gamma, m, generator):
 
     for chain in range(method.alternation.rounds):
         with torch.no_grad():
-            base = (g(m) + 1) / 2
+            base = ((first if chain == 0 else g)(m) + 1) / 2
         y = method.sampler(energy(base), torch.zeros_like(base), generator=generator)
         x = base + y
         if chain + 1 < method.alternation.rounds:
@@ -75,7 +78,7 @@ def test_samples_given_a_latent_are_liebms_loop():
     got = method.sample_given(z, generator=seeded())
     generator = seeded()
     m = torch.randn(5, 4, generator=generator)
-    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator, method.decode), rtol=1e-4, atol=1e-5)
     assert (got.start, got.steps) == ("generator", 6)
 
 
@@ -87,7 +90,7 @@ def test_the_first_latent_is_inferred_from_a_start():
     with torch.no_grad():
         mu, logvar = method.network("inference").eval()((start + 1) / 2)
     m = mu + (logvar / 2).exp() * torch.randn(5, 4, generator=generator)
-    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator, method.restore), rtol=1e-4, atol=1e-5)
     assert got.start == "inference"
 
 
@@ -107,7 +110,8 @@ def test_without_an_inference_network_the_generators_latent_is_held():
 def test_network_evaluations_are_counted_exactly(kind, steps):
     method = without_inference() if kind == "held" else conditional()
     passes = []
-    counted = [method.network("energy_net").trunk, method.network("generator")]
+    with method.evaluating():
+        counted = [method.network("energy_net").trunk, method.network("generator"), method._sampler_of_images()]
     for net in counted if kind == "held" else [*counted, method.network("inference")]:
         net.register_forward_pre_hook(lambda *_: passes.append(1))
     start = {"start": torch.zeros(2, 1, 8, 8)} if kind == "start" else {}

@@ -9,6 +9,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods import DualMCMC, Teaching
 from ebmzoo.methods.baselines import DivergenceTriangle
+from ebmzoo.networks.statistics import calibrated
 from ebmzoo.posterior import PosteriorSampler
 from tiny import TinyData, Watch, dual_mcmc, trainer, triangle
 
@@ -161,7 +162,7 @@ def test_sample_is_the_chain_from_the_generator():
     full = method.sample(5, generator=torch.Generator().manual_seed(1))
     random = torch.Generator().manual_seed(1)
     with method.evaluating():
-        start = method.network("generator")(torch.randn(5, 4, generator=random))
+        start = calibrated(method.network("generator"))(torch.randn(5, 4, generator=random))
         want = method.sampler(method.network("energy_net"), start, generator=random)
     assert torch.equal(full.images, want)
     assert (full.nfe, full.steps, full.start) == (4, 3, "generator")

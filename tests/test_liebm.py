@@ -281,7 +281,7 @@ def test_infers_the_mean_and_only_with_an_inference_network():
     with method.evaluating():
         got = method.infer(x)
         torch.testing.assert_close(got, method.network("inference")((x + 1) / 2)[0])
-        torch.testing.assert_close(method.decode(got), method.network("generator")(got))
+        torch.testing.assert_close(method.restore(got), method.network("generator")(got))
     without = only_stage_two()
     assert not without.can_infer
     with pytest.raises(UserError, match="inference"):

@@ -112,3 +112,11 @@ def test_wrong_use_is_named():
         ReplayBuffer(5, (1,), reinit_prob=1.5)
     with pytest.raises(UserError, match="size"):
         ReplayBuffer(0, (1,))
+
+
+def test_drawn_without_renewal_every_state_is_a_stored_one():
+    buffer = ReplayBuffer(8, (1, 2, 2), "ring", reinit_prob=1.0)
+    stored = torch.full((8, 1, 2, 2), 0.25)
+    buffer.store(stored, torch.arange(8))
+    assert torch.equal(buffer.draw(5, renew=False)[0], stored[:5])
+    assert not torch.equal(buffer.draw(5)[0], stored[:5])

@@ -32,6 +32,13 @@ class Posterior:
         return squared_error / (2 * self.sigma**2) + z.square().sum(1) / 2
 
 
+def positive(value: float, key: str) -> float:
+    """`value`, or a `UserError` that names the key if it is no standard deviation."""
+    if not (value > 0 and math.isfinite(value)):
+        raise UserError(f"{key} is {value}; it must be a positive number")
+    return value
+
+
 @dataclass(frozen=True)
 class PosteriorSampler:
     """Langevin on the generator posterior: z ← z − η ∇U(z) + τ ξ, with U of `Posterior`.
@@ -53,8 +60,7 @@ class PosteriorSampler:
     legacy_sigma: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.sigma > 0 and math.isfinite(self.sigma)):
-            raise UserError(f"posterior.sigma is {self.sigma}; it must be a positive number")
+        positive(self.sigma, "posterior.sigma")
 
     def posterior(self, generator: Callable[[Tensor], Tensor], x: Tensor) -> Posterior:
         """U(·) of the images `x`."""

@@ -65,8 +65,10 @@ class ReplayBuffer(nn.Module):
         return new.uniform_(-1, 1, generator=generator) if self.noise == "uniform" else new.normal_(generator=generator)
 
     @torch.no_grad()
-    def draw(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, generator: torch.Generator | None = None, *, renew: bool = True) -> tuple[Tensor, Tensor]:
         """`n` starts `(n, *shape)` and their slots `(n,)`; nothing is remembered between `draw` and `store`.
+
+        With `renew` off no state is replaced by noise, but where there is none yet.
 
         Raises:
             UserError: more different slots are asked for than the buffer has.
@@ -79,7 +81,7 @@ class ReplayBuffer(nn.Module):
         else:
             filled = max(1, min(int(self.stored), self.size))
             slots = torch.randint(filled, (n,), device=device, generator=generator)
-        anew = torch.rand(n, device=device, generator=generator) < self.reinit_prob
+        anew = torch.rand(n, device=device, generator=generator) < (self.reinit_prob if renew else 0.0)
         if self.policy != "slot" and int(self.stored) == 0:
             anew[:] = True
         new = self.fresh(n, generator)

@@ -30,7 +30,12 @@ class Generates(ABC):
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """G(z): latents `(B, latent)` to images `(B, C, H, W)` in [-1, 1], of the weights that evaluation uses."""
+        """G(z) of z ~ N(0, I): `(B, latent)` to images `(B, C, H, W)` in [-1, 1], of the evaluated weights."""
+
+    # Not abstract: where G has no batch norms, or one set of statistics, it is the same.
+    def restore(self, z: Tensor) -> Tensor:
+        """G(z) of latents inferred from images, which G saw under other batch statistics than those of N(0, I)."""
+        return self.decode(z)
 
 
 class StartsFromGenerator(Generates):

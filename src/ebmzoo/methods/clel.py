@@ -21,6 +21,7 @@ from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Conditions, Encodes
+from ebmzoo.methods.conditioning import check_given
 from ebmzoo.methods.readings import Readings, chain_told, energies_told
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.latent import LatentEnergyNet
@@ -250,9 +251,7 @@ class CLEL(Method, Encodes, Conditions):
         Raises:
             UserError: the model has no encoder, or `z` is neither `(n, d)` nor `(n, k, d)`.
         """
-        d = self._need_encoder().latent
-        if z.dim() not in (2, 3) or z.shape[-1] != d:
-            raise UserError(f"z has shape {tuple(z.shape)}; (n, {d}) or (n, k, {d}) is needed")
+        check_given(z, self._need_encoder().latent)
         joint, z = self._joint(self.beta_sample), z.to(self.device)
         return self._from_noise(Given(joint, z) if z.dim() == 2 else Composed(joint, z), len(z), steps, generator)
 

@@ -14,6 +14,12 @@ from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import Conditions
 
 
+def check_given(z: Tensor, d: int) -> None:
+    """Raises `UserError` when `z` is not `(n, d)` or `(n, k, d)`."""
+    if z.dim() not in (2, 3) or z.shape[-1] != d:
+        raise UserError(f"z has shape {tuple(z.shape)}; (n, {d}) or (n, k, {d}) is needed")
+
+
 @dataclass(frozen=True)
 class Alternation:
     """x = G(m) + Y, with Y and m in turn: Y by Langevin steps on E(G(m) + Y, z) from 0, m ~ q(·|G(m) + Y).

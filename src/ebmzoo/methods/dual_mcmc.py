@@ -18,7 +18,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
-from ebmzoo.methods.from_generator import ChainFromGenerator
+from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
 from ebmzoo.posterior import PosteriorSampler
@@ -84,7 +84,7 @@ class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
         ema_decay: of the averages that evaluation uses; theirs has none, which is 0.
 
     Raises:
-        UserError: `teaching.by_temperature` with a sampler of temperature zero.
+        UserError: `teaching.by_temperature` with a sampler of temperature zero, or q of other latents than G.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        check_latents(generator, inference)
         if teaching.by_temperature and not sampler.temperature > 0:
             raise UserError(
                 f"model.teaching.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "

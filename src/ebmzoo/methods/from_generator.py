@@ -11,19 +11,29 @@ from typing import cast, final
 import torch
 from torch import Tensor
 
+from ebmzoo.data.datamodule import ImageData
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Generates, StartsFromGenerator
-from ebmzoo.networks.base import Generator
+from ebmzoo.networks.base import Generator, InferenceNet
+from ebmzoo.networks.statistics import calibrated
 from ebmzoo.ranges import ImageRange
 
 
 class WithGenerator(Method, Generates):
-    """A method with a network `generator`."""
+    """A method with a network `generator`, whose batch norms are in training mode when it makes G(m) in training.
+
+    So are they in the authors' evaluations, where an image depends on its batch. Here samples have the statistics of
+    G(m), m ~ N(0, I), estimated anew for the weights at hand, and inferred latents the running ones of training.
+    """
 
     generator: Generator
+    calibrates: bool = True
+    """False where the batch norms of G are in inference mode in training too."""
+    _sampling: tuple[tuple[int, int], Generator] | None = None
+    _checking: bool = False
 
     @property
     @final
@@ -32,7 +42,21 @@ class WithGenerator(Method, Generates):
 
     @final
     def decode(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self._sampler_of_images()(z))
+
+    @final
+    def restore(self, z: Tensor) -> Tensor:
         return cast(Tensor, self.network("generator")(z))
+
+    def _sampler_of_images(self) -> Generator:
+        """G with the statistics of its samples, kept until its weights change."""
+        network = cast(Generator, self.network("generator"))
+        if not self.calibrates or self._checking:
+            return network
+        versions = sum(tensor._version for tensor in (*network.parameters(), *network.buffers()))
+        if self._sampling is None or self._sampling[0] != (id(network), versions):
+            self._sampling = ((id(network), versions), calibrated(network))
+        return self._sampling[1]
 
     @final
     def prior(self, n: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -44,6 +68,22 @@ class WithGenerator(Method, Generates):
         if labels is not None:
             raise UserError(f"{type(self).__name__} is unconditional: sample takes no labels")
         return torch.randn(n, self.latent, device=self.device, generator=generator)
+
+    def check_data(self, data: ImageData) -> None:
+        self._checking = True  # shapes are all that is asked, and the device is not yet the run's
+        try:
+            super().check_data(data)
+        finally:
+            self._checking = False
+
+
+def check_latents(generator: Generator, inference: InferenceNet | None) -> None:
+    """Raises `UserError` when q(z|x) has other latents than G takes."""
+    if inference is not None and inference.latent != generator.latent:
+        raise UserError(
+            f"model.inference has latents of dimension {inference.latent} and model.generator of {generator.latent}: "
+            "give both the same `latent`"
+        )
 
 
 class GeneratorAlone(WithGenerator):

@@ -24,8 +24,8 @@ from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
-from ebmzoo.methods.conditioning import Alternation, StartsFromImages
-from ebmzoo.methods.from_generator import ChainFromGenerator
+from ebmzoo.methods.conditioning import Alternation, StartsFromImages, check_given
+from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
 from ebmzoo.methods.readings import Readings, chain_told, energies_told, squared_error
 from ebmzoo.networks.base import Encoder, Generator, InferenceNet
 from ebmzoo.networks.latent import LatentEnergy
@@ -121,6 +121,7 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         alternation: Alternation = Alternation(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
+        check_latents(generator, inference)
         if encoder is None and (gamma != 0 or chain == "joint" or elbo is not None):
             raise UserError("model.encoder is missing: gamma other than 0, chain: joint and elbo need an encoder")
         if encoder is not None and (encoder_checkpoint is None) == (encoder_stage is None):
@@ -359,19 +360,20 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         Raises:
             UserError: the model has no encoder, or there is a `start` and no inference network.
         """
-        self._encoder()
+        check_given(z, self._encoder().latent)
+        z = z.to(self.device)
         sampler, rounds = self._sampler(steps), self.alternation.rounds
         with self.evaluating():
             joint = Joint(cast(LatentEnergy, self.network("energy_net")), self.alternation.gamma)
             energy = Composed(joint, z if z.dim() == 3 else z[:, None])
             if start is None:
-                m, nfe = self.prior(len(z), None, generator), 1
+                made, nfe = self.decode(self.prior(len(z), None, generator)), 1
             else:
-                m, nfe = self._infer_random(self.range.inward(start), generator), 2
-            x = self.range.inward(self.decode(m))
+                made, nfe = self.restore(self._infer_random(self.range.inward(start.to(self.device)), generator)), 2
+            x = self.range.inward(made)
             for chain in range(rounds):
                 if chain > 0 and self.can_infer:
-                    x = self.range.inward(self.decode(self._infer_random(x, generator)))
+                    x = self.range.inward(self.restore(self._infer_random(x, generator)))
                     nfe += 2
                 x = sampler(energy, x, generator=generator)
                 nfe += sampler.steps

@@ -61,9 +61,10 @@ class Generation(Task):
             runs["no_mcmc/"] = 0
         result.protocol = {"n": self.n, "split": self.split, "real_images": len(real), "extractors": {}, "chains": {}}
         made = {}
+        seed = int(torch.randint(2**31, ()))  # the same chains' starts with and without their steps
         for prefix, steps in runs.items():
             with stopwatch(result.figures, f"{prefix}seconds"):
-                images, sampled = draw(method, self.n, self.batch_size, steps)
+                images, sampled = draw(method, self.n, self.batch_size, steps, seed)
             made[prefix] = images
             result.figures[f"{prefix}nfe"] = sampled.nfe
             result.protocol["chains"][prefix.rstrip("/") or "full"] = chain_protocol(sampled)
@@ -120,12 +121,18 @@ def compared(
         yield name, real_features, features, logits
 
 
-def draw(method: Method, n: int, batch_size: int, steps: int | None = None) -> tuple[Tensor, Samples]:
-    """`n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file holds them, and the last batch as it came."""
+def draw(
+    method: Method, n: int, batch_size: int, steps: int | None = None, seed: int | None = None
+) -> tuple[Tensor, Samples]:
+    """`n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file holds them, and the last batch as it came.
+
+    With a `seed` every batch has a random generator of its own, so that equal seeds start equal chains.
+    """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     images: list[Tensor] = []
     while (have := sum(map(len, images))) < n:
-        sampled = method.sample(min(batch_size, n - have), steps=steps)
+        random = None if seed is None else torch.Generator(method.device).manual_seed(seed + len(images))
+        sampled = method.sample(min(batch_size, n - have), steps=steps, generator=random)
         images.append(to_uint8(sampled.images).cpu())
     return torch.cat(images), sampled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -81,8 +82,11 @@ class Interpolation(Task):
         folder: Path | None,
     ) -> None:
         """The figures and the picture of one kind of strips; `real` are the images at their ends `(pairs, 2, …)`."""
+        assert isinstance(method, Generates)
         try:
-            strips, steps = draw_strips(method, z1, z2, self.points, self.kind, self.steps)
+            decode = method.decode if real is None else method.restore
+            strips, steps = draw_strips(method, z1, z2, self.points, self.kind, self.steps, decode)
+            chain = chain_protocol(method.sample(1, steps=steps))  # for what it tells of the chain
         except ChainDivergedError as error:
             result.notes.append(f"{kind}: {error}")
             result.figures[f"{kind}/path_ratio"] = math.nan
@@ -93,8 +97,7 @@ class Interpolation(Task):
             result.figures[f"{kind}/end_mse"] = float(mean_squared_error(ends.flatten(0, 1), real.flatten(0, 1)).mean())
             strips = torch.cat([real[:, :1], strips, real[:, 1:]], dim=1)
         result.figures[f"{kind}/nfe"] = (1 if real is None else 2) + steps
-        no_chain = {"start": "generator", "steps": 0, "temperature": None}
-        result.protocol["chains"] = {"full": chain_protocol(method.sample(1, steps=steps)) if steps else no_chain}
+        result.protocol["chains"] = {"full": chain}
         if folder is not None:
             path = folder / f"interpolation_{kind}.png"
             save_strips(strips.float(), path)
@@ -120,9 +123,17 @@ def interpolate(z1: Tensor, z2: Tensor, points: int, kind: Kind = "linear") -> T
 
 
 def draw_strips(
-    method: Method, z1: Tensor, z2: Tensor, points: int, kind: Kind = "linear", steps: int | None = 0
+    method: Method,
+    z1: Tensor,
+    z2: Tensor,
+    points: int,
+    kind: Kind = "linear",
+    steps: int | None = 0,
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, int]:
     """The images `(B, points, C, H, W)` from `z1` to `z2`, `(B, latent)`, and by how many steps each was revised.
+
+    `decode` is the method's own unless given.
 
     Raises:
         ChainDivergedError: the chain that revises them diverged.
@@ -131,7 +142,7 @@ def draw_strips(
     strips, taken = [], 0
     with method.evaluating():
         for z in interpolate(z1, z2, points, kind):
-            images = at_least_fp32(method.decode(z))
+            images = at_least_fp32((decode or method.decode)(z))
             if isinstance(method, StartsFromGenerator) and steps != 0:
                 states = list(method.revise(images, steps=steps))
                 images, taken = states[-1], len(states) - 1

@@ -116,7 +116,7 @@ class Reconstruction(Task):
         for batch in torch.split(images, self.batch_size):
             x, reached = prepare(batch.to(method.device)), -1
             try:
-                for length, made, took in _along(method.decode, sampler, x, start, list(found)):
+                for length, made, took in _along(method.restore, sampler, x, start, list(found)):
                     found[length].append(fidelity(made, x, self.range))
                     strips.setdefault(length, made[: self.shown].float().cpu())
                     seconds[length] += took

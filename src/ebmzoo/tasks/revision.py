@@ -93,6 +93,7 @@ class Revision(Task):
         result.notes += self.missing()
         try:
             chains = image_chains(method, self.n, self.batch_size, self.shown)
+            sampled = method.sample(1)  # for what it tells of the chain
         except ChainDivergedError as error:
             result.notes.append(f"x: {error}")
             result.figures |= dict.fromkeys(("x/energy_start", "x/energy_end", "x/displacement"), math.nan)
@@ -102,9 +103,8 @@ class Revision(Task):
         result.figures |= {"x/energy_start": energy[0], "x/energy_end": energy[-1], "x/displacement": displacement[-1]}
         result.protocol["n"] = self.n
         self._compare(chains, method, data, result)
-        steps = len(energy) - 1
-        result.figures |= {"x/nfe_start": 1, "x/nfe_end": 1 + steps}
-        result.protocol["chains"] = {"full": chain_protocol(method.sample(1, steps=steps))}
+        result.figures |= {"x/nfe_start": 1, "x/nfe_end": len(energy)}
+        result.protocol["chains"] = {"full": chain_protocol(sampled)}
         self._draw(chains, folder, "revision_x.png", result)
 
     def _compare(self, chains: Chains, method: Method, data: ImageData, result: Result) -> None:
@@ -216,8 +216,8 @@ def latent_chains(method: Method, images: Tensor, batch_size: int, shown: int) -
             x = prepare(batch.to(method.device))
             mse = []
             first = not chains.shown
-            for z in posterior_of(method).path(method.decode, x, method.infer(x)):
-                made = method.decode(z)
+            for z in posterior_of(method).path(method.restore, x, method.infer(x)):
+                made = method.restore(z)
                 mse.append(mean_squared_error(made, x))
                 if first:
                     chains.shown.append(made[:shown].float().cpu())

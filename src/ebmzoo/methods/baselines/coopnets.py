@@ -17,6 +17,7 @@ from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.from_generator import ChainFromGenerator
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
 from ebmzoo.networks.base import Generator
+from ebmzoo.posterior import positive
 from ebmzoo.ranges import ImageRange
 
 
@@ -60,7 +61,8 @@ class CoopNets(ChainFromGenerator):
     ) -> None:
         super().__init__()
         self.energy_net, self.generator, self.sampler = energy_net, generator, sampler
-        self.sigma, self.reference_std, self.range = sigma, reference_std, ImageRange(-1, 1)
+        self.sigma, self.range = positive(sigma, "model.sigma"), ImageRange(-1, 1)
+        self.reference_std = None if reference_std is None else positive(reference_std, "model.reference_std")
         self.optimizer_of = {"energy_net": energy_optimizer, "generator": generator_optimizer}
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)

@@ -15,7 +15,7 @@ from ebmzoo.descent import Descent
 from ebmzoo.energy import EnergyNet
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
-from ebmzoo.methods.from_generator import GeneratorAlone
+from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
 from ebmzoo.methods.readings import Readings, contrast, energies_told, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
 
@@ -61,6 +61,7 @@ class DivergenceTriangle(GeneratorAlone, Reconstructs, Encodes):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        check_latents(generator, inference)
         self.energy_net, self.generator, self.inference = energy_net, generator, inference
         self.latent_weight = latent_weight
         self.optimizer_of = {

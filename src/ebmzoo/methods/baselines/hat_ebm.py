@@ -59,6 +59,7 @@ class HatEBM(WithGenerator, StartsFromGenerator):
         UserError: the bank is smaller than a batch, or the temperature to divide by is zero.
     """
 
+    calibrates = False
     bank_images: Tensor
     bank_latents: Tensor
     bank_filled: Tensor

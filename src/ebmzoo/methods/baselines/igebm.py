@@ -129,7 +129,7 @@ class IGEBM(ChainFromNoise):
 
     def start(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, str]:
         if self.sample_from_replay:
-            return self.replay.draw(n, generator)[0], "replay"
+            return self.replay.draw(n, generator, renew=False)[0], "replay"
         return self.replay.fresh(n, generator), "noise"
 
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:

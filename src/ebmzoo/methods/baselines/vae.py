@@ -13,10 +13,10 @@ from ebmzoo import gaussian
 from ebmzoo.descent import Descent
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
-from ebmzoo.methods.from_generator import GeneratorAlone
+from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
 from ebmzoo.methods.readings import Readings, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
-from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.posterior import PosteriorSampler, positive
 
 
 @final
@@ -49,7 +49,8 @@ class VAE(GeneratorAlone, Reconstructs, Encodes):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.generator, self.inference, self.sigma = generator, inference, sigma
+        check_latents(generator, inference)
+        self.generator, self.inference, self.sigma = generator, inference, positive(sigma, "model.sigma")
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, generator=generator, inference=inference)
 

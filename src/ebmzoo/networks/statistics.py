@@ -1,0 +1,37 @@
+"""The batch statistics that a generator is evaluated with."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from ebmzoo.networks.base import Generator
+
+BATCHES, SIZE = 10, 100
+
+
+def norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """The batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def calibrated(generator: Generator) -> Generator:
+    """A copy of G in eval mode, whose batch norms have the statistics of G(m), m ~ N(0, I), over 10 batches of 100.
+
+    The running statistics of training are of other latents too (those inferred from data), and of other weights than an
+    average's. The latents are the same at every call, and no other random number is drawn. Without batch norms it is G.
+    """
+    if not norms(generator):
+        return generator
+    copy = deepcopy(generator).requires_grad_(False).train()
+    device = next(copy.parameters()).device
+    random = torch.Generator(device).manual_seed(0)
+    for norm in norms(copy):
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    for _ in range(BATCHES):
+        copy(torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype))
+    return copy.eval()

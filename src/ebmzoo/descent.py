@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lightning.pytorch.cli import OptimizerCallable
@@ -19,3 +19,18 @@ class Descent:
     optimizer: OptimizerCallable
     schedule: Callable[[Optimizer], LRScheduler] | None = None
     clip_norm: float | None = None
+
+
+def each(
+    owner: nn.Module,
+    optimizers: Mapping[str, OptimizerCallable],
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    clip_norm: float | None = None,
+) -> dict[str, Descent]:
+    """A `Descent` for each network of `owner` that has an optimizer, by name; those that are None are left out."""
+    networks = {name: getattr(owner, name) for name in optimizers}
+    return {
+        name: Descent(network, optimizers[name], schedule, clip_norm)
+        for name, network in networks.items()
+        if network is not None
+    }

@@ -9,9 +9,10 @@ FLOOR = 1e-6
 """Added to the variance that a likelihood divides by, as in the code of Divergence Triangle and Dual-MCMC."""
 
 
-def draw(mu: Tensor, logvar: Tensor) -> Tensor:
+def draw(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """z = μ + exp(logvar/2) ε, ε ~ N(0, I): differentiable in μ and logvar, all `(B, latent)`."""
-    return mu + (logvar / 2).exp() * torch.randn_like(mu)
+    noise = torch.randn(mu.shape, device=mu.device, dtype=mu.dtype, generator=generator)
+    return mu + (logvar / 2).exp() * noise
 
 
 def nll(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,6 +64,10 @@ class Langevin:
     def from_delta(cls, steps: int, delta: float, temperature: float = 1.0) -> Langevin:
         """The papers' one-number form: η = δ²/2T and τ = δ, which has temperature T."""
         return cls(steps=steps, step_size=delta**2 / (2 * temperature), noise=delta)
+
+    def lasting(self, steps: int | None) -> Langevin:
+        """The same chain with `steps` steps; as it is for None."""
+        return self if steps is None else replace(self, steps=steps)
 
     @property
     def tau(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,5 +80,5 @@ class PosteriorSampler:
         random: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Every state of the chain from `z`, K + 1 in all; K is `steps` where given."""
-        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        sampler = self.sampler.lasting(steps)
         return sampler.path(self.posterior(generator, x), z, generator=random)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo import gaussian
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
@@ -121,12 +121,7 @@ class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def descents(self) -> dict[str, Descent]:
-        learners = {"energy_net": self.energy_net, "generator": self.generator, "inference": self.inference}
-        return {
-            name: Descent(network, self.optimizer_of[name], self.lr_schedule, self.clip_norm)
-            for name, network in learners.items()
-            if network is not None
-        }
+        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         x, told = images, self.teaching

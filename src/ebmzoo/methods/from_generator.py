@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import cast, final
 
 import torch
@@ -126,7 +125,7 @@ class ChainFromGenerator(WithGenerator, StartsFromGenerator):
         generator: torch.Generator | None = None,
     ) -> Samples:
         """G(m) and then Langevin steps on the energy of training's chain; `steps=0` is the generator alone."""
-        sampler = self._sampler(steps)
+        sampler = self.sampler.lasting(steps)
         with self.evaluating():
             x0 = self.range.inward(self.decode(self.prior(n, labels, generator)))
             x = sampler(self.chain_energy(), x0, generator=generator)
@@ -142,9 +141,5 @@ class ChainFromGenerator(WithGenerator, StartsFromGenerator):
     def revise(
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        path = self._sampler(steps).path(self.chain_energy(), self.range.inward(x), generator=generator)
+        path = self.sampler.lasting(steps).path(self.chain_energy(), self.range.inward(x), generator=generator)
         return map(self.range.outward, path)
-
-    @final
-    def _sampler(self, steps: int | None) -> Langevin:
-        return self.sampler if steps is None else replace(self.sampler, steps=steps)

@@ -17,7 +17,7 @@ from torch.optim import Adam
 
 from ebmzoo import gaussian
 from ebmzoo.compose import Composed, Informed, Joint, agreement
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, at_least_fp32
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
@@ -148,12 +148,7 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def descents(self) -> dict[str, Descent]:
-        learners = {"energy_net": self.energy_net, "generator": self.generator, "inference": self.inference}
-        descents = {
-            name: Descent(network, self.optimizer_of[name], self.lr_schedule, self.clip_norm)
-            for name, network in learners.items()
-            if network is not None
-        }
+        descents = each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
         if self.encoder is not None and self.encoder_stage is not None:
             descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer)
         return descents
@@ -362,7 +357,7 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         """
         check_given(z, self._encoder().latent)
         z = z.to(self.device)
-        sampler, rounds = self._sampler(steps), self.alternation.rounds
+        sampler, rounds = self.sampler.lasting(steps), self.alternation.rounds
         with self.evaluating():
             joint = Joint(cast(LatentEnergy, self.network("energy_net")), self.alternation.gamma)
             energy = Composed(joint, z if z.dim() == 3 else z[:, None])
@@ -394,8 +389,8 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         """m ~ q(·|x) of images in the method's range."""
         if self.inference is None:
             raise UserError("model.inference is null: only LIEBM with an inference network starts from images")
-        mu, logvar = map(at_least_fp32, self.network("inference")(x))
-        return mu + (logvar / 2).exp() * torch.randn(mu.shape, device=mu.device, generator=generator)
+        mu, logvar = self.network("inference")(x)
+        return gaussian.draw(at_least_fp32(mu), at_least_fp32(logvar), generator)
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

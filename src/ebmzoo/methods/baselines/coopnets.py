@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.compose import Tilted
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
@@ -68,10 +68,7 @@ class CoopNets(ChainFromGenerator):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
 
     def descents(self) -> dict[str, Descent]:
-        return {
-            name: Descent(getattr(self, name), optimizer, self.lr_schedule, self.clip_norm)
-            for name, optimizer in self.optimizer_of.items()
-        }
+        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         m = torch.randn(len(images), self.latent, device=images.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo import gaussian
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.energy import EnergyNet
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
@@ -73,10 +73,7 @@ class DivergenceTriangle(GeneratorAlone, Reconstructs, Encodes):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def descents(self) -> dict[str, Descent]:
-        return {
-            name: Descent(getattr(self, name), optimizer, self.lr_schedule, self.clip_norm)
-            for name, optimizer in self.optimizer_of.items()
-        }
+        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         x = images

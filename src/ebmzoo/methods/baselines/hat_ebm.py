@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.compose import Hat, OfLatent, OfResidual
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.energy import EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
@@ -100,10 +100,7 @@ class HatEBM(WithGenerator, StartsFromGenerator):
         self.register_buffer("bank_filled", torch.zeros(bank_size, dtype=torch.bool))
 
     def descents(self) -> dict[str, Descent]:
-        return {
-            name: Descent(getattr(self, name), optimizer, self.lr_schedule, self.clip_norm)
-            for name, optimizer in self.optimizer_of.items()
-        }
+        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         if len(images) > len(self.bank_filled):
@@ -167,7 +164,7 @@ class HatEBM(WithGenerator, StartsFromGenerator):
         generator: torch.Generator | None = None,
     ) -> Samples:
         """G(z) + y by the chain of training; `steps=0` is the generator alone."""
-        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        sampler = self.sampler.lasting(steps)
         hat = Hat(self.network("energy_net"), self.decode)
         with self.evaluating():
             _, images = self._walk(hat, self.prior(n, labels, generator), sampler, generator)
@@ -185,6 +182,6 @@ class HatEBM(WithGenerator, StartsFromGenerator):
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
         """The chain of the residual, with the latent held."""
-        sampler = self.sampler if steps is None else replace(self.sampler, steps=steps)
+        sampler = self.sampler.lasting(steps)
         path = sampler.path(OfResidual(self.network("energy_net"), x), torch.zeros_like(x), generator=generator)
         return (x + y for y in path)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo import gaussian
-from ebmzoo.descent import Descent
+from ebmzoo.descent import Descent, each
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Encodes, Reconstructs
 from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
@@ -55,10 +55,8 @@ class VAE(GeneratorAlone, Reconstructs, Encodes):
         self.averages = averaged(ema_decay, generator=generator, inference=inference)
 
     def descents(self) -> dict[str, Descent]:
-        return {
-            name: Descent(getattr(self, name), self.optimizer, self.lr_schedule, self.clip_norm)
-            for name in ("generator", "inference")
-        }
+        optimizers = dict.fromkeys(("generator", "inference"), self.optimizer)
+        return each(self, optimizers, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         mu, logvar = self.inference(images)

@@ -537,7 +537,7 @@ def test_a_method_that_cannot_condition_says_so(flags):
     condition = Condition.asked(*flags)
     for method in (without_latent(), Oracle(Corners().images)):
         with pytest.raises(UserError, match=rf"{condition.flag} needs a method .* a {type(method).__name__} that"):
-            condition.latents(method, "", 8)
+            condition.draw(method, "", 2, 8, None)
 
 
 def test_flags_exclude_each_other():

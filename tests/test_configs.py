@@ -13,13 +13,21 @@ from ebmzoo.training.config import build_model
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 SMALL = {"width": 16, "hidden": 16, "out_features": 16, "latent": 4}
 SMALL |= {"size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
+RECOVERY = {"multiples": [1, 1, 1], "depth": 1, "embedding": 16, "classes": 4, "attention": [1]}
+"""What CDRL's and DRL's networks have besides, where they have it; the classes are the tiny data's."""
 
 
-def shrink(node):
-    """Widths, sizes and chain lengths made small, wherever they stand."""
+def shrink(node, small=SMALL):
+    """Widths, sizes and chain lengths made small, wherever they stand; no classes stay none."""
     if isinstance(node, list):
-        return [shrink(x) for x in node]
-    return {key: SMALL.get(key, shrink(value)) for key, value in node.items()} if isinstance(node, dict) else node
+        return [shrink(x, small) for x in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("class_path", "").rpartition(".")[2] in ("RecoveryResNet", "PlaneEnergy", "UNet", "PlaneInitializer"):
+        small = small | RECOVERY
+    if node.get("class_path", "").endswith("KLAutoEncoder"):
+        small = small | {"multiples": [1], "depth": 1}
+    return {k: small[k] if k in small and v != 0 else shrink(v, small) for k, v in node.items()}
 
 
 def channels(node):
@@ -38,10 +46,12 @@ def test_config_runs(path, tmp_path, monkeypatch):
     model = config["model"]["init_args"]
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
-    config["data"] = {
-        "class_path": "tiny.TinyData",
-        "init_args": {"n": 8, "channels": channels(config)},
-    }
+    if model.get("in_channels") == 2:  # points of the plane
+        config["data"] = {"class_path": "ebmzoo.data.Checkerboard", "init_args": {"n_train": 8, "batch_size": 8}}
+        model["size"] = 1
+    else:
+        tiny = {"n": 8, "channels": model.get("in_channels") or channels(config)}
+        config["data"] = {"class_path": "tiny.TinyData", "init_args": tiny}
     for task in config.get("tasks", []):
         for extractor in task.get("init_args", {}).get("extractors", []):
             assert extractor["class_path"].startswith("ebmzoo.metrics.")
@@ -50,6 +60,8 @@ def test_config_runs(path, tmp_path, monkeypatch):
     config["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False}
     if "encoder_checkpoint" in model:
         model["encoder_checkpoint"] = str(_encoder(model["encoder"], tmp_path / "encoder.ckpt"))
+    if "coder_checkpoint" in model:
+        model["coder_checkpoint"] = str(_coder(model["coder"], tmp_path / "coder.ckpt"))
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(small), "--run_dir", str(tmp_path / "run")])
@@ -74,6 +86,12 @@ def _encoder(section, path):
     }
     built = build_model(yaml.safe_dump({"model": model}))
     torch.save({"state_dict": built.state_dict()}, path)
+    return path
+
+
+def _coder(section, path):
+    training = {"class_path": "ebmzoo.autoencoder.KLAutoEncoderTraining", "init_args": {"coder": section}}
+    torch.save({"state_dict": build_model(yaml.safe_dump({"model": training})).state_dict()}, path)
     return path
 
 

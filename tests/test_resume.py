@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from ebmzoo.methods import Elbo, Teaching
 from ebmzoo.training.checkpoint import LastCheckpoint
-from tiny import TinyData, coopnets, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae, without_latent
+from tiny import TinyData, cdrl, coopnets, drl, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae, without_latent
 
 SETTINGS = {
     "no latent": without_latent,
@@ -21,6 +21,8 @@ SETTINGS = {
     "Divergence Triangle": triangle,
     "VAE": vae,
     "Hat EBM": hat_ebm,
+    "CDRL": lambda: cdrl(classes=4, energy_schedule=lambda o: ExponentialLR(o, 0.9)),
+    "DRL": drl,
 }
 
 

@@ -5,15 +5,17 @@ from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.data import ImageData, ImageSet
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods import LIEBM, DualMCMC, EncoderStage
-from ebmzoo.methods.baselines import VAE, CoopNets, DivergenceTriangle, HatEBM
+from ebmzoo.methods import CDRL, LIEBM, DualMCMC, EncoderStage, RecoveryChain
+from ebmzoo.methods.baselines import DRL, VAE, CoopNets, DivergenceTriangle, HatEBM
 from ebmzoo.networks import (
     LatentEnergy,
+    RecoveryResNet,
     ResNetEncoder,
     SNGANEnergy,
     SNGANFeatures,
     SNGANGenerator,
     SNGANInference,
+    UNet,
 )
 from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.ssrl import Augment, SimCLR
@@ -107,6 +109,22 @@ def vae(**changes):
 
 def hat_ebm(**changes):
     return HatEBM(**cooperative("energy_net", "generator", "sampler") | {"bank_size": 16} | changes)
+
+
+def recovery_net(classes=0):
+    torch.manual_seed(0)
+    return RecoveryResNet(1, width=8, multiples=(1, 2), depth=1, embedding=16, classes=classes)
+
+
+def cdrl(classes=0, **changes):
+    net = recovery_net(classes)
+    unet = UNet(1, width=8, multiples=(1, 1), depth=1, attention=(1,), embedding=16, classes=classes)
+    parts = {"energy_net": net, "initializer": unet, "chain": RecoveryChain(2), "in_channels": 1, "size": SIZE}
+    return CDRL(**parts | changes)
+
+
+def drl(**changes):
+    return DRL(recovery_net(), chain=RecoveryChain(2, 2e-4, noise=0.99), in_channels=1, size=SIZE, **changes)
 
 
 def trainer(tmp_path, **changes):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ebmzoo.energy import Energy
+from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.networks.latent import LatentEnergyNet
 
 
@@ -136,3 +138,58 @@ class OfLatent:
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.hat(self.y, z)
+
+
+@dataclass(frozen=True)
+class AtLevel:
+    """E(y) = Σ_k w_k Ê(y, λ, c_k)/s²: one noise level of a sequence of energies, of one class or guided by several.
+
+    The unit s² is the variance of the level's Langevin noise. Source: CDRL, A.2 and Eq. 11, 13, 14.
+    Shapes: `time` and `unit` are `(B,)`, `labels` is `(B, k)` int64, or None for a network without classes; the
+    energy is `(B,)`. The k energies of an image are of one pass.
+    """
+
+    net: LevelEnergyNet
+    time: Tensor
+    unit: Tensor
+    labels: Tensor | None = None
+    weights: tuple[float, ...] = (1.0,)
+
+    def __call__(self, y: Tensor) -> Tensor:
+        k = len(self.weights)
+        if k == 1:
+            label = None if self.labels is None else self.labels[:, 0]
+            alone: Tensor = self.weights[0] * self.net(y, self.time, label) / self.unit
+            return alone
+        assert self.labels is not None
+        each: Tensor = self.net(y.repeat_interleave(k, 0), self.time.repeat_interleave(k), self.labels.flatten())
+        energies = each.view(-1, k) * each.new_tensor(self.weights)
+        return energies.sum(1) / self.unit
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """E(y|x) = E(y) + |y − x|²/2σ²: the energy of a less noisy y given the noisier x. Source: DRL, Eq. 3; CDRL, Eq. 3.
+
+    Shapes: `y` and `x` are `(B, *)`, `precision` is 1/σ², `(B,)`, 0 for the marginal energy; the result `(B,)`.
+    """
+
+    energy: Energy
+    x: Tensor
+    precision: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.energy(y) + (y - self.x).square().flatten(1).sum(1) * self.precision / 2
+
+
+def guided(labels: Tensor, guidance: float) -> tuple[Tensor, tuple[float, ...]]:
+    """The classes and weights of a composition with classifier-free guidance w: `(n, k)` to `(n, k + 1)`, −1 for none.
+
+    E = (1 + w) Σ_{k=1..M} E(·|c_k) − (M w + M − 1) E(·)  (CDRL, Eq. 14; Eq. 11 for M = 1, Eq. 13 for w = 0). A weight
+    of 0 is left out.
+    """
+    m = labels.shape[1]
+    given, none = (1 + guidance,) * m, -(m * guidance + m - 1)
+    if none == 0:
+        return labels, given
+    return torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1), (*given, none)

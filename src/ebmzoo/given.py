@@ -1,4 +1,4 @@
-"""What `ebmzoo sample` is to sample given: a class, an image, or a composition, as latents of a method."""
+"""What `ebmzoo sample` is to sample given: a class, an image, a composition, or what a mask leaves of an image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,24 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ebmzoo.data import ImageData, ImageSet
+from ebmzoo.data import ImageData, ImageSet, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.tasks.latents import conditions, encoded, first, mean_latent
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import Inpaints
+from ebmzoo.tasks.latents import (
+    ByClass,
+    check_guidance,
+    conditions,
+    draw_given,
+    draw_of,
+    encoded,
+    first,
+    follows,
+    in_batches,
+    mean_latent,
+)
 from ebmzoo.training.config import ZooParser, mendable
 
 ENCODED = 5000
@@ -28,54 +41,136 @@ NAMED = 12
 
 
 class Condition(ABC):
-    """One of the flags `--class`, `--like` and `--compose`, with its value; as text, what the samples are."""
+    """One of the flags `--class`, `--like`, `--compose` and `--inpaint`, with its value; as text, what samples are."""
 
     flag: str
 
     @staticmethod
-    def asked(class_: str | None, like: str | None, compose: str | None) -> Condition | None:
-        """What the flags ask for, if anything; a UserError if it is more than one thing."""
+    def asked(
+        class_: str | None = None,
+        like: str | None = None,
+        compose: str | None = None,
+        guidance: float | None = None,
+        inpaint: str | None = None,
+        mask: str | None = None,
+    ) -> Condition | None:
+        """What the flags ask for, if anything; a UserError if it is more than one thing, or half of one."""
         found: list[Condition] = []
         if class_ is not None:
-            found.append(OfClass(class_))
+            found.append(OfClass(class_, guidance))
         if like is not None:
             found.append(Like(like))
         if compose is not None:
-            found.append(Composition(compose))
+            found.append(Composition(compose, guidance))
+        if inpaint is not None:
+            found.append(Filling(inpaint, mask))
         if len(found) > 1:
             raise UserError(f"{' and '.join(given.flag for given in found)} exclude each other: give one of them")
+        if mask is not None and inpaint is None:
+            raise UserError("--mask needs --inpaint, the image that it hides a part of")
+        if inpaint is not None and mask is None:
+            raise UserError("--inpaint needs --mask, an image of the same size that is white where to fill in")
+        if guidance is not None:
+            if class_ is None and compose is None:
+                raise UserError("--guidance needs --class or --compose, which say towards what to guide")
+            check_guidance("--guidance", guidance)
         return found[0] if found else None
 
-    def latents(self, method: Method, config: str, batch_size: int) -> Tensor:
-        """z `(d,)`, or `(k, d)` to compose; `config` is the checkpoint's, which names the training images.
+    @abstractmethod
+    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+        """`n` samples as uint8 `(n, C, H, W)` on the CPU, and the last batch; `config` is the checkpoint's, as text.
 
         Raises:
-            UserError: the method samples nothing given, or the flag's value does not fit the model or its data.
+            UserError: the method cannot do it, or the flag's value does not fit the model or its data.
         """
+
+    def beside(self, method: Method) -> list[Tensor]:
+        """What a grid shows before the samples, each uint8 `(1, C, H, W)`."""
+        return []
+
+    def lacking(self, method: Method, what: str) -> UserError:
+        """The error that the method cannot do it, where `what` can."""
+        return UserError(
+            f"{self.flag} needs a method that {what}, and this checkpoint holds a {type(method).__name__} that does not"
+        )
+
+
+class Named(Condition):
+    """Names of classes or values, as mean latents of their training images or, for a model so trained, as classes."""
+
+    wanted: str
+    guidance: float | None
+
+    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+        if follows(method):
+            labels = self.labels(method, config)
+            return draw_of(method, labels.expand(n, *labels.shape), batch_size, steps, self.guidance or 0.0)
+        z = self.latents(method, config, batch_size)
+        return draw_given(method, z.expand(n, *z.shape), batch_size, steps)
+
+    def labels(self, method: Method, config: str) -> Tensor:
+        """The class `()`, or the classes `(k,)` to compose; errors as of `draw`."""
+        data = image_data(config)
+        return self._labels(ByClass(method, data).names, data.name)
+
+    def latents(self, method: Method, config: str, batch_size: int) -> Tensor:
+        """z `(d,)`, or `(k, d)` to compose; errors as of `draw`."""
         if not conditions(method):
+            what = "samples given latents or classes, such as LIEBM with an encoder or CDRL with classes"
+            raise self.lacking(method, what)
+        if self.guidance is not None:
             raise UserError(
-                f"{self.flag} needs a method that samples given its encoder's latents, such as LIEBM with an encoder, "
-                f"and this checkpoint holds a {type(method).__name__} that does not"
+                f"--guidance needs a method trained with classes, such as CDRL, and this checkpoint holds a "
+                f"{type(method).__name__}, which samples given latents"
             )
-        return self._latents(method, config, batch_size)
+        return self._latents(method, image_data(config).train_set, batch_size)
 
     @abstractmethod
-    def _latents(self, method: Method, config: str, batch_size: int) -> Tensor: ...
+    def _labels(self, names: Sequence[str], of: str) -> Tensor: ...
+
+    @abstractmethod
+    def _latents(self, method: Method, images: ImageSet, batch_size: int) -> Tensor: ...
+
+    def guided(self) -> str:
+        """What the text of a condition ends with."""
+        return "" if self.guidance is None else f" with guidance {self.guidance:g}"
 
 
 @dataclass(frozen=True)
-class OfClass(Condition):
-    """The normalised mean latent of a class's training images."""
+class OfClass(Named):
+    """A class, or its normalised mean latent."""
 
     wanted: str
+    guidance: float | None = None
     flag = "--class"
 
-    def _latents(self, method: Method, config: str, batch_size: int) -> Tensor:
-        images = training_images(config)
+    def _labels(self, names: Sequence[str], of: str) -> Tensor:
+        return torch.tensor(index_of(names, of, self.wanted, self.flag))
+
+    def _latents(self, method: Method, images: ImageSet, batch_size: int) -> Tensor:
         return _mean(method, images, images.labels == class_of(images, self.wanted, self.flag), batch_size)
 
     def __str__(self) -> str:
-        return f"of class {self.wanted}"
+        return f"of class {self.wanted}{self.guided()}"
+
+
+@dataclass(frozen=True)
+class Composition(Named):
+    """A class, or a mean latent, for each value of an attribute or each class."""
+
+    wanted: str
+    guidance: float | None = None
+    flag = "--compose"
+
+    def _labels(self, names: Sequence[str], of: str) -> Tensor:
+        return torch.tensor([index_of(names, of, name.strip(), self.flag) for name in self.wanted.split(",")])
+
+    def _latents(self, method: Method, images: ImageSet, batch_size: int) -> Tensor:
+        masks = [members(images, value.strip(), self.flag) for value in self.wanted.split(",")]
+        return torch.stack([_mean(method, images, mask, batch_size) for mask in masks])
+
+    def __str__(self) -> str:
+        return f"of {self.wanted}{self.guided()}"
 
 
 @dataclass(frozen=True)
@@ -85,39 +180,65 @@ class Like(Condition):
     path: str
     flag = "--like"
 
-    def _latents(self, method: Method, config: str, batch_size: int) -> Tensor:
-        shape = method.sample(1, steps=0).images.shape[1:]
-        return encoded(method, read_image(Path(self.path), (shape[0], shape[1], shape[2])))[0]
+    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+        if not conditions(method):
+            raise self.lacking(method, "samples given its encoder's latents, such as LIEBM with an encoder")
+        z = encoded(method, read_image(Path(self.path), shape_of(method), self.flag))
+        return draw_given(method, z.expand(n, -1), batch_size, steps)
 
     def __str__(self) -> str:
         return f"like {self.path}"
 
 
 @dataclass(frozen=True)
-class Composition(Condition):
-    """A mean latent for each value of an attribute, or for each class."""
+class Filling(Condition):
+    """What a mask leaves of an image; a grid shows the image first, then what is left of it, the rest grey."""
 
-    wanted: str
-    flag = "--compose"
+    path: str
+    mask: str | None
+    flag = "--inpaint"
 
-    def _latents(self, method: Method, config: str, batch_size: int) -> Tensor:
-        images = training_images(config)
-        masks = [members(images, value.strip(), self.flag) for value in self.wanted.split(",")]
-        return torch.stack([_mean(method, images, mask, batch_size) for mask in masks])
+    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+        if not isinstance(method, Inpaints):
+            raise self.lacking(method, "fills in what a mask hides, such as CDRL")
+        x, hidden = self._read(method)
+        known, device = masked(prepare(x), hidden), method.device
+
+        def made(rows: Tensor) -> Samples:
+            return method.inpaint(known.repeat(len(rows), 1, 1, 1).to(device), hidden.to(device), steps=steps)
+
+        return in_batches(made, n, batch_size)
+
+    def beside(self, method: Method) -> list[Tensor]:
+        x, hidden = self._read(method)
+        return [x, to_uint8(masked(prepare(x), hidden))]
+
+    def _read(self, method: Method) -> tuple[Tensor, Tensor]:
+        """The image, uint8 `(1, C, H, W)`, and what is hidden of it, bool `(1, 1, H, W)`."""
+        assert self.mask is not None
+        x = read_image(Path(self.path), shape_of(method), self.flag)
+        try:
+            hidden = read_mask(Path(self.mask))
+        except UserError as error:
+            raise UserError(f"--mask: {error}") from error
+        if hidden.shape != x.shape[-2:]:
+            found, needed = (f"{width}×{height}" for height, width in (hidden.shape, x.shape[-2:]))
+            raise UserError(f"--mask: {self.mask} has {found} pixels, but the image has {needed}: scale it to that")
+        return x, hidden[None, None]
 
     def __str__(self) -> str:
-        return f"of {self.wanted}"
+        return f"of {self.path} filled in where {self.mask} hides it"
 
 
 def _mean(method: Method, images: ImageSet, mask: Tensor, batch_size: int) -> Tensor:
     return mean_latent(method, images.images[first(mask, ENCODED)], batch_size)
 
 
-def training_images(config: str) -> ImageSet:
-    """The training images of the `data:` of a config's YAML text.
+def image_data(config: str) -> ImageData:
+    """The `data:` of a config's YAML text.
 
     Raises:
-        UserError: it has none, or they cannot be read.
+        UserError: it has none, or it cannot be built.
     """
     parser = ZooParser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
@@ -126,20 +247,27 @@ def training_images(config: str) -> ImageSet:
         data = None if section is None else parser.instantiate(parser.parse_object({"data": section})).data
     if not isinstance(data, ImageData):
         raise UserError("the checkpoint's config names no image data, whose training images are needed")
-    return data.train_set
+    return data
 
 
 def class_of(images: ImageSet, wanted: str, flag: str) -> int:
     """The class of that name, else of that index; a UserError with the classes that there are."""
-    k = len(images.classes)
-    if wanted in images.classes:
-        return images.classes.index(wanted)
+    return index_of(images.classes, images.name, wanted, flag)
+
+
+def index_of(names: Sequence[str], of: str, wanted: str, flag: str) -> int:
+    """Where `wanted` is among the `names` of the classes `of` a data set, else the index that it is itself.
+
+    Raises:
+        UserError: neither.
+    """
+    k = len(names)
+    if wanted in names:
+        return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < k:
         return int(wanted)
-    hint = "" if wanted.removeprefix("-").isdecimal() else _near(wanted, images.classes)
-    raise UserError(
-        f"{flag}: {images.name} has no class {wanted!r}, only 0 to {k - 1}: {_listed(images.classes)}{hint}"
-    )
+    hint = "" if wanted.removeprefix("-").isdecimal() else _near(wanted, names)
+    raise UserError(f"{flag}: {of} has no class {wanted!r}, only 0 to {k - 1}: {_listed(names)}{hint}")
 
 
 def members(images: ImageSet, wanted: str, flag: str) -> Tensor:
@@ -172,7 +300,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+def shape_of(method: Method) -> tuple[int, int, int]:
+    """(C, H, W) of the method's images."""
+    channels, height, width = method.sample(1, steps=0).images.shape[1:]
+    return channels, height, width
+
+
+def read_image(path: Path, shape: tuple[int, int, int], flag: str) -> Tensor:
     """An image file as uint8 `(1, C, H, W)` of exactly that shape (C, H, W), colours to grey where C is 1.
 
     Raises:
@@ -183,9 +317,9 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         with Image.open(path) as image:
             size = image.size
     except UnidentifiedImageError as error:
-        raise UserError(f"--like: {path} is not an image file") from error
+        raise UserError(f"{flag}: {path} is not an image file") from error
     if size != (width, height):
         found = f"{size[0]}×{size[1]} pixels"
-        raise UserError(f"--like: {path} has {found}, but the model's images have {width}×{height}: scale it to that")
+        raise UserError(f"{flag}: {path} has {found}, but the model's images have {width}×{height}: scale it to that")
     _, images = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))
     return images

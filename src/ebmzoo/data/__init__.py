@@ -7,6 +7,7 @@ from ebmzoo.data.folder import CelebAHQ256, ImageFolder
 from ebmzoo.data.imagenet32 import ImageNet32
 from ebmzoo.data.images import Attributes, ImageSet, to_float, to_uint8
 from ebmzoo.data.lsun import LSUNChurch
+from ebmzoo.data.masks import CentralSquare, FromFile, Half, Mask, Scribbles
 from ebmzoo.data.ood import (
     ConstantColours,
     Interpolation,
@@ -25,6 +26,7 @@ from ebmzoo.data.ood_sets import (
     SVHNTest,
     Textures,
 )
+from ebmzoo.data.plane import Checkerboard, GaussianMixture, PlaneData, PointSet
 from ebmzoo.data.shapes import Shapes
 from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
@@ -38,9 +40,14 @@ __all__ = [
     "CelebA",
     "CelebAHQ256",
     "CelebATest",
+    "CentralSquare",
+    "Checkerboard",
     "ConstantColours",
     "Digits",
     "FashionMNISTTest",
+    "FromFile",
+    "GaussianMixture",
+    "Half",
     "ImageData",
     "ImageFolder",
     "ImageNet32",
@@ -50,9 +57,13 @@ __all__ = [
     "Inverted",
     "LSUNChurch",
     "MNISTTest",
+    "Mask",
     "OutOfDistribution",
     "PermutedPixels",
+    "PlaneData",
+    "PointSet",
     "SVHNTest",
+    "Scribbles",
     "Shapes",
     "Textures",
     "UniformNoise",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from ebmzoo.data.images import ImageSet, shuffled
+from ebmzoo.data.images import shuffled
 from ebmzoo.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -39,21 +39,33 @@ class Place(TypedDict):
     taken: int
 
 
-class InMemory(Dataset[Batch]):
-    """An `ImageSet` that a `DataLoader` reads a whole batch at a time."""
+class Labelled(Protocol):
+    """Images with their labels, of one length: an `ImageSet`, or a `PointSet`."""
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+
+class InMemory(Dataset[Batch]):
+    """A `Labelled` set that a `DataLoader` reads a whole batch at a time; `labels` stand in for its own, if given."""
+
+    def __init__(self, images: Labelled, labels: Tensor | None = None) -> None:
+        self.images, self.labels = images, images.labels if labels is None else labels
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.images.images[index], self.images.labels[index]
+        return self.images.images[index], self.labels[index]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         chosen = torch.tensor(indices)
-        return self.images.images[chosen], self.images.labels[chosen]
+        return self.images.images[chosen], self.labels[chosen]
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -134,6 +146,6 @@ class ResumableLoader(DataLoader[Batch]):
         self.sampler.load_state_dict(place)
 
 
-def in_order(images: ImageSet, batch_size: int) -> DataLoader[Batch]:
+def in_order(images: Labelled, batch_size: int) -> DataLoader[Batch]:
     """A loader of all `images` in their order; the last batch may be smaller."""
     return DataLoader(dataset=InMemory(images), batch_size=batch_size, **_memory())

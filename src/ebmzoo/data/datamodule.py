@@ -48,6 +48,8 @@ class ImageData(LightningDataModule, ABC):
             run, not for choosing between runs.
         max_train: Train on this many images only, chosen at random.
         ood: What `test` holds against the test set, out-of-distribution.
+        concepts: Attributes whose values are classes for a model that follows classes, such as `[shape, colour]`: the
+            labels of a training batch are then `(B, k)`, one class for each attribute. None: the label alone.
 
     Raises:
         UserError: If a number is out of its range.
@@ -65,6 +67,7 @@ class ImageData(LightningDataModule, ABC):
         val_fraction: float = 0.0,
         max_train: int | None = None,
         ood: list[OutOfDistribution] | None = None,
+        concepts: list[str] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -77,6 +80,7 @@ class ImageData(LightningDataModule, ABC):
             raise UserError(f"seed: {seed} is not possible, 0 or more is needed")
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
         self.val_fraction, self.max_train, self.ood = val_fraction, max_train, tuple(ood or ())
+        self.concepts = concepts
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
@@ -101,6 +105,22 @@ class ImageData(LightningDataModule, ABC):
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.train_set.classes
+
+    @property
+    def followed(self) -> tuple[tuple[str, ...], Tensor]:
+        """What a model that follows classes is told: their names, and those of each training image, `(N,)` or `(N, k)`.
+
+        Raises:
+            UserError: If `concepts` names what is no attribute.
+        """
+        if self.concepts is None:
+            return self.classes, self.train_set.labels
+        if self.train_set.attributes is None:
+            raise UserError(f"concepts: {self.name} has no attributes, null is needed")
+        try:
+            return self.train_set.attributes.as_classes(self.concepts)
+        except UserError as error:
+            raise UserError(f"concepts: {error}") from error
 
     @cached_property
     def _sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -127,7 +147,7 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of `batch_size`; the trainer saves and restores the place in them."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        data = InMemory(self.train_set)
+        data = InMemory(self.train_set, self.followed[1])
         return ResumableLoader(data, EpochSampler(data, self.batch_size, seed=self.seed, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader[Batch]:

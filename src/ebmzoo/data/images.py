@@ -84,6 +84,21 @@ class Attributes:
             found &= column == values.index(value)
         return found
 
+    def as_classes(self, chosen: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+        """The values of the `chosen` attributes as one list of classes, and which of them each image has, `(N, k)`.
+
+        Raises:
+            UserError: If an attribute is not known, or none is chosen.
+        """
+        if not chosen:
+            raise UserError(f"no attribute is chosen, one or more of {', '.join(self.names)} are needed")
+        classes: list[str] = []
+        columns = []
+        for name in chosen:
+            columns.append(self.column(name) + len(classes))
+            classes += self.values[self.names.index(name)]
+        return tuple(classes), torch.stack(columns, dim=1)
+
     def take(self, index: Index) -> Attributes:
         """The attributes of the images at `index`, in that order."""
         return Attributes(self.names, self.values, self.table[index])

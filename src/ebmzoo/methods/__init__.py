@@ -1,15 +1,28 @@
 """The methods: one file each, with its paper's algorithm box and little else."""
 
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Conditions, Encodes, Generates, Reconstructs, StartsFromGenerator
+from ebmzoo.methods.capabilities import (
+    Conditions,
+    Encodes,
+    FollowsClasses,
+    Generates,
+    HasLevels,
+    Inpaints,
+    Proposes,
+    Reconstructs,
+    StartsFromGenerator,
+)
+from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
 from ebmzoo.methods.conditioning import Alternation, StartsFromImages
 from ebmzoo.methods.dual_mcmc import DualMCMC, Teaching
 from ebmzoo.methods.liebm import LIEBM, Elbo
 from ebmzoo.methods.readings import Readings
+from ebmzoo.methods.recovery import RecoveryChain
 from ebmzoo.ssrl.stage import EncoderStage
 
 __all__ = [
+    "CDRL",
     "CLEL",
     "LIEBM",
     "Alternation",
@@ -18,10 +31,15 @@ __all__ = [
     "Elbo",
     "EncoderStage",
     "Encodes",
+    "FollowsClasses",
     "Generates",
+    "HasLevels",
+    "Inpaints",
     "Method",
+    "Proposes",
     "Readings",
     "Reconstructs",
+    "RecoveryChain",
     "Samples",
     "StartsFromGenerator",
     "StartsFromImages",

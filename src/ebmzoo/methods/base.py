@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.plane import PlaneData
 from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
 from ebmzoo.methods.readings import Readings
@@ -170,7 +171,7 @@ class Method(LightningModule, ABC):
             raise UserError(f"trainer.precision is {precision}; energies need fp32, so choose one of {PRECISIONS}")
         self.to(memory_format=torch.channels_last)
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ImageData):
+        if isinstance(data, ImageData | PlaneData):
             self.check_data(data)
 
     def on_fit_start(self) -> None:
@@ -178,8 +179,8 @@ class Method(LightningModule, ABC):
         if self.trainer.world_size > 1:  # chains and latents are each process's own
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
-    def check_data(self, data: ImageData) -> None:
-        """Raises `UserError` when the networks do not fit the data's images."""
+    def check_data(self, data: ImageData | PlaneData) -> None:
+        """Raises `UserError` when the networks do not fit the data's images, or points."""
         shape = (data.channels, data.size, data.size)
         with self.evaluating():
             try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebmzoo.methods.base import Samples
 from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.schedule import NoiseSchedule
 
 
 class Encodes(ABC):
@@ -38,7 +39,16 @@ class Generates(ABC):
         return self.decode(z)
 
 
-class StartsFromGenerator(Generates):
+class Proposes(ABC):  # noqa: B024 – what it declares, `sample(n, steps=0)`, is no new method
+    """Its chains start from what a network proposes, which alone is already a sampler: `sample(n, steps=0)`."""
+
+    @property
+    def can_propose(self) -> bool:
+        """Whether this model was built with that network, where that is a choice."""
+        return True
+
+
+class StartsFromGenerator(Generates, Proposes):
     """Its chains start from its generator, which alone is already a sampler: `sample(n, steps=0)`."""
 
     @abstractmethod
@@ -81,3 +91,54 @@ class Conditions(ABC):
     @abstractmethod
     def sample_given(self, z: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None) -> Samples:
         """One image for each row of `z` under E(x) − β Σₖ cos(g(f(x)), zₖ): `(n, d)`, or `(n, k, d)` to compose k."""
+
+
+class FollowsClasses(ABC):
+    """Was trained with classes, or with the values of attributes as classes, and samples given them."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes there are; 0 for a model built without."""
+
+    @abstractmethod
+    def sample_of(
+        self,
+        labels: Tensor,
+        *,
+        guidance: float = 0.0,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """One image for each row of `labels`, int64: `(n,)` of a class, or `(n, k)` of k at once (CDRL, Eq. 13).
+
+        `guidance` is w of classifier-free guidance, 0 for none (CDRL, Eq. 11 and 14).
+        """
+
+
+class Inpaints(ABC):
+    """Fills in what a mask hides."""
+
+    @abstractmethod
+    def inpaint(
+        self, x: Tensor, hidden: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Samples:
+        """Images that equal `x` where it is not hidden, to the last bit.
+
+        Shapes: `x` is `(n, C, H, W)` in [-1, 1], of which only what is not hidden is read; `hidden` is bool and
+        broadcasts to it, `(1, 1, H, W)` for one mask for all.
+        """
+
+
+class HasLevels(ABC):
+    """Has an energy for each level of a diffusion, and samples by going down its levels."""
+
+    schedule: NoiseSchedule
+
+    @abstractmethod
+    def energy_at(self, x: Tensor, level: int) -> Tensor:
+        """E(x) `(B,)` of the density of x_level = ᾱ x + σ̄ ε, `level` from 0 to T − 1, of the averaged weights."""
+
+    @abstractmethod
+    def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
+        """The samples that `sample` makes, as they are at the levels T, T − 1, …, 0: T + 1 batches `(n, *)`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.plane import PlaneData
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
@@ -68,7 +69,7 @@ class WithGenerator(Method, Generates):
             raise UserError(f"{type(self).__name__} is unconditional: sample takes no labels")
         return torch.randn(n, self.latent, device=self.device, generator=generator)
 
-    def check_data(self, data: ImageData) -> None:
+    def check_data(self, data: ImageData | PlaneData) -> None:
         self._checking = True  # shapes are all that is asked, and the device is not yet the run's
         try:
             super().check_data(data)

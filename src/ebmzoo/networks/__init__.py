@@ -1,13 +1,16 @@
 """Energy networks, generators, inference networks and encoders."""
 
-from ebmzoo.networks.base import Encoder, FeatureNet, Generator, InferenceNet
+from ebmzoo.networks.base import Encoder, FeatureNet, Generator, InferenceNet, Initializer, LevelEnergyNet
 from ebmzoo.networks.clel import CLELEnergy, CLELFeatures, MultiHeadEnergy
 from ebmzoo.networks.igebm import IGEBMResNet
 from ebmzoo.networks.latent import LatentEnergy, LatentEnergyNet
+from ebmzoo.networks.plane import PlaneEnergy, PlaneEnergyNet, PlaneFeatures, PlaneGenerator, PlaneInitializer
+from ebmzoo.networks.recovery import RecoveryResNet
 from ebmzoo.networks.resnet import ResNetEncoder, resnet_backbone
 from ebmzoo.networks.short_run import ShortRunNet
 from ebmzoo.networks.sngan import SNGANEnergy, SNGANFeatures, SNGANGenerator, SNGANInference
 from ebmzoo.networks.spectral import spectral_norm_
+from ebmzoo.networks.unet import UNet
 from ebmzoo.networks.vit import ViTEncoder
 
 __all__ = [
@@ -18,15 +21,24 @@ __all__ = [
     "Generator",
     "IGEBMResNet",
     "InferenceNet",
+    "Initializer",
     "LatentEnergy",
     "LatentEnergyNet",
+    "LevelEnergyNet",
     "MultiHeadEnergy",
+    "PlaneEnergy",
+    "PlaneEnergyNet",
+    "PlaneFeatures",
+    "PlaneGenerator",
+    "PlaneInitializer",
+    "RecoveryResNet",
     "ResNetEncoder",
     "SNGANEnergy",
     "SNGANFeatures",
     "SNGANGenerator",
     "SNGANInference",
     "ShortRunNet",
+    "UNet",
     "ViTEncoder",
     "resnet_backbone",
     "spectral_norm_",

@@ -51,3 +51,34 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
+
+
+class LevelEnergyNet(nn.Module, ABC):
+    """Ê: a sequence of energies, one network for all noise levels; DRL's and CDRL's energy of level t is Ê/s_t².
+
+    Low where data is likely: Ê is −f̂ of the papers (CDRL, A.2). Images may be of any shape `(B, *)` it is written for.
+
+    Args of `forward`:
+        x: noisy images `(B, C, H, W)`.
+        time: what the schedule tells of each image's level, `(B,)`.
+        labels: `(B,)` int64 in 0 … `classes` − 1, and −1 for no class; None is no class for all.
+    """
+
+    classes: int
+    """How many classes it can be told, 0 for a network without."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`(B,)`, at least float32."""
+
+
+class Initializer(nn.Module, ABC):
+    """U: a noisy image x_i of level i to a prediction of its own shape, `(B, *)` to `(B, *)`, at least float32.
+
+    What it predicts is the method's choice. `time` and `labels` are as for `LevelEnergyNet`.
+    """
+
+    classes: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor: ...

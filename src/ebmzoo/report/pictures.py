@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -104,9 +107,87 @@ def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Pat
     figure.savefig(path, dpi=110)
 
 
+def scatter(points: Tensor, half_width: float) -> Tensor:
+    """Points `(n, 2)` as one uint8 picture `(3, H, W)` of the square of that half-width about 0.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure = _figure(4, 4)
+    _window(figure.subplots(), half_width).scatter(*points.detach().cpu().float().numpy().T, s=1, c="black")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba()))[..., :3].permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Panels:
+    """What is known of one density on the square of `half_width` about 0.
+
+    `data` and `samples` are points `(n, 2)`; `fitted` and `exact` are the probabilities `(K, K)` of the cells of a
+    grid, x first. What is None is left blank.
+    """
+
+    title: str
+    half_width: float
+    data: Tensor
+    fitted: Tensor | None
+    exact: Tensor
+    samples: Tensor | None
+
+
+def save_densities(columns: Sequence[Panels], path: Path) -> None:
+    """Rows of data, fitted density, exact density and samples, one column each density, as a PNG file.
+
+    The two densities of a column have one scale of colours.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure = _figure(1.9 * len(columns) + 0.3, 8)
+    rows = figure.subplots(4, len(columns), squeeze=False)
+    for at, panels in enumerate(columns):
+        w, most = panels.half_width, float(panels.exact.max())
+        kinds = {"data": panels.data, "fitted": panels.fitted, "exact": panels.exact, "samples": panels.samples}
+        for (kind, shown), row in zip(kinds.items(), rows, strict=True):
+            axes = _window(row[at], w)
+            if at == 0:
+                axes.set_ylabel(kind)
+            if shown is None:
+                axes.spines[:].set_visible(False)
+            elif kind in ("fitted", "exact"):
+                axes.imshow(shown.T.numpy(), origin="lower", extent=(-w, w, -w, w), vmin=0, vmax=most)
+            else:
+                axes.scatter(*shown.numpy().T, s=0.3, c="black", linewidths=0)
+        rows[0][at].set_title(f"{panels.title}, ±{w:.3g}", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _window(axes: Any, half_width: float) -> Any:
+    axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width), aspect="equal", xticks=[], yticks=[])
+    return axes
+
+
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_against(x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) -> None:
+    """Curves over the values `x`, one panel each with its name above it, as a PNG file.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure = _figure(4.2 * len(curves), 3.2)
+    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        axes.plot(x, values, marker=".")
+        axes.set(title=name, xlabel=xlabel)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -80,6 +80,11 @@ GIVEN = {
     "samples_a_combination": "{} samples a combination",
     "encoded_a_value": "given the mean latents of {} training images at most",
     "samples_an_image": "{} samples given a test image's latent",
+    "guidance": "guidance {}",
+    "timed": "seconds of {} samples",
+    "images_of_training": "means of {} training images",
+    "repeats": "{} repeats",
+    "cells": "{} cells on either axis",
 }
 """How a protocol tells of what samples were given."""
 
@@ -89,7 +94,7 @@ def _protocol(result: dict[str, Any]) -> str:
     parts = [f"n = {told['n']}"] if "n" in told else []
     if "pairs" in told:
         parts.append(f"{told['pairs']} {told['kind']} strips of {told['points']} images")
-    if "split" in told:
+    if "real_images" in told:
         parts.append(f"{told['real_images']} real images of {told['split']}")
     for name, chain in told.get("chains", {}).items():
         if chain["steps"]:

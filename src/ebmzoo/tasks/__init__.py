@@ -3,7 +3,11 @@
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.compositional import Compositional
 from ebmzoo.tasks.conditional import Conditional
+from ebmzoo.tasks.cost import Cost
+from ebmzoo.tasks.density import Density
 from ebmzoo.tasks.generation import Generation
+from ebmzoo.tasks.guidance import Guidance
+from ebmzoo.tasks.inpainting import Inpainting
 from ebmzoo.tasks.interpolation import Interpolation
 from ebmzoo.tasks.ood import OutOfDistributionDetection
 from ebmzoo.tasks.reconstruction import Reconstruction
@@ -13,7 +17,11 @@ from ebmzoo.tasks.revision import Revision
 __all__ = [
     "Compositional",
     "Conditional",
+    "Cost",
+    "Density",
     "Generation",
+    "Guidance",
+    "Inpainting",
     "Interpolation",
     "OutOfDistributionDetection",
     "Reconstruction",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.fingerprint import sha256
@@ -58,10 +58,12 @@ class Task(Callback, ABC):
     """A question put to a trained method: plainly callable in a notebook, a callback under `ebmzoo test`."""
 
     name: str
+    asks_of: type[LightningDataModule] | tuple[type[LightningDataModule], ...] = ImageData
+    """The kinds of data that it can be asked of."""
 
     @abstractmethod
-    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
-        """Ask it. Pictures go into `folder`; none are drawn without one."""
+    def __call__(self, method: Method, data: Any, folder: Path | None = None) -> Result:
+        """Ask it, with data of the kinds `asks_of`. Pictures go into `folder`; none are drawn without one."""
 
     def can_ask(self, method: Method) -> bool:
         """Whether the method can do what the task asks, by the kinds that it inherits from."""
@@ -73,7 +75,7 @@ class Task(Callback, ABC):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if not (trainer.is_global_zero and isinstance(pl_module, Method) and isinstance(data, ImageData)):
+        if not (trainer.is_global_zero and isinstance(pl_module, Method) and isinstance(data, self.asks_of)):
             return
         if not self.can_ask(pl_module):
             return

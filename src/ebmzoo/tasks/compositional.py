@@ -17,7 +17,7 @@ from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.conditional import diverging, tell
 from ebmzoo.tasks.generation import chain_protocol, draw
-from ebmzoo.tasks.latents import conditions, draw_given, first, mean_latent
+from ebmzoo.tasks.latents import Given, check_guidance, conditions, follows, given_by
 
 HELD_OUT = " (held out)"
 
@@ -25,12 +25,14 @@ HELD_OUT = " (held out)"
 class Compositional(Task):
     """Samples given a combination of attributes' values, E(x) − γ Σₐ cos(g(f(x)), z̄ₐ), z̄ₐ the mean latent of a value.
 
+    A method that follows classes is given those that the values are, log p(x|c₁) + … + log p(x|c_M) − (M−1) log p(x).
+
     Figures, a row for each combination, marked `(held out)` where no training image has all its values: of each
     attribute, and of `all` at once, the share of samples whose value the attribute's classifier tells to be the wanted
     one; `…_unconditional` is that share of samples given nothing, the model's chance. `seen` and `held_out` are means
     over combinations, `real` is the share of test images whose own value is told. `nfe` is network evaluations an
     image. In the picture a row is a combination.
-    Source: CLEL, §4.4, Eq. 15 and Fig. 4.
+    Source: CLEL, §4.4, Eq. 15 and Fig. 4; CDRL, §3.6, Eq. 13 and 14, and §4.5.
 
     Args:
         combinations: such as `[{shape: star, colour: red}, {shape: cross, colour: blue, size: large}]`.
@@ -42,6 +44,7 @@ class Compositional(Task):
         steps: Langevin steps instead of the sampler's own.
         batch_size: images in one chain.
         shown: how many samples of a combination the picture shows.
+        guidance: w of classifier-free guidance, for a method that follows classes.
     """
 
     name = "compositional"
@@ -55,6 +58,7 @@ class Compositional(Task):
         steps: int | None = None,
         batch_size: int = 250,
         shown: int = 10,
+        guidance: float = 0.0,
     ) -> None:
         for key, value in {"n": n, "n_encode": n_encode, "batch_size": batch_size, "shown": shown}.items():
             if value < 1:
@@ -65,14 +69,16 @@ class Compositional(Task):
             )
         if absent := {name for wanted in combinations for name in wanted} - set(classifiers):
             raise UserError(f"compositional.classifiers has none for {', '.join(sorted(absent))}")
+        check_guidance("compositional.guidance", guidance)
         self.combinations, self.classifiers, self.n, self.n_encode = combinations, classifiers, n, n_encode
+        self.guidance = guidance
         self.steps, self.batch_size, self.shown = steps, batch_size, shown
 
     def missing(self) -> list[str]:
         return [f"{a}: {told}" for a, c in self.classifiers.items() if (told := c.available()) is not None]
 
     def can_ask(self, method: Method) -> bool:
-        return conditions(method)
+        return conditions(method) or follows(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
@@ -84,12 +90,13 @@ class Compositional(Task):
             names = ", ".join(sorted(absent))
             raise UserError(f"compositional.classifiers: {names} is not among the attributes of {data.name}")
         judges = {a: c for a, c in self.classifiers.items() if c.available() is None}
-        latents = self._latents(method, data, known)
+        given = given_by(method, data, self.batch_size, self.n_encode, self.guidance)
+        told = self._told(given)
         result.protocol = {"steps": self.steps, "chains": {}, "samples_a_combination": self.n}
-        result.protocol["encoded_a_value"] = self.n_encode
+        result.protocol |= given.protocol("value")
         result.protocol["classifiers"] = {c.name: c.fingerprint for c in judges.values()}
-        for attribute, told in self._tell(judges, data.test_set.images, known, method).items():
-            result.figures[f"real/{attribute}"] = float((told == tested.column(attribute)).double().mean())
+        for attribute, found in self._tell(judges, data.test_set.images, known, method).items():
+            result.figures[f"real/{attribute}"] = float((found == tested.column(attribute)).double().mean())
         plain, sampled = draw(method, self.n, self.batch_size, self.steps)
         chance = self._tell(judges, plain, known, method)
         result.protocol["chains"]["unconditional"] = chain_protocol(sampled)
@@ -97,9 +104,9 @@ class Compositional(Task):
         for wanted in self.combinations:
             row = "+".join(wanted.values()) + ("" if known.where(wanted).any() else HELD_OUT)
             with diverging(result, f"{row}/all"):
-                z = torch.stack([latents[pair] for pair in wanted.items()])
+                several = torch.stack([told[pair] for pair in wanted.items()])
                 with stopwatch(result.figures, f"{row}/seconds"):
-                    images, sampled = draw_given(method, z.expand(self.n, -1, -1), self.batch_size, self.steps)
+                    images, sampled = given.draw(several.expand(self.n, *several.shape), self.steps)
                 result.figures[f"{row}/nfe"] = sampled.nfe
                 result.protocol["chains"]["full"] = chain_protocol(sampled)
                 strips.append(to_float(images[: self.shown]))
@@ -114,19 +121,13 @@ class Compositional(Task):
             result.pictures.append(str(path))
         return result
 
-    def _latents(self, method: Method, data: ImageData, known: Attributes) -> dict[tuple[str, str], Tensor]:
-        """z̄ₐ of every value that a combination names."""
-        found = {}
-        for name, value in dict.fromkeys(pair for wanted in self.combinations for pair in wanted.items()):
-            try:
-                mask = known.where({name: value})
-            except UserError as error:
-                raise UserError(f"compositional.combinations: {error}") from error
-            if not mask.any():
-                raise UserError(f"compositional.combinations: no training image of {data.name} has {name} {value}")
-            images = data.train_set.images[first(mask, self.n_encode)]
-            found[name, value] = mean_latent(method, images, self.batch_size)
-        return found
+    def _told(self, given: Given) -> dict[tuple[str, str], Tensor]:
+        """What tells the method of every value that a combination names."""
+        pairs = dict.fromkeys(pair for wanted in self.combinations for pair in wanted.items())
+        try:
+            return {(name, value): given.of_value(name, value) for name, value in pairs}
+        except UserError as error:
+            raise UserError(f"compositional.combinations: {error}") from error
 
     def _tell(
         self, judges: Mapping[str, FeatureExtractor], images: Tensor, known: Attributes, method: Method

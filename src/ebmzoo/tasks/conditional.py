@@ -1,4 +1,4 @@
-"""Whether samples given the latent of a class or of an image are of that class, or like that image."""
+"""Whether samples given a class, or the latent of a class or an image, are of that class, or like that image."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from ebmzoo.metrics import FeatureExtractor, extract
 from ebmzoo.report.pictures import save_confusion, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.generation import chain_protocol, draw
-from ebmzoo.tasks.latents import conditions, draw_given, encoded, first, mean_latent
+from ebmzoo.tasks.latents import Given, check_guidance, conditions, draw_given, encoded, first, follows, given_by
 
 
 class Conditional(Task):
     """Samples given a class's mean latent z̄, and given the latent z = h(x)/|h(x)| of a test image.
 
+    A method that follows classes is given the class itself, and no test image.
+
     Figures, a row for each class, one for `all` and one for `real` test images: `accuracy`, the share that the
     classifier tells to be of their class; `entropy` in nats of the classes told, at best log K for all K classes
     together and 0 for one. Of `instances` and of `unconditional` samples: `agreement`, the mean of cos(h(sample), z).
     `nfe` is network evaluations an image. In the pictures a row is a class, or a test image followed by its samples.
-    Source: LIEBM, §4.3 and Fig. 4; CLEL, §4.3 and Fig. 3.
+    Source: LIEBM, §4.3 and Fig. 4; CLEL, §4.3 and Fig. 3; CDRL, §4.3.
 
     Args:
         classifier: what tells the class of a sample, trained apart from the model on the same classes; without it only
@@ -45,6 +47,7 @@ class Conditional(Task):
         steps: Langevin steps instead of the sampler's own.
         batch_size: images in one chain.
         shown: how many samples of a class the picture shows.
+        guidance: w of classifier-free guidance, for a method that follows classes.
     """
 
     name = "conditional"
@@ -60,6 +63,7 @@ class Conditional(Task):
         steps: int | None = None,
         batch_size: int = 250,
         shown: int = 10,
+        guidance: float = 0.0,
     ) -> None:
         least = {"n": (n, 1), "n_encode": (n_encode, 1), "instances": (instances, 0), "samples": (samples, 1)}
         for key, (value, needed) in (least | {"batch_size": (batch_size, 1), "shown": (shown, 1)}).items():
@@ -67,7 +71,8 @@ class Conditional(Task):
                 raise UserError(f"conditional.{key} is {value}; it must be {needed} or more")
         if start not in ("method", "class_mean"):
             raise UserError(f"conditional.start is {start}; it must be method or class_mean")
-        self.classifier, self.n, self.n_encode = classifier, n, n_encode
+        check_guidance("conditional.guidance", guidance)
+        self.classifier, self.n, self.n_encode, self.guidance = classifier, n, n_encode, guidance
         self.instances, self.samples, self.start = instances, samples, start
         self.steps, self.batch_size, self.shown = steps, batch_size, shown
 
@@ -75,49 +80,46 @@ class Conditional(Task):
         return [sentence] if (sentence := self.classifier.available()) is not None else []
 
     def can_ask(self, method: Method) -> bool:
-        return conditions(method)
+        return conditions(method) or follows(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
         result.protocol = {"steps": self.steps, "chains": {}}
-        if len(data.classes) < 2:
-            result.notes.append(f"{data.name} has no classes: there is no class to sample")
+        given = given_by(method, data, self.batch_size, self.n_encode, self.guidance)
+        if (told := given.without_classes()) is not None:
+            result.notes.append(told)
         else:
             with diverging(result, "all/accuracy"):
-                self._ask_classes(method, data, folder, result)
-        if self.instances:
+                self._ask_classes(given, folder, result)
+        if self.instances and conditions(method):
             with diverging(result, "instances/agreement"):
                 self._ask_instances(method, data, folder, result)
         return result
 
-    def _ask_classes(self, method: Method, data: ImageData, folder: Path | None, result: Result) -> None:
-        groups = [
-            data.train_set.images[first(data.train_set.labels == label, self.n_encode)]
-            for label in range(len(data.classes))
-        ]
-        if absent := [name for name, group in zip(data.classes, groups, strict=True) if len(group) == 0]:
-            raise UserError(
-                f"conditional: no training image of {data.name} is of class {absent[0]}, to average latents of"
-            )
-        given = torch.arange(len(groups)).repeat_interleave(self.n)
+    def _ask_classes(self, given: Given, folder: Path | None, result: Result) -> None:
+        method, data = given.method, given.data
+        labels = torch.arange(len(data.classes)).repeat_interleave(self.n)
         with stopwatch(result.figures, "all/seconds"):
-            z = torch.stack([mean_latent(method, group, self.batch_size) for group in groups])
-            start = self._class_means(method, groups, result)
-            rows = z[given.to(z.device)]
-            images, sampled = draw_given(
-                method, rows, self.batch_size, self.steps, None if start is None else start[given]
-            )
+            try:
+                told = torch.stack([given.of_class(label) for label in range(len(data.classes))])
+            except UserError as error:
+                raise UserError(f"conditional: {error}") from error
+            start, rows = self._class_means(method, data, result), told[labels.to(told.device)]
+            if start is None:
+                images, sampled = given.draw(rows, self.steps)
+            else:
+                images, sampled = draw_given(method, rows, self.batch_size, self.steps, start[labels])
         result.figures["all/nfe"] = sampled.nfe
         result.protocol["chains"]["full"] = chain_protocol(sampled)
-        result.protocol |= {"samples_a_class": self.n, "encoded_a_class": max(map(len, groups))}
+        result.protocol |= {"samples_a_class": self.n} | given.protocol("class")
         if folder is not None:
-            strips = images.view(len(groups), self.n, *images.shape[1:])[:, : self.shown]
+            strips = images.view(len(data.classes), self.n, *images.shape[1:])[:, : self.shown]
             save_strips(to_float(strips), path := folder / "conditional.png")
             result.pictures.append(str(path))
         if self.classifier.available() is None:
-            self._score(images, given, data, method.device, result, folder)
+            self._score(images, labels, data, method.device, result, folder)
 
-    def _class_means(self, method: Method, groups: Sequence[Tensor], result: Result) -> Tensor | None:
+    def _class_means(self, method: Method, data: ImageData, result: Result) -> Tensor | None:
         """x̄ of each class, `(K, C, H, W)`, where chains start from it."""
         if self.start == "method":
             return None
@@ -128,7 +130,8 @@ class Conditional(Task):
             return None
         means = []
         with method.evaluating():
-            for group in groups:
+            for label in range(len(data.classes)):
+                group = data.train_set.images[first(data.train_set.labels == label, self.n_encode)]
                 batches = [method.augmented(prepare(b.to(method.device))) for b in torch.split(group, self.batch_size)]
                 means.append(torch.cat(batches).mean(0).cpu())
         return torch.stack(means)
@@ -194,19 +197,31 @@ def tell(
     device: torch.device,
     key: str,
 ) -> Tensor:
-    """The class that `classifier` tells of each image, `(N,)` int64, an index into `classes`.
+    """The class that `classifier` tells of each image, `(N,)` int64, an index into `classes`; errors as of `read`."""
+    return read(classifier, images, classes, batch_size, device, key)[1].argmax(1)
+
+
+def read(
+    classifier: FeatureExtractor,
+    images: Tensor,
+    classes: Sequence[str],
+    batch_size: int,
+    device: torch.device,
+    key: str,
+) -> tuple[Tensor, Tensor]:
+    """The features `(N, D)` and the logits `(N, K)` that `classifier` has of images, a logit for each of `classes`.
 
     Raises:
         UserError: the classifier has no logits, or not one for each class.
     """
-    _, logits = extract(classifier.to(device), images, batch_size, device)
+    features, logits = extract(classifier.to(device), images, batch_size, device)
     if logits is None or logits.shape[1] != len(classes):
         found = "no classes" if logits is None else f"{logits.shape[1]} classes"
         raise UserError(
             f"{key}: {classifier.name} tells {found}, but {len(classes)} are needed ({', '.join(classes[:10])}"
             f"{', …' if len(classes) > 10 else ''}): use one trained on this data"
         )
-    return logits.argmax(1)
+    return features, logits
 
 
 def confusions(given: Tensor, told: Tensor, k: int) -> Tensor:

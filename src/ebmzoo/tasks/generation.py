@@ -13,7 +13,7 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet, to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
 from ebmzoo.report.pictures import save_grid
@@ -23,7 +23,8 @@ from ebmzoo.tasks.base import Result, Task, stopwatch
 class Generation(Task):
     """Fréchet distance, kernel distance, Inception Score, precision and recall of n samples.
 
-    A method whose chain starts from a generator is measured twice: as it samples, and without the chain (`no_mcmc/…`).
+    A method whose chain starts from what a network proposes is measured twice: as it samples, and without the chain
+    (`no_mcmc/…`).
 
     Args:
         n: how many samples, against as many real images, or against all of the split where `real` is `all`.
@@ -57,7 +58,7 @@ class Generation(Task):
         result = Result(self.name, notes=self.missing())
         real = real_images(data, self.split, None if self.real == "all" else self.n)
         runs: dict[str, int | None] = {"": self.steps}
-        if isinstance(method, StartsFromGenerator):
+        if isinstance(method, Proposes) and method.can_propose:
             runs["no_mcmc/"] = 0
         result.protocol = {"n": self.n, "split": self.split, "real_images": len(real), "extractors": {}, "chains": {}}
         made = {}

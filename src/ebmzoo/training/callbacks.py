@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 
+from ebmzoo.data.plane import PlaneData
 from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.randomness import repeatable
-from ebmzoo.report.pictures import grid, save_png
+from ebmzoo.report.pictures import grid, save_png, scatter
+
+POINTS = 2500
+"""How many samples show a density of the plane."""
 
 
 class SampleGrid(Callback):
     """Draws the same latents every so often: `<run_dir>/samples/step_0000500.png`, and in the W&B dashboard.
 
-    Training does not notice: its random numbers go on as if nothing had been drawn.
+    Of `PlaneData` it draws 2,500 points, if matplotlib is there. Training does not notice: its random numbers go on as
+    if nothing had been drawn.
 
     Args:
         every_n_steps: iterations between two grids; one is also drawn at the end. 0 draws none.
@@ -43,12 +49,18 @@ class SampleGrid(Callback):
     def _draw(self, trainer: Trainer, method: LightningModule) -> None:
         if not (trainer.is_global_zero and isinstance(method, Method) and method.trains_energy):
             return
+        data = getattr(trainer, "datamodule", None)
+        runs: dict[str, int | None] = {"samples": None}
+        if isinstance(method, Proposes) and method.can_propose:
+            runs["samples_no_mcmc"] = 0
         pictures = {}
-        with repeatable(seed=0):
-            pictures["samples"] = grid(method.sample(self.n).images)
-        if isinstance(method, StartsFromGenerator):
+        for name, steps in runs.items():
             with repeatable(seed=0):
-                pictures["samples_no_mcmc"] = grid(method.sample(self.n, steps=0).images)
+                images = method.sample(POINTS if isinstance(data, PlaneData) else self.n, steps=steps).images
+            if not isinstance(data, PlaneData):
+                pictures[name] = grid(images)
+            elif find_spec("matplotlib") is not None:
+                pictures[name] = scatter(images.flatten(1), data.extent)
         for name, picture in pictures.items():
             save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:

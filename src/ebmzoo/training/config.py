@@ -67,7 +67,7 @@ def _gist(message: str) -> str:
 def _classes() -> dict[str, str]:
     """The public classes that a config can name, by their short names, with their class paths."""
     found = {}
-    for package in ("data", "methods", "metrics", "networks", "ssrl", "tasks"):
+    for package in ("autoencoder", "data", "methods", "metrics", "networks", "schedule", "ssrl", "tasks"):
         for name in import_module(f"ebmzoo.{package}").__all__:
             found[name] = f"ebmzoo.{package}.{name}"
     return found

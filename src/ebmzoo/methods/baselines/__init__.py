@@ -2,6 +2,7 @@
 
 from ebmzoo.methods.baselines.coopnets import CoopNets
 from ebmzoo.methods.baselines.divergence_triangle import DivergenceTriangle
+from ebmzoo.methods.baselines.drl import DRL
 from ebmzoo.methods.baselines.hat_ebm import HatEBM
 from ebmzoo.methods.baselines.igebm import IGEBM, ClippedAdam
 from ebmzoo.methods.baselines.improved_cd import ImprovedCD
@@ -9,6 +10,7 @@ from ebmzoo.methods.baselines.short_run import ShortRunEBM
 from ebmzoo.methods.baselines.vae import VAE
 
 __all__ = [
+    "DRL",
     "IGEBM",
     "VAE",
     "ClippedAdam",

@@ -1,0 +1,282 @@
+"""Points of the plane as images of two channels and one pixel, from densities that are known exactly."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ebmzoo.data.batches import Batch, EpochSampler, InMemory, ResumableLoader, in_order
+from ebmzoo.data.datamodule import MONITORED
+from ebmzoo.errors import UserError
+
+FINE = 2**20
+"""Into how many steps a square of the board is cut for draws from it."""
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Points of the plane with their labels: `points` are `(N, 2)` float32, `labels` `(N,)` int64."""
+
+    points: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def images(self) -> Tensor:
+        """The points as images `(N, 2, 1, 1)`: x is channel 0, y is channel 1."""
+        return self.points[:, :, None, None]
+
+    def take(self, index: slice) -> PointSet:
+        """The points at `index`."""
+        return PointSet(self.points[index], self.labels[index])
+
+
+class PlaneData(LightningDataModule, ABC):
+    """Points drawn from a known density on the plane; all methods take them as images of two channels and one pixel.
+
+    Loaders give `((B, 2, 1, 1) float32, labels)`; order, resumption and processes are as of `ImageData`. All densities
+    are those of x' = ᾱ x + σ̄ ε, ε ~ N(0, I): of the data itself unless told otherwise.
+
+    Args:
+        n_train: How many points to train on.
+        n_test: How many others to report on, of which at most 1,000 are those to watch a run with.
+        batch_size: Points in one batch of one process.
+        seed: Of the order of the batches.
+        point_seed: Of the points themselves.
+
+    Raises:
+        UserError: If a number is out of its range.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    reach: float
+    """The half-width of the square about 0 that holds the data."""
+    channels, size = 2, 1
+
+    def __init__(
+        self, n_train: int = 50_000, n_test: int = 10_000, batch_size: int = 2500, seed: int = 0, point_seed: int = 0
+    ) -> None:
+        super().__init__()
+        least = {
+            "n_train": (n_train, 1),
+            "n_test": (n_test, 1),
+            "batch_size": (batch_size, 1),
+            "seed": (seed, 0),
+            "point_seed": (point_seed, 0),
+        }
+        for key, (number, needed) in least.items():
+            if number < needed:
+                raise UserError(f"{key}: {number} is not possible, {needed} or more is needed")
+        self.n_train, self.n_test, self.batch_size = n_train, n_test, batch_size
+        self.seed, self.point_seed = seed, point_seed
+
+    @abstractmethod
+    def draw(self, n: int, generator: torch.Generator | None = None) -> PointSet:
+        """`n` points of the data, by a generator of the CPU."""
+
+    @abstractmethod
+    def density(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        """p(x') of points `(N, 2)`: `(N,)` float64, exact."""
+
+    @abstractmethod
+    def masses(self, edges: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        """The probability of each cell of a grid, exact: `[i, j]` is that of edges[i] < x' < edges[i + 1], y' with j.
+
+        Shapes: `edges` is `(K + 1,)` float64 and rises; the result is `(K, K)` float64.
+        """
+
+    @property
+    def extent(self) -> float:
+        """The half-width of a picture of the data."""
+        return 1.25 * self.reach
+
+    def half_width(self, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> float:
+        """The half-width of a picture of x': `extent`, or ᾱ·reach + 4σ̄ where that is more."""
+        return max(self.extent, alpha_bar * self.reach + 4 * sigma_bar)
+
+    @cached_property
+    def train_set(self) -> PointSet:
+        """The points to train on."""
+        return self.draw(self.n_train, torch.Generator().manual_seed(2 * self.point_seed))
+
+    @cached_property
+    def test_set(self) -> PointSet:
+        """The points to report on."""
+        return self.draw(self.n_test, torch.Generator().manual_seed(2 * self.point_seed + 1))
+
+    @property
+    def train_points(self) -> Tensor:
+        """The points to train on, `(N, 2)` float32."""
+        return self.train_set.points
+
+    @property
+    def test_points(self) -> Tensor:
+        """The points to report on, `(N, 2)` float32."""
+        return self.test_set.points
+
+    @property
+    def followed(self) -> tuple[tuple[str, ...], Tensor]:
+        """As of `ImageData`: the names of the classes, and that of each training point."""
+        return self.classes, self.train_set.labels
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of `batch_size`; the trainer saves and restores the place in them."""
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        data = InMemory(self.train_set)
+        return ResumableLoader(data, EpochSampler(data, self.batch_size, seed=self.seed, rank=rank, world=world))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The first 1,000 test points."""
+        return in_order(self.test_set.take(slice(MONITORED)), self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test points in their order."""
+        return in_order(self.test_set, self.batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test points in their order."""
+        return in_order(self.test_set, self.batch_size)
+
+
+class Checkerboard(PlaneData):
+    """Uniform on the 8 black squares of a 4×4 board on [−scale, scale]², where the square at the lower left is black.
+
+    p(x') = 1/8 Σ_squares Π_axes [Φ((ᾱb − x')/σ̄) − Φ((ᾱa − x')/σ̄)]/(ᾱ side), with a < b a square's edges on the axis.
+    The class is the index of the square, column by column from the lower left. Source: CDRL, §4.4 and Fig. 1.
+
+    Args:
+        scale: Half the side of the board.
+        common: Those of every set of points.
+
+    Raises:
+        UserError: If a number is out of its range.
+    """
+
+    name, classes = "checkerboard", tuple(str(square) for square in range(8))
+
+    def __init__(self, scale: float = 1.0, **common: Any) -> None:
+        super().__init__(**common)
+        if not (scale > 0 and math.isfinite(scale)):
+            raise UserError(f"scale: {scale} is not possible, a positive number is needed")
+        self.scale = self.reach = scale
+        self.side = scale / 2
+        self.lines = scale * torch.linspace(-1, 1, 5, dtype=torch.float64)
+        columns = torch.arange(4)
+        self.board = ((columns[:, None] + columns) % 2 == 0).double()
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> PointSet:
+        square = torch.randint(8, (n,), generator=generator)
+        column = square // 2
+        at = torch.stack([column, 2 * (square % 2) + column % 2], dim=1)
+        # The midpoints of fine steps: no rounding takes such a point to an edge, where the next square begins.
+        within = (torch.randint(FINE, (n, 2), generator=generator).double() + 0.5) / FINE
+        return PointSet((self.side * (at + within) - self.scale).float(), square)
+
+    def black(self, points: Tensor) -> Tensor:
+        """Whether each point, `(N, 2)`, is in a black square, `(N,)` bool; left and lower edges are a square's own."""
+        at = ((points.double() + self.scale) / self.side).floor()
+        return ((at >= 0) & (at < 4)).all(1) & (at.sum(1) % 2 == 0)
+
+    def black_share(self, edges: Tensor) -> Tensor:
+        """How much of the area of each cell of a grid is black, from 0 to 1: `(K + 1,)` to `(K, K)`."""
+        widths = edges.diff()
+        return self.masses(edges) * (8 * self.side**2) / (widths[:, None] * widths)
+
+    def density(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        area = (alpha_bar * self.side) ** 2
+        if sigma_bar == 0:
+            return self.black(points / alpha_bar).double() / (8 * area)
+        z = (alpha_bar * self.lines[:, None, None] - points.double().T) / sigma_bar
+        x, y = normal_mass(z[:-1], z[1:]).unbind(1)
+        return torch.einsum("in,ij,jn->n", x, self.board, y) / (8 * area)
+
+    def masses(self, edges: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        lines = alpha_bar * self.lines[:, None]
+        cumulative = uniform_cdf(edges.double(), lines[:-1], lines[1:], sigma_bar)
+        each = cumulative.diff().clamp_min(0)
+        return torch.einsum("ik,ij,jl->kl", each, self.board, each) / 8
+
+
+class GaussianMixture(PlaneData):
+    """Gaussians of one width in a ring, equally likely: p(x') = e^{−E(x')}/Z with E and Z known.
+
+    E(x') = −log Σ_k exp(−|x' − ᾱμ_k|²/2s²), Z = 2π s² K, s² = ᾱ² std² + σ̄². The class is the index k of the component.
+
+    Args:
+        components: K.
+        radius: That of the ring of the μ_k.
+        std: The standard deviation of a component on each axis.
+        common: Those of every set of points.
+
+    Raises:
+        UserError: If a number is out of its range.
+    """
+
+    name = "gaussian_mixture"
+
+    def __init__(self, components: int = 8, radius: float = 0.7, std: float = 0.1, **common: Any) -> None:
+        super().__init__(**common)
+        if components < 1:
+            raise UserError(f"components: {components} is not possible, 1 or more is needed")
+        if not (radius >= 0 and math.isfinite(radius)):
+            raise UserError(f"radius: {radius} is not possible, 0 or more is needed")
+        if not (std > 0 and math.isfinite(std)):
+            raise UserError(f"std: {std} is not possible, a positive number is needed")
+        self.components, self.std, self.reach = components, std, radius + 4 * std
+        self.classes = tuple(str(component) for component in range(components))
+        angles = 2 * math.pi * torch.arange(components, dtype=torch.float64) / components
+        self.means = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> PointSet:
+        component = torch.randint(self.components, (n,), generator=generator)
+        noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+        return PointSet((self.means[component] + self.std * noise).float(), component)
+
+    def energy(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        """E(x') of points `(N, 2)`: `(N,)` float64."""
+        squares = (points.double()[:, None] - alpha_bar * self.means).square().sum(2)
+        return -torch.logsumexp(-squares / (2 * self._variance(alpha_bar, sigma_bar)), dim=1)
+
+    def log_z(self, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> float:
+        """log Z = log(2π s² K)."""
+        return math.log(2 * math.pi * self._variance(alpha_bar, sigma_bar) * self.components)
+
+    def density(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        return (-self.energy(points, alpha_bar, sigma_bar) - self.log_z(alpha_bar, sigma_bar)).exp()
+
+    def masses(self, edges: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
+        z = (edges.double() - alpha_bar * self.means[:, :, None]) / math.sqrt(self._variance(alpha_bar, sigma_bar))
+        x, y = normal_mass(z[..., :-1], z[..., 1:]).unbind(1)
+        return torch.einsum("ck,cl->kl", x, y) / self.components
+
+    def _variance(self, alpha_bar: float, sigma_bar: float) -> float:
+        return (alpha_bar * self.std) ** 2 + sigma_bar**2
+
+
+def normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """Φ(high) − Φ(low) of low ≤ high, float64, to full relative precision in either tail, where Φ itself is 1."""
+    right = low + high > 0
+    low, high = torch.where(right, -high, low), torch.where(right, -low, high)
+    return (torch.erfc(-high / math.sqrt(2)) - torch.erfc(-low / math.sqrt(2))) / 2
+
+
+def uniform_cdf(t: Tensor, a: Tensor, b: Tensor, sigma: float) -> Tensor:
+    """P(u + σε < t) of u ~ U(a, b): σ [G((t − a)/σ) − G((t − b)/σ)]/(b − a), G(z) = z Φ(z) + φ(z), float64."""
+    if sigma == 0:
+        return ((t - a) / (b - a)).clamp(0, 1)
+
+    def g(z: Tensor) -> Tensor:
+        return z * torch.erfc(-z / math.sqrt(2)) / 2 + (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
+
+    return sigma * (g((t - a) / sigma) - g((t - b) / sigma)) / (b - a)

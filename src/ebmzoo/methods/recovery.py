@@ -1,0 +1,362 @@
+"""What CDRL and DRL share: a sequence of energies learnt by recovery likelihood, and sampling down its levels."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from ebmzoo.autoencoder import ImageCoder, load_coder
+from ebmzoo.compose import AtLevel, Recovery, guided
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.plane import PlaneData
+from ebmzoo.energy import Energy, gradient
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import FollowsClasses, HasLevels, Inpaints
+from ebmzoo.methods.readings import Readings, energies_told
+from ebmzoo.networks.base import LevelEnergyNet
+from ebmzoo.schedule import NoiseSchedule, column
+
+
+@dataclass(frozen=True)
+class RecoveryChain:
+    """The Langevin chains of a sequence of energies: at transition i, η = s_i²/2 and τ = s_i, temperature 1.
+
+    s_i² = c (σ̄_{i−1}/σ̄_0) σ_i² (CDRL, Eq. 16, whose 0.054 is c/σ̄_0), or c σ_i²/σ̄_0 where it does not `grow`.
+    The energy is Ê/s_i², so that a step is ½ ∇Ê, whatever s_i is.
+
+    Args:
+        steps: K, at each level.
+        variance: c; CDRL 4e-4, DRL 2e-4.
+        grow: whether s_i² grows with the noise that is there; the code's plane has it not.
+        noise: factor of the noise when sampling; DRL 0.99.
+        precision: as of `Langevin`.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    steps: int = 15
+    variance: float = 4e-4
+    grow: bool = True
+    noise: float = 1.0
+    precision: Literal["ambient", "fp32", "bf16"] = "ambient"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"model.chain.steps is {self.steps}; it must be 1 or more")
+        if not (self.variance > 0 and math.isfinite(self.variance)):
+            raise UserError(f"model.chain.variance is {self.variance}; it must be a positive number")
+        if self.noise < 0:
+            raise UserError(f"model.chain.noise is {self.noise}; it must be 0 or more")
+
+    def unit(self, schedule: NoiseSchedule, i: Tensor) -> Tensor:
+        """s_i², `(B,)`."""
+        grown = schedule.sigma_bar[i - 1] if self.grow else 1.0
+        return self.variance * grown / schedule.sigma_bar[0] * schedule.sigma[i].square()
+
+    def __call__(
+        self,
+        energy: Energy,
+        y: Tensor,
+        unit: Tensor,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """K Langevin steps of training; with `steps`, those of sampling."""
+        chain, eta, tau = self._sized(unit, steps)
+        return chain(energy, y, step_size=eta, noise=tau, generator=generator)
+
+    def path(
+        self, energy: Energy, y: Tensor, unit: Tensor, steps: int, generator: torch.Generator | None
+    ) -> Iterator[Tensor]:
+        """Every state of sampling; a change made in place stays."""
+        chain, eta, tau = self._sized(unit, steps)
+        return chain.path(energy, y, step_size=eta, noise=tau, generator=generator)
+
+    def _sized(self, unit: Tensor, steps: int | None) -> tuple[Langevin, Tensor, Tensor]:
+        chain = Langevin(self.steps if steps is None else steps, 1.0, precision=self.precision)
+        # K' steps in place of K are longer: s ∝ 1/√K' (CDRL, §4.2). The energy stays that of training.
+        adjusted = unit * (self.steps / max(chain.steps, 1))
+        return chain, adjusted / 2, adjusted.sqrt() * (1.0 if steps is None else self.noise)
+
+
+class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
+    """A method with one network for the energies of all noise levels of a diffusion.
+
+    The energy of level i − 1 is that of y = m_i x_{i−1} (its `scale`); given x_i it is E(y) + |y − x_i|²/2σ_i²
+    and at the top, i = T, E(y) alone. With a `coder`, images are its latents inside.
+    """
+
+    energy_net: LevelEnergyNet
+    schedule: NoiseSchedule
+    chain: RecoveryChain
+    coder: ImageCoder | None
+    coder_checkpoint: str | None
+    shape: tuple[int, int, int]
+    drop_classes: float
+    denoise: float
+
+    @abstractmethod
+    def propose(
+        self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        """Where a chain of transition `i` starts: y, of the shape of x_i."""
+
+    @property
+    @abstractmethod
+    def proposals(self) -> Literal["none", "unconditional", "by class"]:
+        """What network proposes, for the count of network evaluations."""
+
+    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @final
+    def _told(self, labels: Tensor) -> Tensor | None:
+        """The class that each image is trained with, `(B, 1)`: of k one at random, and none with some probability."""
+        if self.classes == 0:
+            return None
+        if labels.dim() == 2:
+            chosen = torch.randint(labels.shape[1], (len(labels), 1), device=labels.device)
+            labels = labels.gather(1, chosen)[:, 0]
+        dropped = torch.rand(len(labels), device=labels.device) < self.drop_classes
+        return labels.masked_fill(dropped, -1)[:, None]
+
+    @final
+    def _refine(self, start: Tensor, x: Tensor, i: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """ỹ after K steps, and s_i². The power iterations of spectral norms stand still meanwhile, as in the code."""
+        unit = self.chain.unit(self.schedule, i)
+        self.energy_net.eval()
+        y = self.chain(self._given(self.energy_net, x, i, unit, labels), start, unit)
+        self.energy_net.train()
+        return y, unit
+
+    def _given(
+        self,
+        net: LevelEnergyNet,
+        x: Tensor,
+        i: Tensor,
+        unit: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...] = (1.0,),
+    ) -> Recovery:
+        """E(y|x_i)."""
+        precision = torch.where(self.schedule.is_top(i), 0.0, self.schedule.sigma[i].pow(-2))
+        return Recovery(AtLevel(net, self.schedule.time[i - 1], unit, labels, weights), x, precision)
+
+    @final
+    def _contrast(self, y: Tensor, ends: Tensor, i: Tensor, labels: Tensor | None) -> tuple[Tensor, Readings]:
+        """mean w_i (Ê(y) − Ê(ỹ)), both in one pass, and what to tell of it."""
+        time = self.schedule.time[i - 1].repeat(2)
+        both = self.energy_net(torch.cat([y, ends]), time, None if labels is None else labels[:, 0].repeat(2))
+        data, chain = both.chunk(2)
+        loss = (self.schedule.loss_weight(i) * (data - chain)).mean()
+        return loss, energies_told(data, chain) | {"loss_energy": loss.detach()}
+
+    @final
+    def _moved(self, start: Tensor, end: Tensor, unit: Tensor) -> Readings:
+        """As `chain_told`, with the noise floor of each image's own level."""
+        moved = (end - start).detach().flatten(1).square().mean(1).sqrt()
+        return {
+            "displacement": moved.mean(),
+            "displacement_ratio": (moved / (self.chain.steps * unit).sqrt()).mean(),
+        }
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def setup(self, stage: str) -> None:
+        # A run's own checkpoint holds the coder too: once there is one, the coder's file is not needed again.
+        if stage == "fit" and self.trainer.ckpt_path is None and self.coder_checkpoint is not None:
+            assert self.coder is not None
+            load_coder(self.coder, self.coder_checkpoint)
+        super().setup(stage)
+
+    @property
+    @final
+    def classes(self) -> int:
+        return self.energy_net.classes
+
+    @final
+    def check_data(self, data: ImageData | PlaneData) -> None:
+        super().check_data(data)
+        if self.classes and len(names := data.followed[0]) != self.classes:
+            raise UserError(f"model.energy_net.classes is {self.classes} but data has {len(names)}: {', '.join(names)}")
+
+    @final
+    def _inward(self, images: Tensor) -> Tensor:
+        if self.coder is None:
+            return images
+        with torch.no_grad():
+            return self.coder.encode(images)
+
+    @final
+    def _outward(self, x: Tensor) -> Tensor:
+        return x if self.coder is None else self.coder.decode(x)
+
+    @final
+    def energy_at(self, x: Tensor, level: int) -> Tensor:
+        return self._level(level)(x)
+
+    def _level(self, level: int, labels: Tensor | None = None, weights: tuple[float, ...] = (1.0,)) -> Energy:
+        """The energy of x_level itself, which is that of y = m x."""
+
+        def energy(x: Tensor) -> Tensor:
+            i = torch.full((len(x),), level + 1, device=x.device)
+            net = cast(LevelEnergyNet, self.network("energy_net"))
+            at = AtLevel(net, self.schedule.time[i - 1], self.chain.unit(self.schedule, i), labels, weights)
+            return at(column(self.schedule.scale(i), x) * x)
+
+        return energy
+
+    @final
+    def energy(self, x: Tensor) -> Tensor:
+        """The energy of the least noisy level (CDRL, §4.4), in units of nats: Ê/s_1²."""
+        return self.energy_at(self._inward(x), 0)
+
+    @final
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """Down the levels from N(0, I) (Alg. 2); `steps` are those of each level, and 0 is the proposals alone."""
+        if labels is not None:
+            return self.sample_of(labels, steps=steps, generator=generator)
+        return self._sampled(self._noise(n, generator), None, (1.0,), steps, generator)
+
+    @final
+    def sample_of(
+        self,
+        labels: Tensor,
+        *,
+        guidance: float = 0.0,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """As `sample`, of classes.
+
+        Raises:
+            UserError: the model has no classes, or not those, or `labels` has another shape.
+        """
+        if self.classes == 0:
+            raise UserError("model.energy_net.classes is 0: this model was trained without classes")
+        if labels.dim() not in (1, 2) or labels.numel() == 0:
+            raise UserError(f"labels have shape {tuple(labels.shape)}; (n,) or (n, k) is needed")
+        if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
+            found = f"from {int(labels.min())} to {int(labels.max())}"
+            raise UserError(f"labels run {found}; this model has the classes 0 to {self.classes - 1}")
+        given = labels.to(self.device)
+        chosen, weights = guided(given[:, None] if given.dim() == 1 else given, guidance)
+        return self._sampled(self._noise(len(labels), generator), chosen, weights, steps, generator)
+
+    @final
+    def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
+        with self.evaluating():
+            return list(self._down(self._noise(n, generator), None, (1.0,), self.chain.steps, generator))
+
+    @final
+    def inpaint(
+        self, x: Tensor, hidden: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Samples:
+        """As `sample`, where what is known is put back, with its level's noise, after every step (appendix C).
+
+        One ε an image is the noise of what is known at all levels. With a coder, a latent is hidden where any of its
+        pixels is.
+        """
+        hidden = hidden.to(self.device).any(1, keepdim=True).expand(len(x), -1, *x.shape[-2:])
+        clean, mask = self._inward(x), hidden
+        if self.coder is not None:
+            mask = adaptive_max_pool2d(hidden.float(), clean.shape[-2:]) > 0
+        noise = self._noise(len(x), generator)
+        known = Known(clean, mask, noise, self.schedule)
+        made = self._sampled(self._noise(len(x), generator), None, (1.0,), steps, generator, known)
+        return Samples(torch.where(hidden, made.images, x), made.nfe, made.start, made.steps, made.temperature)
+
+    def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(n, *self.shape, device=self.device, generator=generator)
+
+    def _sampled(
+        self,
+        start: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...],
+        steps: int | None,
+        generator: torch.Generator | None,
+        known: Known | None = None,
+    ) -> Samples:
+        steps = self.chain.steps if steps is None else steps
+        passes = len(weights)
+        proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
+        with self.evaluating():
+            *_, x = self._down(start, labels, weights, steps, generator, known)
+            if steps and self.denoise:
+                # Tweedie's formula, with a longer step (CDRL, Eq. 18 and below it)
+                schedule = self.schedule
+                score = -gradient(self._level(0, labels, weights), x)
+                x = (x + self.denoise * schedule.sigma_bar[0].square() * score) / schedule.alpha_bar[0]
+            images = self._outward(x)
+        nfe = self.schedule.levels * (proposing + steps * passes) + (passes if steps and self.denoise else 0)
+        temperature = self.chain.noise**2 if steps else math.nan
+        return Samples(images, nfe, "noise", self.schedule.levels * steps, temperature)
+
+    def _down(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...],
+        steps: int,
+        generator: torch.Generator | None,
+        known: Known | None = None,
+    ) -> Iterator[Tensor]:
+        """x_T, …, x_0 (Alg. 2)."""
+        net = cast(LevelEnergyNet, self.network("energy_net"))
+        if known is not None:
+            x = known.put_back(x, self.schedule.levels, 1.0)
+        yield x
+        for level in range(self.schedule.levels, 0, -1):
+            i = torch.full((len(x),), level, device=x.device)
+            scale = column(self.schedule.scale(i), x)
+            unit = self.chain.unit(self.schedule, i)
+            y = self.propose(x, i, labels, weights, generator)
+            energy = self._given(net, x, i, unit, labels, weights)
+            if known is None:
+                y = self.chain(energy, y, unit, steps, generator)
+            else:
+                start = known.put_back(y, level - 1, scale)
+                for state in self.chain.path(energy, start, unit, steps, generator):
+                    y = state.copy_(known.put_back(state, level - 1, scale))
+            x = y / scale
+            yield x
+
+
+def latent_shape(coder: ImageCoder | None, channels: int, size: int) -> tuple[int, int, int]:
+    """The shape of what is modelled: an image's, or that of its latent."""
+    if coder is None:
+        return channels, size, size
+    coder.freeze()
+    return coder.shape(channels, size)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of images, `clean`, where not `hidden`; `noise` is the ε of all levels."""
+
+    clean: Tensor
+    hidden: Tensor
+    noise: Tensor
+    schedule: NoiseSchedule
+
+    def put_back(self, y: Tensor, level: int, scale: Tensor | float) -> Tensor:
+        """`y`, with m (ᾱ x + σ̄ ε) of the level where x is known."""
+        i = torch.full((len(y),), level, device=y.device)
+        return torch.where(self.hidden, y, scale * self.schedule.noised(self.clean, i, self.noise))

@@ -1,0 +1,63 @@
+"""What CDRL's energy and initializer are told beside the image: its noise level, and its class where there are any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebmzoo.errors import UserError
+
+
+def sinusoidal(time: Tensor, dim: int) -> Tensor:
+    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)` float32.
+
+    Source: the code of DDPM (Ho et al., 2020). `dim` is even and 4 or more.
+    """
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=time.device) * (-math.log(10000) / (half - 1)))
+    angles = time.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class TimeEmbedding(nn.Module):
+    """temb = W₂ a(W₁ sinusoidal(t) + b₁) + b₂, plus V onehot(label + 1) + c where there are classes (CDRL, A.1).
+
+    `(B,)` times and `(B,)` int64 labels to `(B, embedding)`, never in half precision through autocast. Label −1 is no
+    class, and so is None. Without classes labels are ignored: an energy of classes may go with an initializer of none.
+
+    Args:
+        width: Dimension of the sinusoids; even, 4 or more.
+        embedding: Dimension of temb.
+        classes: Number of classes, 0 for none.
+        activation: a.
+
+    Raises:
+        UserError: If `width` or `classes` is not such a number.
+    """
+
+    def __init__(self, width: int, embedding: int, classes: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        if width < 4 or width % 2:
+            raise UserError(f"width: {width} must be an even number of 4 or more")
+        if classes < 0:
+            raise UserError(f"classes: {classes} must be 0, for a network without classes, or more")
+        self.width = width
+        self.activation = activation
+        self.first = nn.Linear(width, embedding)
+        self.second = nn.Linear(embedding, embedding)
+        self.label = nn.Linear(classes + 1, embedding) if classes else None
+
+    def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        # The bias tells the dtype, for reading a normalised weight is a power iteration.
+        dtype = self.first.bias.dtype
+        with torch.autocast(time.device.type, enabled=False):
+            temb: Tensor = self.second(self.activation(self.first(sinusoidal(time, self.width).to(dtype))))
+            if self.label is None:
+                return temb
+            index = torch.zeros_like(time, dtype=torch.int64) if labels is None else labels + 1
+            return temb + cast(Tensor, self.label(F.one_hot(index, self.label.in_features).to(dtype)))

@@ -1,0 +1,169 @@
+"""The energy of recovery likelihoods: DRL (Gao et al., 2021) and CDRL (Zhu et al., 2024)."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as spectral_norm_of
+
+from ebmzoo.energy import at_least_fp32
+from ebmzoo.errors import UserError
+from ebmzoo.networks.base import LevelEnergyNet
+from ebmzoo.networks.embedding import TimeEmbedding
+from ebmzoo.networks.spectral import bounded_spectral_norm_
+
+Bound = Literal["plain", "bounded", "none"]
+
+
+def leaky(x: Tensor) -> Tensor:
+    """LeakyReLU(0.2)."""
+    return F.leaky_relu(x, 0.2)
+
+
+def affine(in_channels: int, out_channels: int, dims: int) -> nn.Conv2d | nn.Linear:
+    """A 3×3 convolution of images (`dims` 2), or a linear layer of vectors (`dims` 0)."""
+    if dims == 0:
+        return nn.Linear(in_channels, out_channels)
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+class ResBlock(nn.Module):
+    """y = g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x, a = LeakyReLU(0.2); S = 1 where the channels stay.
+
+    CDRL, Table 5 (a), where as in DRL's code V a(temb) has no activation around it; CDRL's code has one. g, one number
+    a channel, starts at 1. S is a layer like W₁ and W₂.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, dims: int, *, zero: bool) -> None:
+        super().__init__()
+        self.layer1 = affine(in_channels, out_channels, dims)
+        self.layer2 = affine(out_channels, out_channels, dims)
+        self.time = nn.Linear(embedding, out_channels)
+        self.gain = nn.Parameter(torch.ones(out_channels, *[1] * dims))
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else affine(in_channels, out_channels, dims)
+        if zero:
+            for parameter in self.layer2.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        h = self.layer1(leaky(x))
+        shift = leaky(self.time(leaky(temb)))
+        h = self.layer2(leaky(h + shift.reshape(*shift.shape, *[1] * (h.dim() - 2))))
+        return self.gain.to(h.dtype) * h + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class Tower(nn.Module):
+    """Ê(x, t) = −Σ relu(h(x, temb)) · V a(temb), h being residual blocks in stages, a = LeakyReLU(0.2).
+
+    Images `(B, C, H, W)` if `dims` is 2, with 2×2 means between stages and the sum over pixels before the product;
+    vectors `(B, C)` if it is 0. The sum and the product are float32 also under autocast. V has no bias and is never
+    normalised. The other arguments are those of `RecoveryResNet`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        multiples: tuple[int, ...],
+        depth: int,
+        embedding: int,
+        classes: int,
+        spectral_norm: Bound,
+        zero_init: bool,
+        dims: int,
+    ) -> None:
+        super().__init__()
+        if not multiples or min(*multiples, depth, embedding) < 1:
+            raise UserError(
+                f"multiples: {list(multiples)}, depth: {depth} and embedding: {embedding} must all be 1 or more, "
+                "with at least one multiple"
+            )
+        if zero_init and spectral_norm != "bounded":
+            raise UserError(f"zero_init: true needs spectral_norm: bounded, not {spectral_norm}, which divides by zero")
+        self.embed = TimeEmbedding(width, embedding, classes, leaky)
+        self.first = affine(in_channels, width, dims)
+        self.stages = nn.ModuleList()
+        channels = width
+        for multiple in multiples:
+            blocks = nn.ModuleList()
+            for _ in range(depth):
+                blocks.append(ResBlock(channels, multiple * width, embedding, dims, zero=zero_init))
+                channels = multiple * width
+            self.stages.append(blocks)
+        self.last = nn.Linear(embedding, channels, bias=False)
+        self.pool = nn.AvgPool2d(2) if dims else nn.Identity()
+        self._normalise(spectral_norm)
+
+    def _normalise(self, which: Bound) -> None:
+        """Every layer but the last; with `bounded` second layers are bounded and all others plain, as in DRL's code."""
+        seconds = {block.layer2 for block in self.modules() if isinstance(block, ResBlock)}
+        for layer in list(self.modules()):
+            if which == "none" or layer is self.last or not isinstance(layer, nn.Conv2d | nn.Linear):
+                continue
+            if which == "bounded" and layer in seconds:
+                bounded_spectral_norm_(layer)
+            else:
+                spectral_norm_of(layer)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        temb = self.embed(time, labels)
+        h = self.first(x)
+        for i, blocks in enumerate(self.stages):
+            h = self.pool(h) if i > 0 else h
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, temb)
+        with torch.autocast(x.device.type, enabled=False):
+            features = at_least_fp32(F.relu(h)).flatten(2).sum(2) if h.dim() > 2 else at_least_fp32(F.relu(h))
+            return -(features * self.last(leaky(temb))).sum(1)  # type: ignore[no-any-return]
+
+
+@final
+class RecoveryResNet(LevelEnergyNet):
+    """Ê(x, t) = −Σ_pixels relu(h(x, temb)) · V a(temb): the network of DRL and CDRL (A.1, Tables 5 and 6).
+
+    Images `(B, C, H, W)`, sides multiples of 2^(len(multiples) − 1), to `(B,)`. CDRL on 32×32 images is the default;
+    large: width 256, embedding 1024; at 64×64: multiples 1 2 2 2 2; DRL: `bounded` and `zero_init`.
+
+    Args:
+        in_channels: Channels of the image.
+        width: Channels of the first stage, and dimension of the sinusoids; even, 4 or more.
+        multiples: What the width is multiplied by in each stage; the size is halved between stages.
+        depth: Residual blocks in a stage.
+        embedding: Dimension of temb, four times the width in the papers.
+        classes: Number of classes, 0 for a network that knows none.
+        spectral_norm: `plain` W/σ for all layers but V; `bounded` W/max(1, σ) for the second layer of each block and
+            W/σ for all others but V; or `none`.
+        zero_init: Whether blocks begin as their shortcuts, with a second layer of zeros; needs `bounded`.
+
+    Raises:
+        UserError: If there is no stage or block, the width is odd, or `zero_init` goes without `bounded`; if the sides
+            of the images are not such multiples.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width: int = 128,
+        multiples: tuple[int, ...] = (1, 2, 2, 2),
+        depth: int = 8,
+        embedding: int = 512,
+        classes: int = 0,
+        spectral_norm: Bound = "plain",
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.divisor = 2 ** (len(multiples) - 1)
+        self.tower = Tower(in_channels, width, multiples, depth, embedding, classes, spectral_norm, zero_init, dims=2)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        if x.shape[-2] % self.divisor or x.shape[-1] % self.divisor:
+            raise UserError(
+                f"multiples: {self.divisor.bit_length()} stages need images whose sides are multiples of "
+                f"{self.divisor}, not {x.shape[-2]}x{x.shape[-1]}"
+            )
+        return self.tower(x, time, labels)  # type: ignore[no-any-return]

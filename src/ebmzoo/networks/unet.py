@@ -1,0 +1,253 @@
+"""The U-Net that CDRL's initializer is, after Nichol & Dhariwal (2021)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebmzoo.energy import at_least_fp32
+from ebmzoo.errors import UserError
+from ebmzoo.networks.base import Initializer
+from ebmzoo.networks.embedding import TimeEmbedding
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with its weight and bias set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all blocks of a U-Net have in common."""
+
+    embedding: int
+    heads: int
+    dropout: float
+    groups: int
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """With fewer groups where the channels are not a multiple of them."""
+        return nn.GroupNorm(math.gcd(self.groups, channels), channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """y = W₂ drop(s((1 + a) ⊙ norm(W₁ r(s(norm(x)))) + b)) + S r(x), (a, b) = V s(temb), s = SiLU; W₂ starts at zero.
+
+    r is a resampling or nothing; S = 1 where the channels stay.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, settings: Settings, resample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = settings.norm(in_channels), settings.norm(out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.time = nn.Linear(settings.embedding, 2 * out_channels)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.resample = nn.Identity() if resample is None else resample
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        scale, shift = self.time(F.silu(temb))[:, :, None, None].chunk(2, 1)
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        h = F.silu((1 + scale) * self.norm2(h) + shift)
+        return self.conv2(self.dropout(h)) + self.shortcut(self.resample(x))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """y = x + P attention(q, k, v), (q, k, v) = W norm(x), among the pixels of an image; P starts at zero.
+
+    A second derivative needs `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around it.
+    """
+
+    def __init__(self, channels: int, settings: Settings) -> None:
+        super().__init__()
+        if settings.heads < 1 or channels % settings.heads:
+            raise UserError(f"heads: {settings.heads} must divide the {channels} channels of the attention")
+        self.heads = settings.heads
+        self.norm = settings.norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, 3·heads·c, H, W) to three of (B, heads, HW, c)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape)
+        return x + self.project(h)  # type: ignore[no-any-return]
+
+
+class Step(nn.Module):
+    """A residual block, and attention after it where the resolution has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, settings: Settings, *, attention: bool) -> None:
+        super().__init__()
+        self.block = ResBlock(in_channels, out_channels, settings)
+        self.attention = Attention(out_channels, settings) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.attention(self.block(x, temb))  # type: ignore[no-any-return]
+
+
+class DownPath(nn.Module):
+    """A convolution, then at each resolution `depth` steps and, but at the last one, a block that halves the size.
+
+    `forward` returns the last output, and all of them in their order, whose channels are `widths`.
+    """
+
+    def __init__(
+        self, in_channels: int, widths: list[int], depth: int, attention: tuple[int, ...], settings: Settings
+    ) -> None:
+        super().__init__()
+        channels = widths[0]
+        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.steps = nn.ModuleList()
+        self.widths = [channels]
+        for level, width in enumerate(widths):
+            if level > 0:
+                self.steps.append(ResBlock(channels, channels, settings, nn.AvgPool2d(2)))
+                self.widths.append(channels)
+            for _ in range(depth):
+                self.steps.append(Step(channels, width, settings, attention=level in attention))
+                channels = width
+                self.widths.append(channels)
+
+    def forward(self, x: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        outputs = [self.first(x)]
+        for step in self.steps:
+            outputs.append(step(outputs[-1], temb))
+        return outputs[-1], outputs
+
+
+class Middle(nn.Module):
+    """A residual block, attention, and another block."""
+
+    def __init__(self, channels: int, settings: Settings) -> None:
+        super().__init__()
+        self.step = Step(channels, channels, settings, attention=True)
+        self.block = ResBlock(channels, channels, settings)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.block(self.step(x, temb), temb)  # type: ignore[no-any-return]
+
+
+class UpPath(nn.Module):
+    """At each resolution `depth` + 1 steps on [h, skip], then, but at the full one, a block that doubles the size.
+
+    Takes what `DownPath` returned, last output first; `skips` are its `widths`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        widths: list[int],
+        skips: list[int],
+        depth: int,
+        attention: tuple[int, ...],
+        settings: Settings,
+    ) -> None:
+        super().__init__()
+        channels, left = widths[-1], list(skips)
+        self.steps = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for _ in range(depth + 1):
+                step = Step(channels + left.pop(), widths[level], settings, attention=level in attention)
+                self.steps.append(step)
+                channels = widths[level]
+            if level > 0:
+                self.steps.append(ResBlock(channels, channels, settings, nn.UpsamplingNearest2d(scale_factor=2)))
+        self.norm = settings.norm(channels)
+        self.last = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+
+    def forward(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
+        left = list(skips)
+        for step in self.steps:
+            h = step(torch.cat([h, left.pop()], 1) if isinstance(step, Step) else h, temb)
+        return cast(Tensor, self.last(F.silu(self.norm(h))))
+
+
+class UNet(Initializer):
+    """U(x, t): a U-Net with time-conditioned residual blocks; `(B, C, H, W)` to `(B, out_channels, H, W)`, 0 at first.
+
+    CDRL, A.1, whose lowest resolution is 8×8 in the code, not 4×4; the default is that of 32×32 images. What is added
+    to the output, such as x itself, is the method's to add. Sides are multiples of 2^(len(multiples) − 1).
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the output; null for those of the image.
+        width: Channels at the full resolution, and dimension of the sinusoids; even, 4 or more.
+        multiples: What the width is multiplied by at each resolution; each is half the one before.
+        depth: Residual blocks at a resolution on the way down; there is one more on the way up.
+        attention: At which resolutions there is attention: 0 is the full one, 1 the half, …; always in the middle.
+        heads: Attention heads.
+        embedding: Dimension of temb, four times the width in the paper.
+        dropout: Probability in each residual block.
+        classes: Number of classes, 0 for a network that knows none.
+        groups: Of the group norms; where they do not divide the channels, the greatest number that divides both.
+
+    Raises:
+        UserError: If a number is out of its range, `heads` does not divide the channels, or `attention` names a
+            resolution that does not exist; if the sides of the images are not such multiples.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        width: int = 64,
+        multiples: tuple[int, ...] = (1, 1, 1),
+        depth: int = 3,
+        attention: tuple[int, ...] = (1, 2),
+        heads: int = 1,
+        embedding: int = 256,
+        dropout: float = 0.1,
+        classes: int = 0,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        if not multiples or min(*multiples, depth, embedding, groups) < 1:
+            raise UserError(
+                f"multiples: {list(multiples)}, depth: {depth}, embedding: {embedding} and groups: {groups} must all "
+                "be 1 or more, with at least one multiple"
+            )
+        if not set(attention) <= set(range(len(multiples))):
+            raise UserError(
+                f"attention: {list(attention)} must name resolutions from 0 to {len(multiples) - 1}, of which 0 is the "
+                "full one"
+            )
+        self.classes = classes
+        self.divisor = 2 ** (len(multiples) - 1)
+        settings = Settings(embedding, heads, dropout, groups)
+        widths = [multiple * width for multiple in multiples]
+        out = in_channels if out_channels is None else out_channels
+        self.embed = TimeEmbedding(width, embedding, classes, F.silu)
+        self.down = DownPath(in_channels, widths, depth, attention, settings)
+        self.middle = Middle(widths[-1], settings)
+        self.up = UpPath(out, widths, self.down.widths, depth, attention, settings)
+
+    def encode(self, x: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle: images to the features at the lowest resolution, and the skip connections."""
+        if x.shape[-2] % self.divisor or x.shape[-1] % self.divisor:
+            raise UserError(
+                f"multiples: {self.divisor.bit_length()} resolutions need images whose sides are multiples of "
+                f"{self.divisor}, not {x.shape[-2]}x{x.shape[-1]}"
+            )
+        h, skips = self.down(x, temb)
+        return self.middle(h, temb), skips
+
+    def decode(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
+        """The way up: what `encode` returned to `(B, out_channels, H, W)`, at least float32."""
+        return at_least_fp32(self.up(h, skips, temb))
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        temb = self.embed(time, labels)
+        h, skips = self.encode(x, temb)
+        return self.decode(h, skips, temb)

@@ -1,0 +1,96 @@
+"""What samples cost: their quality, network evaluations and seconds as the chains get shorter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import to_float
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.metrics import FeatureExtractor, frechet_distance
+from ebmzoo.report.pictures import save_grid
+from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.conditional import diverging
+from ebmzoo.tasks.generation import chain_protocol, compared, draw, real_images
+
+
+class Cost(Task):
+    """NFE, seconds for `timed` samples and Fréchet distance at each number of Langevin steps.
+
+    Rows: `steps_K`, `sample(n, steps=K)`, which for CDRL and DRL is K at each level, with the step size that goes with
+    it. All rows start from the same noise. `seconds` is the median of `repeats` batches of `timed` samples, after one
+    that does not count.
+    Source: CDRL, Table 2 and Table 9, which take 100 samples.
+
+    Args:
+        steps: the numbers of steps.
+        timed: samples in the batch that is timed.
+        repeats: batches that are timed.
+        n: samples of the Fréchet distance; 0 for none.
+        extractors: the networks whose features are compared; one that is not available is left out, with a note.
+        split: the real images.
+        batch_size: images in one chain of those n.
+    """
+
+    name = "cost"
+
+    def __init__(
+        self,
+        steps: tuple[int, ...] = (15, 8, 5, 3),
+        timed: int = 100,
+        repeats: int = 3,
+        n: int = 0,
+        extractors: list[FeatureExtractor] | None = None,
+        split: Literal["train", "test"] = "train",
+        batch_size: int = 250,
+    ) -> None:
+        if not steps or any(k < 0 for k in steps) or len(set(steps)) < len(steps):
+            raise UserError(f"cost.steps is {list(steps)}; it must be different numbers, 0 or more")
+        for key, value in {"timed": timed, "repeats": repeats, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"cost.{key} is {value}; it must be 1 or more")
+        if n < 0 or n == 1:
+            raise UserError(f"cost.n is {n}; it must be 2 or more, or 0 for no Fréchet distance")
+        self.steps, self.timed, self.repeats, self.n = steps, timed, repeats, n
+        self.extractors, self.split, self.batch_size = extractors or [], split, batch_size
+
+    def missing(self) -> list[str]:
+        return [sentence for e in self.extractors if (sentence := e.available()) is not None]
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        result = Result(self.name, notes=self.missing())
+        result.protocol = {"timed": self.timed, "repeats": self.repeats}
+        result.protocol |= {"extractors": {}, "chains": {}}
+        seed, made = int(torch.randint(2**31, ())), {}
+        for k in self.steps:
+            row = f"steps_{k}"
+            with diverging(result, f"{row}/seconds"):
+                seconds = []
+                for _ in range(1 + self.repeats):
+                    clock: dict[str, float] = {}
+                    with stopwatch(clock, "seconds"):
+                        _, sampled = draw(method, self.timed, self.timed, k, seed)
+                    seconds.append(clock["seconds"])
+                result.figures[f"{row}/nfe"] = sampled.nfe
+                result.figures[f"{row}/seconds"] = sorted(seconds[1:])[self.repeats // 2]
+                result.protocol["chains"][row] = chain_protocol(sampled)
+                if self.n:
+                    made[f"{row}/"], _ = draw(method, self.n, self.batch_size, k, seed)
+        if self.n:
+            real = real_images(data, self.split, None).images
+            result.protocol |= {"n": self.n, "split": self.split, "real_images": len(real)}
+        for extractor in self.extractors if self.n else ():
+            if extractor.available() is None:
+                for prefix, real_features, features, _ in compared(
+                    extractor, method.device, real, made, self.batch_size, result
+                ):
+                    result.figures[f"{prefix}{extractor.fd_name}"] = frechet_distance(real_features, features)
+        if folder is not None and made:
+            shown = torch.cat([images[:8] for images in made.values()])
+            save_grid(to_float(shown), path := folder / "cost.png", columns=8)
+            result.pictures.append(str(path))
+        return result

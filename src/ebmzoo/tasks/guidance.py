@@ -1,0 +1,171 @@
+"""What classifier-free guidance gains in classes and quality, and loses in diversity, weight by weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import to_float
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.metrics import FeatureExtractor, frechet_distance, inception_score, precision_recall
+from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.conditional import diverging, read
+from ebmzoo.tasks.generation import chain_protocol, compared, real_images
+from ebmzoo.tasks.latents import ByClass, check_guidance, draw_of, first, follows
+
+
+class Guidance(Task):
+    """Samples under log p(x|c) + w log p(c|x) at several w, all from the same noise and with the same classes.
+
+    Figures, a row for each w: `accuracy`, the share of samples that the classifier tells to be of their class;
+    `diversity` (see the function) in the classifier's features; the Fréchet distance and the recall in those of each
+    extractor; the Inception Score where there are logits, the classifier's among them; `nfe`, network evaluations an
+    image. The row `real` is of as many test images. In the picture a row is a w and a column one noise and class.
+    Source: CDRL, §3.5, Eq. 11, §4.3 and Fig. 3; diversity is ours.
+
+    Args:
+        classifier: what tells the class of a sample, trained apart from the model on the same classes; without it
+            there is neither accuracy nor diversity, but a note.
+        weights: the w, 0 for none; the paper's best Fréchet distance on ImageNet 32×32 is at 0.7.
+        n: how many samples for each w, of each class as many as of another or one more.
+        extractors: the networks whose features are compared; one that is not available is left out, with a note.
+        split: the real images of the Fréchet distance and the recall, of the training or of the test set.
+        real: `all` of the split, as published FIDs do, or the first `n` of it.
+        steps: Langevin steps instead of the sampler's own.
+        batch_size: images in one chain.
+        shown: how many samples for each w the picture shows.
+    """
+
+    name = "guidance"
+
+    def __init__(
+        self,
+        classifier: FeatureExtractor,
+        weights: tuple[float, ...] = (0.0, 0.7, 2.0),
+        n: int = 1000,
+        extractors: list[FeatureExtractor] | None = None,
+        split: Literal["train", "test"] = "train",
+        real: Literal["all", "n"] = "all",
+        steps: int | None = None,
+        batch_size: int = 250,
+        shown: int = 10,
+    ) -> None:
+        for key, (value, needed) in {"n": (n, 4), "batch_size": (batch_size, 1), "shown": (shown, 1)}.items():
+            if value < needed:
+                raise UserError(f"guidance.{key} is {value}; it must be {needed} or more")
+        for w in weights:
+            check_guidance("guidance.weights", w)
+        if not weights or len({_row(w) for w in weights}) < len(weights):
+            raise UserError(f"guidance.weights is {list(weights)}; give one or more, each once")
+        self.classifier, self.weights, self.n, self.extractors = classifier, weights, n, extractors or []
+        self.split, self.real = split, real
+        self.steps, self.batch_size, self.shown = steps, batch_size, shown
+
+    def missing(self) -> list[str]:
+        every = [self.classifier, *self.extractors]
+        return list(dict.fromkeys(told for e in every if (told := e.available()) is not None))
+
+    def can_ask(self, method: Method) -> bool:
+        return follows(method)
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        result = Result(self.name, notes=self.missing())
+        given = ByClass(method, data, self.batch_size)
+        if (told := given.without_classes()) is not None:
+            result.notes.append(told)
+            return result
+        result.protocol = {"n": self.n, "weights_of_guidance": list(self.weights), "chains": {}, "classifiers": {}}
+        labels = torch.arange(self.n) % len(data.classes)
+        rows = torch.stack([given.of_class(label) for label in range(len(data.classes))])[labels]
+        made: dict[str, Tensor] = {}
+        seed = int(torch.randint(2**31, ()))  # every w has the same noise
+        for w in self.weights:
+            with diverging(result, f"{_row(w)}/accuracy"):
+                with stopwatch(result.figures, f"{_row(w)}/seconds"):
+                    images, sampled = draw_of(method, rows, self.batch_size, self.steps, w, seed)
+                made[_row(w)] = images
+                result.figures[f"{_row(w)}/nfe"] = sampled.nfe
+                result.protocol["chains"]["full"] = chain_protocol(sampled)
+        self._compare(made, method, data, result)
+        if self.classifier.available() is None:
+            self._tell(made, labels, method, data, result)
+        if folder is not None and made:
+            self._draw(made, result, folder)
+        return result
+
+    def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
+        """The figures of each extractor."""
+        usable = [e for e in self.extractors if e.available() is None]
+        if not usable or not made:
+            return
+        real = real_images(data, self.split, None if self.real == "all" else self.n)
+        result.protocol |= {"split": self.split, "real_images": len(real), "extractors": {}}
+        for e in usable:
+            sets = compared(e, method.device, real.images, made, self.batch_size, result)
+            for row, of_real, features, logits in sets:
+                k = min(len(of_real), len(features))
+                result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
+                _, result.figures[f"{row}/recall_{e.name}"] = precision_recall(of_real[:k], features[:k])
+                if logits is not None:
+                    result.figures[f"{row}/{e.is_name}"] = _score(logits)
+
+    def _tell(
+        self, made: Mapping[str, Tensor], labels: Tensor, method: Method, data: ImageData, result: Result
+    ) -> None:
+        """What the classifier tells of the samples, and of test images beside them."""
+        test, k = data.test_set, len(data.classes)
+        chosen = torch.cat([first(test.labels == label, math.ceil(self.n / k)) for label in range(k)])
+        sets = {row: (images, labels) for row, images in made.items()}
+        for row, (images, given) in (sets | {"real": (test.images[chosen], test.labels[chosen])}).items():
+            key = "guidance.classifier"
+            features, logits = read(self.classifier, images, data.classes, self.batch_size, method.device, key)
+            result.figures[f"{row}/accuracy"] = float((logits.argmax(1) == given).double().mean())
+            result.figures[f"{row}/diversity"] = diversity(features, given)
+            result.figures[f"{row}/{self.classifier.is_name}"] = _score(logits)
+        result.protocol["classifiers"] = {self.classifier.name: self.classifier.fingerprint}
+
+    def _draw(self, made: Mapping[str, Tensor], result: Result, folder: Path) -> None:
+        strips = torch.stack([images[: self.shown] for images in made.values()])
+        save_strips(to_float(strips), path := folder / "guidance.png")
+        result.pictures.append(str(path))
+        asked = [w for w in self.weights if _row(w) in made]
+        prefix = f"{_row(asked[0])}/"
+        columns = [name.removeprefix(prefix) for name in result.figures if name.startswith(prefix)]
+        panels = {
+            column: [result.figures[f"{_row(w)}/{column}"] for w in asked]
+            for column in columns
+            if column not in ("nfe", "seconds")
+        }
+        if len(asked) < 2 or not panels:
+            return
+        try:
+            save_against(asked, panels, "guidance weight w", path := folder / "guidance_curves.png")
+            result.pictures.append(str(path))
+        except UserError as error:
+            result.notes.append(str(error))
+
+
+def diversity(features: Tensor, labels: Tensor) -> float:
+    """D = 1/|C| Σ_c mean_{i<j} |φ(xᵢ) − φ(xⱼ)|, i and j of class c: features `(N, D)` and their labels `(N,)`.
+
+    C are the classes that have 2 images or more; NaN without any. More images make it more exact, not larger.
+    """
+    groups = [features[labels == label].double() for label in set(labels.tolist())]
+    means = [torch.nn.functional.pdist(group).mean() for group in groups if len(group) > 1]
+    return float(torch.stack(means).mean()) if means else math.nan
+
+
+def _row(w: float) -> str:
+    return f"w={w:g}"
+
+
+def _score(logits: Tensor) -> float:
+    return inception_score(logits, splits=min(10, len(logits)))[0]

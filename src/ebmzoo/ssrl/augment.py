@@ -183,9 +183,11 @@ class Augment(nn.Module):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         n, channels, height, width = images.shape
-        if channels not in (1, 3):
+        coloured = channels in (1, 3)
+        if not coloured and (self.jitter_prob > 0 or self.grayscale_prob > 0):
             raise UserError(
-                f"Augment: images of {channels} channels cannot be augmented, only grey (1) or RGB (3) ones"
+                f"Augment: images of {channels} channels have no colours to change: only grey (1) or RGB (3) ones do, "
+                "else jitter_prob and grayscale_prob must be 0"
             )
         device = images.device
 
@@ -194,10 +196,11 @@ class Augment(nn.Module):
 
         with torch.autocast(device.type, enabled=False):
             x = ((images.float() + 1) / 2).clamp(0, 1)
-            order = torch.rand(n, 4, device=device, generator=generator).argsort(1)
-            jittered = colour_jitter(x, self.colour_factors(n, device, generator), order)
-            x = torch.where(happens(self.jitter_prob), jittered, x)
-            x = torch.where(happens(self.grayscale_prob), grayscale(x), x)
+            if coloured:
+                order = torch.rand(n, 4, device=device, generator=generator).argsort(1)
+                jittered = colour_jitter(x, self.colour_factors(n, device, generator), order)
+                x = torch.where(happens(self.jitter_prob), jittered, x)
+                x = torch.where(happens(self.grayscale_prob), grayscale(x), x)
             boxes = crop_boxes(n, height, width, self.crop_scale, self.crop_ratio, device=device, generator=generator)
             x = resized_crop(x, boxes).clamp(0, 1)
             x = torch.where(happens(self.flip_prob), x.flip(3), x)

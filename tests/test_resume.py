@@ -4,9 +4,25 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ExponentialLR
 
-from ebmzoo.methods import Elbo, Teaching
+from ebmzoo.methods import Elbo, Learning, Teaching
 from ebmzoo.training.checkpoint import LastCheckpoint
-from tiny import TinyData, cdrl, coopnets, drl, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae, without_latent
+from tiny import (
+    TinyData,
+    cdrl,
+    coopnets,
+    denoising_ebm,
+    drl,
+    dual_mcmc,
+    hat_ebm,
+    liebm,
+    mdsm,
+    score_network,
+    stage,
+    trainer,
+    triangle,
+    vae,
+    without_latent,
+)
 
 SETTINGS = {
     "no latent": without_latent,
@@ -23,6 +39,9 @@ SETTINGS = {
     "Hat EBM": hat_ebm,
     "CDRL": lambda: cdrl(classes=4, energy_schedule=lambda o: ExponentialLR(o, 0.9)),
     "DRL": drl,
+    "Denoising-EBM": lambda: denoising_ebm(learning=Learning(1, warmup=5), lr_schedule=lambda o: ExponentialLR(o, 0.9)),
+    "MDSM": mdsm,
+    "score network": score_network,
 }
 
 

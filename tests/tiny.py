@@ -5,8 +5,8 @@ from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.data import ImageData, ImageSet
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods import CDRL, LIEBM, DualMCMC, EncoderStage, RecoveryChain
-from ebmzoo.methods.baselines import DRL, VAE, CoopNets, DivergenceTriangle, HatEBM
+from ebmzoo.methods import CDRL, LIEBM, DenoisingEBM, DualMCMC, EncoderStage, Learning, RecoveryChain
+from ebmzoo.methods.baselines import DRL, MDSM, VAE, Cooling, CoopNets, DivergenceTriangle, HatEBM, ScoreNetwork
 from ebmzoo.networks import (
     LatentEnergy,
     RecoveryResNet,
@@ -17,6 +17,7 @@ from ebmzoo.networks import (
     SNGANInference,
     UNet,
 )
+from ebmzoo.networks.denoiser import UNetDenoiser
 from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.ssrl import Augment, SimCLR
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
@@ -125,6 +126,36 @@ def cdrl(classes=0, **changes):
 
 def drl(**changes):
     return DRL(recovery_net(), chain=RecoveryChain(2, 2e-4, noise=0.99), in_channels=1, size=SIZE, **changes)
+
+
+def denoiser():
+    """One that does not begin as the identity: its zero convolutions are drawn."""
+    torch.manual_seed(0)
+    net = UNetDenoiser(1, SIZE, latent=4, width=8, multiples=(1, 2), depth=1, attention=(1,), embedding=16, groups=4)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return net
+
+
+def denoising_ebm(**changes):
+    torch.manual_seed(0)
+    parts = {
+        "denoiser": denoiser(),
+        "decoder": SNGANGenerator(latent=4, out_channels=1, size=SIZE, width=8),
+        "semantic": Langevin(steps=2, step_size=0.1),
+        "texture": Langevin(steps=3, step_size=0.01, noise=0.005),
+        "learning": Learning(reconstructions=2, warmup=0),
+    }
+    return DenoisingEBM(**parts | {"in_channels": 1, "size": SIZE, "ood_seeds": 2} | changes)
+
+
+def mdsm(**changes):
+    return MDSM(**{"denoiser": denoiser(), "cooling": Cooling(1, 2, 1), "in_channels": 1, "size": SIZE} | changes)
+
+
+def score_network(**changes):
+    return ScoreNetwork(**{"denoiser": denoiser(), "steps": 2, "in_channels": 1, "size": SIZE} | changes)
 
 
 def trainer(tmp_path, **changes):

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ebmzoo.energy import Energy
-from ebmzoo.networks.base import LevelEnergyNet
+from ebmzoo.networks.base import Generator, LevelEnergyNet
+from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.networks.latent import LatentEnergyNet
+from ebmzoo.schedule import column
 
 
 @dataclass(frozen=True)
@@ -193,3 +195,78 @@ def guided(labels: Tensor, guidance: float) -> tuple[Tensor, tuple[float, ...]]:
     if none == 0:
         return labels, given
     return torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1), (*given, none)
+
+
+@dataclass(frozen=True)
+class DenoisingError:
+    """U(x) = w(σ) |x − r(x + σε, σ)|², w(σ) = 1/2 max(σ, `floor`)², with ε ~ N(0, I) anew at each call, or a given one.
+
+    It is −log of the density of x given x + σε under N(r, σ²I), but for a constant: low where r restores x.
+    Source: Denoising-EBM, Eq. 7 (texture energy), before which U ≈ −log q(x|x̃) must be read. `floor` 0 is Eq. 7 itself.
+    Shapes: `sigma` is `(B,)`, `noise` broadcasts to x; the energy is `(B,)`. The gradient flows through x + σε.
+    """
+
+    denoiser: Denoiser
+    sigma: Tensor
+    floor: float = 0.0
+    noise: Tensor | None = None
+    generator: torch.Generator | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        xi = self.noise
+        if xi is None:
+            xi = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=self.generator)
+        sigma = _saved(self.sigma)
+        error: Tensor = x - self.denoiser(x + column(sigma, x) * xi, sigma)
+        return error.square().flatten(1).sum(1) / (2 * sigma.clamp_min(self.floor).square())
+
+
+@dataclass(frozen=True)
+class OfDecoder:
+    """z to E(h(z)). Source: Denoising-EBM, Eq. 8 (semantic energy), without the Jacobian of h.
+
+    Shapes: `z` is `(B, latent)`; the energy `(B,)`. h must not mix the latents of a batch.
+    """
+
+    energy: Energy
+    decoder: Generator
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.energy(self.decoder(z))
+
+
+@dataclass(frozen=True)
+class DenoisingPotential:
+    """E(x) = x·(x − r(x, σ))/2σ²: an energy whose force −∇E is (r(x) − x)/σ² where r(x) = Kx, K = Kᵀ.
+
+    Source: Romano, Elad & Milanfar 2017, Regularization by denoising, Eq. 4.
+    """
+
+    denoiser: Denoiser
+    sigma: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        sigma = _saved(self.sigma)
+        residual: Tensor = x - self.denoiser(x, sigma)
+        return (x * residual).flatten(1).sum(1) / (2 * sigma.square())
+
+
+@dataclass(frozen=True)
+class OfScore:
+    """−s(x)·x with s(x) = (r(x, σ) − x)/σ² held fixed: its gradient is −s, and its value means nothing.
+
+    By it `Langevin` follows a field that need not be a gradient. Source: Vincent 2011; Denoising-EBM, Eq. 2.
+    """
+
+    denoiser: Denoiser
+    sigma: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            score: Tensor = (self.denoiser(x, self.sigma) - x) / column(self.sigma, x).square()
+        return -(score * x).flatten(1).sum(1)
+
+
+def _saved(sigma: Tensor) -> Tensor:
+    # A σ made under inference mode cannot be saved for a backward pass; its copy can.
+    return sigma.clone() if sigma.is_inference() else sigma

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ebmzoo.errors import UserError
 
-__all__ = ["CosineSchedule", "DRLSchedule", "NoiseSchedule", "column"]
+__all__ = ["CosineSchedule", "DRLSchedule", "GeometricNoise", "NoiseSchedule", "column"]
 
 
 class NoiseSchedule(nn.Module, ABC):
@@ -138,6 +138,39 @@ class DRLSchedule(NoiseSchedule):
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
+
+
+class GeometricNoise(nn.Module):
+    """σ_k = σ_max (σ_min/σ_max)^((k − 1)/(S − 1)), k = 1 … S: the noise that multi-scale denoisers are trained with.
+
+    Source: Song & Ermon 2019, §3.2; Denoising-EBM, §5, whose numbers are the default. `sigma` is a float32 buffer
+    `(S,)`, which falls; it is on the method's device and not in its checkpoint.
+
+    Raises:
+        UserError: there are fewer than 2 levels, or not σ_max > σ_min > 0.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, levels: int = 128, sigma_max: float = 1.0, sigma_min: float = 0.01) -> None:
+        super().__init__()
+        if levels < 2:
+            raise UserError(f"noise.levels is {levels}; it must be 2 or more")
+        if not math.inf > sigma_max > sigma_min > 0:
+            raise UserError(
+                f"noise.sigma_max is {sigma_max}; it must be above sigma_min, {sigma_min}, and both above 0"
+            )
+        exponents = torch.linspace(0, 1, levels, dtype=torch.float64)
+        sigma = sigma_max * (sigma_min / sigma_max) ** exponents
+        self.register_buffer("sigma", sigma.float(), persistent=False)
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` of the σ, each as likely as another, `(n,)`."""
+        at = torch.randint(len(self.sigma), (n,), device=self.sigma.device, generator=generator)
+        return self.sigma[at]
+
+    def extra_repr(self) -> str:
+        return f"levels={len(self.sigma)}, from {float(self.sigma[0]):g} to {float(self.sigma[-1]):g}"
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import (
     Conditions,
+    Denoises,
     Encodes,
     FollowsClasses,
     Generates,
@@ -10,11 +11,15 @@ from ebmzoo.methods.capabilities import (
     Inpaints,
     Proposes,
     Reconstructs,
+    SamplesInStages,
+    ScoresByChance,
+    Stage,
     StartsFromGenerator,
 )
 from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
 from ebmzoo.methods.conditioning import Alternation, StartsFromImages
+from ebmzoo.methods.denoising_ebm import DenoisingEBM, Learning, Sampling
 from ebmzoo.methods.dual_mcmc import DualMCMC, Teaching
 from ebmzoo.methods.liebm import LIEBM, Elbo
 from ebmzoo.methods.readings import Readings
@@ -27,6 +32,8 @@ __all__ = [
     "LIEBM",
     "Alternation",
     "Conditions",
+    "Denoises",
+    "DenoisingEBM",
     "DualMCMC",
     "Elbo",
     "EncoderStage",
@@ -35,12 +42,17 @@ __all__ = [
     "Generates",
     "HasLevels",
     "Inpaints",
+    "Learning",
     "Method",
     "Proposes",
     "Readings",
     "Reconstructs",
     "RecoveryChain",
     "Samples",
+    "SamplesInStages",
+    "Sampling",
+    "ScoresByChance",
+    "Stage",
     "StartsFromGenerator",
     "StartsFromImages",
     "Teaching",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -142,3 +143,53 @@ class HasLevels(ABC):
     @abstractmethod
     def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         """The samples that `sample` makes, as they are at the levels T, T − 1, …, 0: T + 1 batches `(n, *)`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the chains that samples go through: states `(n, C, H, W)`, the first of which is its start.
+
+    `nfe` counts the network evaluations of an image up to each state, over all stages so far.
+    """
+
+    name: str
+    states: list[Tensor]
+    nfe: list[int]
+
+
+class SamplesInStages(ABC):
+    """Makes an image by one chain after another."""
+
+    @abstractmethod
+    def stages(
+        self,
+        n: int,
+        *,
+        latent_steps: int | None = None,
+        image_steps: int | None = None,
+        keep: int = 12,
+        generator: torch.Generator | None = None,
+    ) -> list[Stage]:
+        """`keep` states of each chain, or all if they are fewer, evenly spaced with both ends.
+
+        Steps replace the method's own where given. With `latent_steps=0` the chain on images starts from N(0, I), and
+        there is no stage before it; with `image_steps=0` there is no chain on images.
+        """
+
+
+class ScoresByChance(ABC):
+    """Has an out-of-distribution score with noise in it."""
+
+    ood_seeds: int
+
+    @abstractmethod
+    def ood_scores(self, x: Tensor) -> Tensor:
+        """The score by each of the seeds, `(ood_seeds, B)`, whose mean is `ood_score`: the same at every call."""
+
+
+class Denoises(ABC):
+    """Restores images from Gaussian noise."""
+
+    @abstractmethod
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """Clean images of `x + sigma·ε`, ε ~ N(0, I): `(B, C, H, W)` to the same, of the averaged weights."""

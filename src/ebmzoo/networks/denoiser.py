@@ -43,10 +43,10 @@ def log_time(sigma: Tensor) -> Tensor:
 class UNetDenoiser(DenoisingAutoEncoder):
     """r(x̃, σ) = x̃ + σ up(V z + c, skips, t), z = LN(W mid(down(x̃, t)) + b), t = 25 log σ: a U-Net with a bottleneck.
 
-    W takes the flattened features at the lowest resolution, behind the middle of the U-Net, and V gives as many, in
-    whose place V z + c goes up; the skips, those at the lowest resolution too, are the U-Net's own. LN, layer norm
-    without parameters, puts z on the sphere |z|² = `latent`, close to which N(0, I) is: chains can start there. up is
-    zero at first, and so r(x̃, σ) = x̃; behind σ it has the scale of ε at each σ, and so does (x − r)/σ of the energy.
+    W takes all features at the lowest resolution after the middle of the U-Net, and V z + c goes up in their place;
+    the skips, those at the lowest resolution too, are the U-Net's own. LN, layer norm without parameters, puts z on
+    the sphere |z|² = `latent`, close to which N(0, I) is: chains can start there. up is zero at first, and so
+    r(x̃, σ) = x̃; it is multiplied by σ to predict −ε, which has one scale at all σ, as (x − r)/σ of the energy then has.
 
     The default is for 32×32 images; 64×64: size 64, multiples 1 2 2 2 4, attention 2 3. The paper (§5) says no more
     than "ResNet, combined with U-net": the sizes, the place of the bottleneck and t are choices made here.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError
 from ebmzoo.networks.denoiser import Denoiser
+from ebmzoo.networks.unet import zeroed
 
 
 class LevelNorm(nn.Module):
@@ -31,7 +32,7 @@ class LevelNorm(nn.Module):
         scale, mix, shift = self.table(level).chunk(3, 1)
         means = at_least_fp32(x).mean((2, 3))
         variance, mean = torch.var_mean(means, 1, keepdim=True)
-        # The sum of what is the same at all pixels comes first, for it is small.
+        # What is the same at all pixels is summed before it meets them.
         constant = shift + scale * mix * (means - mean) / (variance + 1e-5).sqrt()
         return scale[:, :, None, None] * F.instance_norm(x) + constant[:, :, None, None]  # type: ignore[no-any-return]
 
@@ -49,9 +50,10 @@ class Sequence(nn.Module):
         return x
 
 
-def conv(in_channels: int, out_channels: int, dilation: int = 1, *, bias: bool = True) -> nn.Conv2d:
-    """A 3×3 convolution that keeps the size."""
-    return nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=bias)
+def conv(in_channels: int, out_channels: int, dilation: int = 1, *, kernel: int = 3, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the size; the kernel is odd."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias)
 
 
 class ResBlock(nn.Module):
@@ -76,8 +78,9 @@ class ResBlock(nn.Module):
         self.conv1 = conv(in_channels, in_channels, dilation, bias=bias)
         self.conv2 = conv(in_channels, out_channels, dilation, bias=bias)
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
-        entry = nn.Conv2d(in_channels, out_channels, 1) if down else conv(in_channels, out_channels, dilation)
-        self.shortcut = entry if enters else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if enters:
+            self.shortcut = conv(in_channels, out_channels, dilation, kernel=1 if down else 3)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.conv1(F.elu(self.norm1(x, level)))
@@ -86,9 +89,9 @@ class ResBlock(nn.Module):
 
 
 def stage(in_channels: int, out_channels: int, levels: int, dilation: int = 1, *, down: bool = False) -> Sequence:
-    """Two residual blocks, the first of which enters."""
+    """Two residual blocks, the first of which enters, but at the full resolution."""
     return Sequence(
-        ResBlock(in_channels, out_channels, levels, dilation, enters=True, down=down),
+        ResBlock(in_channels, out_channels, levels, dilation, enters=down or dilation > 1, down=down),
         ResBlock(out_channels, out_channels, levels, dilation),
     )
 
@@ -160,6 +163,8 @@ class RefineNetDenoiser(Denoiser):
         UserError: If a number is out of its range; if the sides of the images are odd or 2.
     """
 
+    log_sigmas: Tensor
+
     def __init__(
         self,
         in_channels: int = 3,
@@ -178,9 +183,41 @@ class RefineNetDenoiser(Denoiser):
         self.first = conv(in_channels, width)
         self.stages = nn.ModuleList(
             [
-                units_with_bias(width, levels),
+                stage(width, width, levels),
                 stage(width, 2 * width, levels, down=True),
                 stage(2 * width, 2 * width, levels, 2),
                 stage(2 * width, 2 * width, levels, 4),
             ]
         )
+        # From the last stage to the first, each with what the one before it made.
+        self.refines = nn.ModuleList(
+            [
+                Refine([2 * width], 2 * width, levels),
+                Refine([2 * width, 2 * width], 2 * width, levels),
+                Refine([2 * width, 2 * width], width, levels),
+                Refine([width, width], width, levels, out_units=3),
+            ]
+        )
+        self.norm = LevelNorm(width, levels)
+        self.last = zeroed(conv(width, in_channels))
+
+    def level(self, sigma: Tensor) -> Tensor:
+        """i: `(B,)` to `(B,)` int64 in 0 … `levels` − 1, 0 being the greatest level's."""
+        return (sigma.log()[:, None] - self.log_sigmas).abs().argmin(1)
+
+    def score(self, x: Tensor, level: Tensor) -> Tensor:
+        """s: `(B, C, H, W)` and `(B,)` int64 to `(B, C, H, W)`, at least float32."""
+        if x.shape[-2] % 2 or x.shape[-1] % 2 or min(x.shape[-2:]) < 4:
+            raise UserError(f"The sides of the images must be even and 4 or more, not {x.shape[-2]}x{x.shape[-1]}")
+        h = self.first(x)
+        outputs = []
+        for each in self.stages:
+            h = each(h, level)
+            outputs.append(h)
+        made: list[Tensor] = []
+        for refine, output in zip(self.refines, reversed(outputs), strict=True):
+            made = [refine([output, *made], level)]
+        return at_least_fp32(self.last(F.elu(self.norm(made[0], level))))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return at_least_fp32(x) + sigma.square()[:, None, None, None] * self.score(x, self.level(sigma))

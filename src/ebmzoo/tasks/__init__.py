@@ -4,6 +4,7 @@ from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.compositional import Compositional
 from ebmzoo.tasks.conditional import Conditional
 from ebmzoo.tasks.cost import Cost
+from ebmzoo.tasks.denoising import Denoising
 from ebmzoo.tasks.density import Density
 from ebmzoo.tasks.generation import Generation
 from ebmzoo.tasks.guidance import Guidance
@@ -13,11 +14,13 @@ from ebmzoo.tasks.ood import OutOfDistributionDetection
 from ebmzoo.tasks.reconstruction import Reconstruction
 from ebmzoo.tasks.representation import Representation
 from ebmzoo.tasks.revision import Revision
+from ebmzoo.tasks.stages import Stages
 
 __all__ = [
     "Compositional",
     "Conditional",
     "Cost",
+    "Denoising",
     "Density",
     "Generation",
     "Guidance",
@@ -28,5 +31,6 @@ __all__ = [
     "Representation",
     "Result",
     "Revision",
+    "Stages",
     "Task",
 ]

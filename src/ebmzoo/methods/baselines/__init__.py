@@ -6,17 +6,22 @@ from ebmzoo.methods.baselines.drl import DRL
 from ebmzoo.methods.baselines.hat_ebm import HatEBM
 from ebmzoo.methods.baselines.igebm import IGEBM, ClippedAdam
 from ebmzoo.methods.baselines.improved_cd import ImprovedCD
+from ebmzoo.methods.baselines.mdsm import MDSM, Cooling
+from ebmzoo.methods.baselines.score_network import ScoreNetwork
 from ebmzoo.methods.baselines.short_run import ShortRunEBM
 from ebmzoo.methods.baselines.vae import VAE
 
 __all__ = [
     "DRL",
     "IGEBM",
+    "MDSM",
     "VAE",
     "ClippedAdam",
+    "Cooling",
     "CoopNets",
     "DivergenceTriangle",
     "HatEBM",
     "ImprovedCD",
+    "ScoreNetwork",
     "ShortRunEBM",
 ]

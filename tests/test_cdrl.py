@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ebmzoo.autoencoder import ImageCoder
+from ebmzoo.autoencoder import ImageCoder, KLAutoEncoder
 from ebmzoo.compose import AtLevel, Recovery, guided
 from ebmzoo.errors import UserError
 from ebmzoo.methods import CDRL, RecoveryChain
 from ebmzoo.methods.baselines import DRL
-from ebmzoo.networks import Initializer, LevelEnergyNet
+from ebmzoo.networks import Initializer, LevelEnergyNet, RecoveryResNet
 from ebmzoo.schedule import CosineSchedule
+from ebmzoo.training.checkpoint import LastCheckpoint
 from test_dual_mcmc import watched
 from tiny import TinyData, cdrl, drl, trainer
 
@@ -155,17 +156,55 @@ def test_trajectory_ends_where_sampling_ends():
     assert torch.equal(levels[-1], made)
 
 
+def unsettled(method):
+    """The same method with networks that heed all that they are told, also the class, which at first they hardly do."""
+    torch.manual_seed(5)
+    for parameter in getattr(method, "initializer", torch.nn.Module()).parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for name, parameter in method.energy_net.named_parameters():
+        if "embed" in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return method
+
+
+def refined(before, x, start, i, labels, c, steps):
+    """Equation 5 written out, with the draws of the chain."""
+    net, s = before.energy_net, before.schedule
+    shape = (-1, 1, 1, 1)
+    s2 = (c * s.sigma_bar[i - 1] / s.sigma_bar[0] * s.sigma[i].square()).view(shape)
+    pull = torch.where(i == s.levels, 0.0, 1 / s.sigma[i].square()).view(shape)
+    y = start.detach()
+    net.eval()
+    for _ in range(steps):
+        at = y.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(-net(at, s.time[i - 1], labels).sum(), at)
+        y = y + 0.5 * (slope - s2 * pull * (y - x)) + s2.sqrt() * torch.randn(x.shape)
+    net.train()
+    return y
+
+
+def contrasted(before, x, y, i, labels):
+    """Equation 7 with the weights of the code."""
+    net, s = before.energy_net, before.schedule
+    both = None if labels is None else torch.cat([labels, labels])
+    energies = net(torch.cat([x, y]), torch.cat([s.time[i - 1]] * 2), both)
+    return (s.sigma[1] / s.sigma[i] * (energies[: len(x)] - energies[len(x) :])).mean().detach()
+
+
 @pytest.mark.parametrize("teacher", ["chain", "data"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_losses_are_equations_7_and_8(teacher, shared, monkeypatch):
-    method = cdrl(teacher=teacher, shared_noise=shared)
+@pytest.mark.parametrize("classes", [0, 4])
+def test_losses_are_equations_7_and_8(teacher, shared, classes, monkeypatch):
+    method = unsettled(cdrl(teacher=teacher, shared_noise=shared, classes=classes, drop_classes=0.5))
     calls, x0, before = watched(method, monkeypatch), images(), copy.deepcopy(method)
-    torch.manual_seed(3)
-    readings = method.iterate(x0, torch.zeros(6, dtype=torch.int64))
+    given = torch.tensor([0, 1, 2, 3, 0, 1])
+    torch.manual_seed(1)
+    readings = method.iterate(x0, given)
     assert [names for _, names, _ in calls] == [("energy_net",), ("initializer",)]
 
-    torch.manual_seed(3)
-    net, U, s = before.energy_net, before.initializer, before.schedule  # spectral norms move with every pass
+    torch.manual_seed(1)
+    labels = torch.where(torch.rand(6) < 0.5, -1, given) if classes else None  # three of each
+    U, s = before.initializer, before.schedule  # a copy, for spectral norms move with every pass
     i = torch.randint(1, 7, (6,))
     shape = (-1, 1, 1, 1)
     noise = torch.randn(6, 1, 8, 8)
@@ -176,26 +215,40 @@ def test_losses_are_equations_7_and_8(teacher, shared, monkeypatch):
         x = s.alpha[i].view(shape) * lower + s.sigma[i].view(shape) * torch.randn(6, 1, 8, 8)
     m = torch.where(i == 6, 1.0, s.alpha[i]).view(shape)
     spread = m * (s.sigma_bar[i - 1] / s.sigma_bar[i] * s.sigma[i]).view(shape)
-    start = x + U(x, s.time[i]) + spread * torch.randn(6, 1, 8, 8)
-    s2 = (4e-4 * s.sigma_bar[i - 1] / s.sigma_bar[0] * s.sigma[i].square()).view(shape)
-    pull = torch.where(i == 6, 0.0, 1 / s.sigma[i].square()).view(shape)
-    y = start.detach()
-    net.eval()
-    for _ in range(2):
-        at = y.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(-net(at, s.time[i - 1]).sum(), at)
-        y = y + 0.5 * (slope - s2 * pull * (y - x)) + s2.sqrt() * torch.randn(6, 1, 8, 8)
-    net.train()
-    weight = s.sigma[1] / s.sigma[i]
-    energies = net(torch.cat([m * lower, y]), s.time[i - 1].repeat(2))
-    want = (weight * (energies[:6] - energies[6:])).mean()
-    torch.testing.assert_close(calls[0][0], want.detach(), rtol=1e-3, atol=1e-5)
+    start = x + U(x, s.time[i], labels) + spread * torch.randn(6, 1, 8, 8)
+    y = refined(before, x, start, i, labels, 4e-4, 2)
+    torch.testing.assert_close(calls[0][0], contrasted(before, m * lower, y, i, labels), rtol=1e-3, atol=1e-6)
     target = m * lower if teacher == "data" else y
     want = ((target - start) ** 2).flatten(1).sum(1).mean()
     torch.testing.assert_close(calls[1][0], want.detach(), rtol=1e-4, atol=1e-5)
     moved = (y - start).detach().flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(readings["displacement"], moved.mean(), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(readings["displacement_ratio"], (moved / (2 * s2.flatten()).sqrt()).mean())
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+def test_drl_is_the_same_without_initializer_and_with_the_diffusion_s_pairs(classes, monkeypatch):
+    method = unsettled(drl(classes=classes, drop_classes=0.5))
+    calls, x0, before = watched(method, monkeypatch), images(), copy.deepcopy(method)
+    given = torch.tensor([0, 1, 2, 3, 0, 1])
+    torch.manual_seed(1)
+    method.iterate(x0, given)
+    assert [names for _, names, _ in calls] == [("energy_net",)]
+    torch.manual_seed(1)
+    labels = torch.where(torch.rand(6) < 0.5, -1, given) if classes else None  # three of each
+    s, shape = before.schedule, (-1, 1, 1, 1)
+    i = torch.randint(1, 7, (6,))
+    lower = s.alpha_bar[i - 1].view(shape) * x0 + s.sigma_bar[i - 1].view(shape) * torch.randn(6, 1, 8, 8)
+    x = s.alpha[i].view(shape) * lower + s.sigma[i].view(shape) * torch.randn(6, 1, 8, 8)
+    m = torch.where(i == 6, 1.0, s.alpha[i]).view(shape)
+    y = refined(before, x, x, i, labels, 2e-4, 2)
+    torch.testing.assert_close(calls[0][0], contrasted(before, m * lower, y, i, labels), rtol=1e-3, atol=1e-6)
+
+
+def test_drl_s_own_numbers():
+    method = DRL(cdrl().energy_net)
+    assert method.chain == RecoveryChain(steps=30, variance=2e-4, grow=True, noise=0.99)
+    assert method.schedule.levels == 6
+    assert not method.denoise
 
 
 def test_each_loss_reaches_its_own_network_only(monkeypatch):
@@ -204,23 +257,6 @@ def test_each_loss_reaches_its_own_network_only(monkeypatch):
     method.iterate(images(), torch.zeros(6, dtype=torch.int64))
     assert {name.split(".")[0] for name in calls[0][2]} == {"energy_net"}
     assert {name.split(".")[0] for name in calls[1][2]} == {"initializer"}
-
-
-def test_drl_starts_at_the_noisier_image_and_has_no_second_network(monkeypatch):
-    method = drl()
-    calls, x0 = watched(method, monkeypatch), images()
-    starts = []
-    refine = DRL._refine
-
-    def spy(self, start, x, *rest):
-        starts.append((start, x))
-        return refine(self, start, x, *rest)
-
-    monkeypatch.setattr(DRL, "_refine", spy)
-    method.iterate(x0, torch.zeros(6, dtype=torch.int64))
-    assert [names for _, names, _ in calls] == [("energy_net",)]
-    assert torch.equal(*starts[0])
-    assert method.sample(2).nfe == 6 * method.chain.steps
 
 
 def test_without_initializer_cdrl_starts_there_too_and_counts_no_proposals():
@@ -261,6 +297,34 @@ def test_guidance_zero_is_plainly_conditional_and_one_concept_its_own_compositio
     assert torch.equal(made[0], made[2])
     torch.manual_seed(0)
     assert not torch.equal(made[0], method.sample_of(labels, guidance=1.0).images)
+
+
+def test_guided_evaluations_are_counted():
+    method = cdrl(classes=4)
+    labels = torch.tensor([[0, 1], [2, 3]])
+    assert method.sample_of(labels[:, 0]).nfe == 6 * (1 + 2) + 1
+    assert method.sample_of(labels[:, 0], guidance=0.7).nfe == 2 * (6 * (1 + 2) + 1)
+    assert method.sample_of(labels, guidance=0.0).nfe == 3 * (6 * (1 + 2) + 1)
+    assert cdrl(classes=4, initializer=cdrl().initializer).sample_of(labels).nfe == 6 * (1 + 3 * 2) + 3
+
+
+def test_the_last_step_follows_the_classes_too():
+    """Class k of the exact energies has the mean μ + k, none that of 0: guided to class a it is μ + (1 + w) a."""
+    method, net = exact(classes=3, noise=0.0)
+    labels, weights = guided(torch.tensor([[2]]), 0.5)
+    energy = method._level(0, labels, weights)
+    x = torch.full((1, 1, 1, 1), 0.3).double()
+    a, s2 = net.schedule.alpha_bar[0], net.schedule.sigma_bar[0].square()
+    v = a.square() * STD**2 + s2
+    slope = (x - a * (MEAN + 1.5 * 2)) / v
+    at = x.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(energy(at).sum(), at)[0], slope, rtol=1e-5, atol=1e-6)
+    ends = []
+    monkey = type(method)._down
+    method._down = lambda *args: ends.extend(monkey(method, *args)) or iter(ends)
+    made = method.sample_of(torch.tensor([2]), guidance=0.5).images
+    want = (ends[-1] - s2 * (ends[-1] - a * (MEAN + 3)) / v) / a
+    torch.testing.assert_close(made, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("m", "w"), [(1, 0.7), (2, 0.0), (3, 0.5)])
@@ -334,6 +398,15 @@ def test_inpainting_leaves_what_is_known_to_the_last_bit():
     assert torch.equal(made[~hidden.expand_as(x)], x[~hidden.expand_as(x)])
     assert not torch.equal(made, x)
     assert torch.equal(method.inpaint(x, torch.zeros_like(hidden)).images, x)
+
+
+def test_a_mask_may_differ_between_channels():
+    method = CDRL(RecoveryResNet(3, width=8, multiples=(1, 2), depth=1, embedding=16), None, size=8)
+    x = torch.rand(2, 3, 8, 8)
+    hidden = torch.rand(2, 3, 8, 8) < 0.5
+    made = method.inpaint(x, hidden, steps=1).images
+    assert torch.equal(made[~hidden], x[~hidden])
+    assert (made[hidden] != x[hidden]).all()
 
 
 def test_inpainting_does_not_look_at_what_is_hidden():
@@ -435,6 +508,38 @@ def test_samples_are_of_the_averages_and_of_no_dropout():
     assert torch.equal(method.sample(2).images, made[0])
     assert all(method.training for method in (method.energy_net, method.initializer))
     assert before.keys() == method.state_dict().keys()
+
+
+@pytest.mark.parametrize("make", [cdrl, drl, lambda: cdrl(classes=4)])
+def test_sampling_works_under_inference_mode(make):
+    method = make()
+    x, hidden = images(2), torch.rand(1, 1, 8, 8) < 0.5
+    with torch.inference_mode():
+        method.sample(2)
+        method.trajectory(2)
+        method.inpaint(x, hidden)
+        if method.classes:
+            method.sample_of(torch.tensor([[0, 1]]), guidance=1.0)
+
+
+def test_resuming_needs_no_coder_file(tmp_path):
+    coder = KLAutoEncoder(1, width=8, multiples=(1, 1), depth=1, latent=1)
+    path = tmp_path / "coder.ckpt"
+    torch.save({"state_dict": {f"coder.{k}": v for k, v in coder.state_dict().items()}}, path)
+
+    def fit(**given):
+        parts = {"coder": copy.deepcopy(coder), "coder_checkpoint": str(path)}
+        keep = LastCheckpoint(tmp_path, "model: null", every_n_steps=1)
+        run = trainer(
+            tmp_path, callbacks=[keep], enable_checkpointing=True, max_epochs=-1, max_steps=given.pop("steps")
+        )
+        run.fit(cdrl(**parts), TinyData(), weights_only=True, **given)
+
+    fit(steps=1)
+    path.unlink()
+    fit(steps=2, ckpt_path=tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"coder\.ckpt"):
+        fit(steps=1)
 
 
 def test_chains_leave_the_power_iterations_of_spectral_norm_alone():

@@ -9,7 +9,15 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import RecoveryChain
 from ebmzoo.schedule import CosineSchedule, DRLSchedule
 
-SCHEDULES = [CosineSchedule(), CosineSchedule(4), CosineSchedule(1 + 4, 8.0, -3.0), DRLSchedule(), DRLSchedule(8)]
+SCHEDULES = [
+    CosineSchedule(),
+    CosineSchedule(4),
+    CosineSchedule(1 + 4, 8.0, -3.0),
+    DRLSchedule(),
+    DRLSchedule(8),
+    DRLSchedule(8, 100, "logsnr"),
+    DRLSchedule(3),
+]
 
 
 def transitions(schedule):
@@ -45,9 +53,13 @@ def test_the_schedule_of_drl():
     logsnr = [9.210, 2.144, 0.647, -0.431, -1.427, -2.473, -10.118]
     torch.testing.assert_close(s.logsnr, torch.tensor(logsnr), rtol=0, atol=1e-3)
     assert s.time.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    eight = DRLSchedule(8)
+    eight = DRLSchedule(8, spacing=100)
     assert torch.equal(eight.alpha_bar[:6], s.alpha_bar[:6])
     assert eight.alpha_bar[-1] == s.alpha_bar[-1]
+    told = DRLSchedule(8, spacing=100, told="logsnr").time
+    torch.testing.assert_close(told, 2000 / math.pi * torch.atan((-eight.logsnr / 2).exp()))
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    torch.testing.assert_close(DRLSchedule(8).alpha_bar[:3].double(), kept[[0, 71, 142]].sqrt())
 
 
 @pytest.mark.parametrize("s", SCHEDULES)
@@ -101,6 +113,26 @@ def test_a_pair_of_the_diffusion_has_two_and_the_same_marginals():
     torch.testing.assert_close(total, s.sigma_bar[i].square())
 
 
+def test_shared_noise_changes_the_covariance_only():
+    """Law 7: of N(0, c²) data the marginals are those of the diffusion and Cov = ᾱ_{i−1} ᾱ_i c² + σ̄_{i−1} σ̄_i."""
+    s, i, c = CosineSchedule(), transitions(CosineSchedule()), 0.5
+    a, b = s.alpha_bar.double(), s.sigma_bar.double()
+    torch.manual_seed(0)
+    x, noise = torch.randn(2, 6, 20_000)
+    x = c * (x - x.mean(1, keepdim=True)) / x.std(1, unbiased=False, keepdim=True)
+    # draws without any chance covariance, so that the law holds exactly
+    noise = noise - noise.mean(1, keepdim=True) - (noise * x).mean(1, keepdim=True) / c**2 * x
+    noise = noise / noise.std(1, unbiased=False, keepdim=True)
+    lower, upper = s.noised(x, i - 1, noise), s.noised(x, i, noise)
+    torch.testing.assert_close(
+        (lower * upper).mean(1).double(), a[i - 1] * a[i] * c**2 + b[i - 1] * b[i], rtol=1e-4, atol=0
+    )
+    for level, points in ((i - 1, lower), (i, upper)):
+        torch.testing.assert_close(
+            points.square().mean(1).double(), a[level] ** 2 * c**2 + b[level] ** 2, rtol=1e-4, atol=0
+        )
+
+
 def test_the_posterior_mean_is_bayes_rule():
     """N(x_{i−1}; ᾱ x, σ̄²) N(x_i; α x_{i−1}, σ²) has its peak there, with the proposal's precision."""
     s, i = CosineSchedule(), transitions(CosineSchedule())[:-1]
@@ -123,7 +155,8 @@ def test_tables_follow_the_module_and_stay_out_of_checkpoints():
     [
         (lambda: CosineSchedule(1), "schedule.levels is 1"),
         (lambda: CosineSchedule(6, -5.0, 9.0), "schedule.logsnr_max is -5"),
-        (lambda: DRLSchedule(11), "schedule.levels is 11"),
+        (lambda: DRLSchedule(1), "schedule.levels is 1"),
+        (lambda: DRLSchedule(8, 150), "schedule.spacing is 150; 8 levels need from 1 to 142"),
         (lambda: RecoveryChain(steps=0), "chain.steps is 0"),
         (lambda: RecoveryChain(variance=0.0), "chain.variance is 0"),
         (lambda: RecoveryChain(noise=-1.0), "chain.noise is -1"),

@@ -124,8 +124,8 @@ def cdrl(classes=0, **changes):
     return CDRL(**parts | changes)
 
 
-def drl(**changes):
-    return DRL(recovery_net(), chain=RecoveryChain(2, 2e-4, noise=0.99), in_channels=1, size=SIZE, **changes)
+def drl(classes=0, **changes):
+    return DRL(recovery_net(classes), chain=RecoveryChain(2, 2e-4, noise=0.99), in_channels=1, size=SIZE, **changes)
 
 
 def denoiser():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,20 +122,30 @@ class CosineSchedule(NoiseSchedule):
 
 
 class DRLSchedule(NoiseSchedule):
-    """ᾱ_i² = Π_{k ≤ k_i} (1 − β_k), β from 1e-4 to 0.02 in 1,000 equal steps, at k = 0, 100, …, 100 (T − 1), 999.
+    """ᾱ_i² = Π_{k ≤ k_i} (1 − β_k), β from 1e-4 to 0.02 in 1,000 equal steps, at k = 0, d, …, d (T − 1), 999.
 
-    Source: DRL (Gao et al., 2021), whose T6 and T8 are `levels` 6 and 8. Networks are told i itself.
+    Source: DRL (Gao et al., 2021), whose code has d = ⌊1000/2(T − 1)⌋, 100 for T6; CDRL's T8 (G.3) adds two levels to
+    the noisy end of T6, which is d = 100 with 8 levels.
+
+    Args:
+        levels: T.
+        spacing: d; None is as in DRL's code.
+        told: what networks are told of a level, its number i as in DRL, or its `logsnr` as in CDRL.
 
     Raises:
-        UserError: the number of levels is not between 2 and 10.
+        UserError: there are fewer than 2 levels, or they do not fit into 1,000 steps.
     """
 
-    def __init__(self, levels: int = 6) -> None:
-        if not 2 <= levels <= 10:
-            raise UserError(f"schedule.levels is {levels}; it must be from 2 to 10")
+    def __init__(self, levels: int = 6, spacing: int | None = None, told: Literal["level", "logsnr"] = "level") -> None:
+        if levels < 2:
+            raise UserError(f"schedule.levels is {levels}; it must be 2 or more")
+        apart = 1000 // (2 * (levels - 1)) if spacing is None else spacing
+        if apart < 1 or apart * (levels - 1) >= 999:
+            raise UserError(f"schedule.spacing is {apart}; {levels} levels need from 1 to {998 // (levels - 1)}")
         kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
-        at = [*range(0, 100 * levels, 100), 999]
-        super().__init__(kept[at].sqrt(), time=torch.arange(levels + 1, dtype=torch.float64))
+        at = [*range(0, apart * levels, apart), 999]
+        time = torch.arange(levels + 1, dtype=torch.float64) if told == "level" else None
+        super().__init__(kept[at].sqrt(), time)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"

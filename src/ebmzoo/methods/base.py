@@ -159,7 +159,8 @@ class Method(LightningModule, ABC):
         precision = self.trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
         self.eval()
         try:
-            with torch.no_grad(), precision:
+            # Chains differentiate, which tensors made under inference mode do not allow.
+            with torch.inference_mode(False), torch.no_grad(), precision:
                 yield
         finally:
             for module, training in modes.items():
@@ -173,6 +174,11 @@ class Method(LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ImageData | PlaneData):
             self.check_data(data)
+
+    @property
+    def starts_anew(self) -> bool:
+        """From `on_fit_start` on, whether a fit goes on from no checkpoint: one holds what else would be loaded."""
+        return self.trainer.ckpt_path is None
 
     def on_fit_start(self) -> None:
         self.train()  # `load` gives a method in eval mode

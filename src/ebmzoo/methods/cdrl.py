@@ -119,14 +119,14 @@ class CDRL(RecoveryLikelihood, Proposes):
         y = column(self.schedule.scale(i), x) * lower
 
         start = self._proposed(self.initializer, x, i, told)
-        ends, unit = self._refine(start.detach(), x, i, told)
+        ends = self._refine(start.detach(), x, i, told)
         loss_energy, readings = self._contrast(y, ends, i, told)
         grad_norm = self.descend(loss_energy, "energy_net")
         if self.initializer is not None:
             loss = squared_error(y if self.learns_from_data else ends, start).mean()
             readings["grad_norm_initializer"] = self.descend(loss, "initializer")
             readings["loss_initializer"] = loss.detach()
-        return readings | self._moved(start, ends, unit) | {"grad_norm": grad_norm}
+        return readings | self._moved(start, ends) | {"grad_norm": grad_norm}
 
     def _proposed(
         self,

@@ -139,15 +139,13 @@ class CLEL(Method, Encodes, Conditions):
             descents["ssrl"] = Descent(network, self.encoder_optimizer, self.encoder_schedule)
         return descents
 
-    def setup(self, stage: str) -> None:
-        # A run's own checkpoint holds the encoder too: once there is one, the encoder's file is not needed again.
-        starts = stage == "fit" and self.trainer.ckpt_path is None
-        if starts and self.encoder is not None and self.encoder_checkpoint is not None:
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.starts_anew and self.encoder is not None and self.encoder_checkpoint is not None:
             load_encoder(self.encoder, self.encoder_checkpoint)
             if self.objective is not None:  # what was copied of h before must be copied again
                 self.objective.attach(self.encoder)
                 cast(AveragedModel, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
-        super().setup(stage)
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         if self.encoder is not None and self.objective is None:

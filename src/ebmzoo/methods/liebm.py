@@ -154,16 +154,17 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
         return descents
 
     def setup(self, stage: str) -> None:
-        # A run's own checkpoint holds the encoder too: once there is one, the encoder's file is not needed again.
-        starts = stage == "fit" and self.trainer.ckpt_path is None
-        if starts and self.encoder is not None and self.encoder_checkpoint is not None:
-            load_encoder(self.encoder, self.encoder_checkpoint)
         last = self.trainer.max_epochs if self.trainer.max_epochs is not None else -1
         first = self._epochs_of_encoder
         if stage == "fit" and 0 <= last <= first and first > 0 and self.trainer.is_global_zero:
             told = f"trainer.max_epochs is {last}, within the {first} epochs of model.encoder_stage"
             print(f"{told}: this run trains the encoder and never the energy", file=sys.stderr)
         super().setup(stage)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.starts_anew and self.encoder is not None and self.encoder_checkpoint is not None:
+            load_encoder(self.encoder, self.encoder_checkpoint)
 
     @property
     def _epochs_of_encoder(self) -> int:

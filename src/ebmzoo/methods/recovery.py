@@ -130,13 +130,14 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         return labels.masked_fill(dropped, -1)[:, None]
 
     @final
-    def _refine(self, start: Tensor, x: Tensor, i: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """ỹ after K steps, and s_i². The power iterations of spectral norms stand still meanwhile, as in the code."""
+    def _refine(self, start: Tensor, x: Tensor, i: Tensor, labels: Tensor | None) -> Tensor:
+        """ỹ after K steps. The power iterations of spectral norms stand still meanwhile, as in the code."""
         unit = self.chain.unit(self.schedule, i)
         self.energy_net.eval()
-        y = self.chain(self._given(self.energy_net, x, i, unit, labels), start, unit)
-        self.energy_net.train()
-        return y, unit
+        try:
+            return self.chain(self._given(self.energy_net, x, i, unit, labels), start, unit)
+        finally:
+            self.energy_net.train()
 
     def _given(
         self,
@@ -161,22 +162,17 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         return loss, energies_told(data, chain) | {"loss_energy": loss.detach()}
 
     @final
-    def _moved(self, start: Tensor, end: Tensor, unit: Tensor) -> Readings:
-        """As `chain_told`, with the noise floor of each image's own level."""
-        moved = (end - start).detach().flatten(1).square().mean(1).sqrt()
-        return {
-            "displacement": moved.mean(),
-            "displacement_ratio": (moved / (self.chain.steps * unit).sqrt()).mean(),
-        }
+    def _moved(self, start: Tensor, end: Tensor) -> Readings:
+        """How far chains moved; not over √K·s, for the quadratic term keeps even a flat energy's chain nearer than that."""
+        return {"displacement": (end - start).detach().flatten(1).square().mean(1).sqrt().mean()}
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def setup(self, stage: str) -> None:
-        # A run's own checkpoint holds the coder too: once there is one, the coder's file is not needed again.
-        if stage == "fit" and self.trainer.ckpt_path is None and self.coder_checkpoint is not None:
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.starts_anew and self.coder_checkpoint is not None:
             assert self.coder is not None
             load_coder(self.coder, self.coder_checkpoint)
-        super().setup(stage)
 
     @property
     @final
@@ -273,10 +269,10 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         One ε an image is the noise of what is known at all levels. With a coder, a latent is hidden where any of its
         pixels is.
         """
-        hidden = hidden.to(self.device).any(1, keepdim=True).expand(len(x), -1, *x.shape[-2:])
+        hidden = hidden.to(self.device).expand_as(x)
         clean, mask = self._inward(x), hidden
         if self.coder is not None:
-            mask = adaptive_max_pool2d(hidden.float(), clean.shape[-2:]) > 0
+            mask = adaptive_max_pool2d(hidden.any(1, keepdim=True).float(), clean.shape[-2:]) > 0
         noise = self._noise(len(x), generator)
         known = Known(clean, mask, noise, self.schedule)
         made = self._sampled(self._noise(len(x), generator), None, (1.0,), steps, generator, known)
@@ -307,7 +303,8 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
             images = self._outward(x)
         nfe = self.schedule.levels * (proposing + steps * passes) + (passes if steps and self.denoise else 0)
         temperature = self.chain.noise**2 if steps else math.nan
-        return Samples(images, nfe, "noise", self.schedule.levels * steps, temperature)
+        named = "noise, told no class" if self.classes and labels is None else "noise"
+        return Samples(images, nfe, named, self.schedule.levels * steps, temperature)
 
     def _down(
         self,

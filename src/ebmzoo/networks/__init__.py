@@ -2,10 +2,12 @@
 
 from ebmzoo.networks.base import Encoder, FeatureNet, Generator, InferenceNet, Initializer, LevelEnergyNet
 from ebmzoo.networks.clel import CLELEnergy, CLELFeatures, MultiHeadEnergy
+from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder, UNetDenoiser
 from ebmzoo.networks.igebm import IGEBMResNet
 from ebmzoo.networks.latent import LatentEnergy, LatentEnergyNet
 from ebmzoo.networks.plane import PlaneEnergy, PlaneEnergyNet, PlaneFeatures, PlaneGenerator, PlaneInitializer
 from ebmzoo.networks.recovery import RecoveryResNet
+from ebmzoo.networks.refinenet import RefineNetDenoiser
 from ebmzoo.networks.resnet import ResNetEncoder, resnet_backbone
 from ebmzoo.networks.short_run import ShortRunNet
 from ebmzoo.networks.sngan import SNGANEnergy, SNGANFeatures, SNGANGenerator, SNGANInference
@@ -16,6 +18,8 @@ from ebmzoo.networks.vit import ViTEncoder
 __all__ = [
     "CLELEnergy",
     "CLELFeatures",
+    "Denoiser",
+    "DenoisingAutoEncoder",
     "Encoder",
     "FeatureNet",
     "Generator",
@@ -32,6 +36,7 @@ __all__ = [
     "PlaneGenerator",
     "PlaneInitializer",
     "RecoveryResNet",
+    "RefineNetDenoiser",
     "ResNetEncoder",
     "SNGANEnergy",
     "SNGANFeatures",
@@ -39,6 +44,7 @@ __all__ = [
     "SNGANInference",
     "ShortRunNet",
     "UNet",
+    "UNetDenoiser",
     "ViTEncoder",
     "resnet_backbone",
     "spectral_norm_",

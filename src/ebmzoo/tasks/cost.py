@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import torch
@@ -76,7 +77,7 @@ class Cost(Task):
                         _, sampled = draw(method, self.timed, self.timed, k, seed)
                     seconds.append(clock["seconds"])
                 result.figures[f"{row}/nfe"] = sampled.nfe
-                result.figures[f"{row}/seconds"] = sorted(seconds[1:])[self.repeats // 2]
+                result.figures[f"{row}/seconds"] = median(seconds[1:])
                 result.protocol["chains"][row] = chain_protocol(sampled)
                 if self.n:
                     made[f"{row}/"], _ = draw(method, self.n, self.batch_size, k, seed)

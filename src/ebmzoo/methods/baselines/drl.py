@@ -79,10 +79,10 @@ class DRL(RecoveryLikelihood):
         told = self._told(labels)
         i = torch.randint(1, self.schedule.levels + 1, (len(images),), device=images.device)
         lower, x = self.schedule.pair(images, i, shared=False)
-        ends, unit = self._refine(x, x, i, told)
+        ends = self._refine(x, x, i, told)
         loss, readings = self._contrast(column(self.schedule.scale(i), x) * lower, ends, i, told)
         grad_norm = self.descend(loss, "energy_net")
-        return readings | self._moved(x, ends, unit) | {"grad_norm": grad_norm}
+        return readings | self._moved(x, ends) | {"grad_norm": grad_norm}
 
     def propose(
         self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None

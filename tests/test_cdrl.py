@@ -299,6 +299,19 @@ def test_guidance_zero_is_plainly_conditional_and_one_concept_its_own_compositio
     assert not torch.equal(made[0], method.sample_of(labels, guidance=1.0).images)
 
 
+def test_without_labels_classes_are_drawn():
+    """Class k of the exact energies has the mean μ + k: samples of all of them have the mean of these."""
+    method, _ = exact(classes=3, steps=200, variance=5e-4, grow=False)
+    torch.manual_seed(0)
+    made = method.sample(600)
+    assert "classes drawn uniformly" in made.start
+    labels = torch.randint(3, (600,), generator=torch.Generator().manual_seed(7))
+    drawn = method.sample(600, generator=torch.Generator().manual_seed(7)).images.flatten()
+    for k in range(3):
+        of_class = drawn[labels == k]
+        assert float(of_class.mean()) == pytest.approx(MEAN + k, abs=5 * STD / math.sqrt(len(of_class)) + 0.02)
+
+
 def test_guided_evaluations_are_counted():
     method = cdrl(classes=4)
     labels = torch.tensor([[0, 1], [2, 3]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, final
 
 import torch
@@ -163,7 +163,7 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
 
     @final
     def _moved(self, start: Tensor, end: Tensor) -> Readings:
-        """How far chains moved; not over √K·s, for the quadratic term keeps even a flat energy's chain nearer than that."""
+        """How far chains moved. Not over √K·s: the quadratic term keeps even a flat energy's chain nearer than that."""
         return {"displacement": (end - start).detach().flatten(1).square().mean(1).sqrt().mean()}
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -225,7 +225,14 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Samples:
-        """Down the levels from N(0, I) (Alg. 2); `steps` are those of each level, and 0 is the proposals alone."""
+        """Down the levels from N(0, I) (Alg. 2); `steps` are those of each level, and 0 is the proposals alone.
+
+        A model with classes draws one for each image, uniformly, where no `labels` are given.
+        """
+        if labels is None and self.classes:
+            drawn = torch.randint(self.classes, (n,), device=self.device, generator=generator)
+            made = self.sample_of(drawn, steps=steps, generator=generator)
+            return replace(made, start=f"{made.start}, of classes drawn uniformly,")
         if labels is not None:
             return self.sample_of(labels, steps=steps, generator=generator)
         return self._sampled(self._noise(n, generator), None, (1.0,), steps, generator)
@@ -303,8 +310,7 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
             images = self._outward(x)
         nfe = self.schedule.levels * (proposing + steps * passes) + (passes if steps and self.denoise else 0)
         temperature = self.chain.noise**2 if steps else math.nan
-        named = "noise, told no class" if self.classes and labels is None else "noise"
-        return Samples(images, nfe, named, self.schedule.levels * steps, temperature)
+        return Samples(images, nfe, "noise", self.schedule.levels * steps, temperature)
 
     def _down(
         self,

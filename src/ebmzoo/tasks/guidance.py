@@ -28,7 +28,8 @@ class Guidance(Task):
     Figures, a row for each w: `accuracy`, the share of samples that the classifier tells to be of their class;
     `diversity` (see the function) in the classifier's features; the Fréchet distance and the recall in those of each
     extractor; the Inception Score where there are logits, the classifier's among them; `nfe`, network evaluations an
-    image. The row `real` is of as many test images, or of all where there are fewer. In the picture a row is a w and a column one noise and class.
+    image. The row `real` is of as many test images, or of all where there are fewer. In the picture a row is a w and a
+    column one noise and class.
     Source: CDRL, §3.5, Eq. 11, §4.3 and Fig. 3; diversity is ours.
 
     Args:

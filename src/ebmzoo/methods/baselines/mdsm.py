@@ -1,0 +1,166 @@
+"""MDSM: one energy whose gradient denoises at many scales, without any chain in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Adam
+
+from ebmzoo.compose import DenoisingPotential
+from ebmzoo.descent import Descent, each
+from ebmzoo.energy import Energy, gradient
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import Denoises
+from ebmzoo.methods.denoising import falling, linked
+from ebmzoo.methods.readings import Readings, squared_error
+from ebmzoo.networks.denoiser import Denoiser
+from ebmzoo.schedule import GeometricNoise, column
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """The temperature of each step: `hot` of them at T, `steps` down to 1 geometrically, `last` down to 0 linearly.
+
+    Source: the authors' code, whose numbers are the default: 2,700 steps from T = 100.
+    """
+
+    hot: int = 500
+    steps: int = 2000
+    last: int = 200
+    temperature: float = 100.0
+
+    def __post_init__(self) -> None:
+        if min(self.hot, self.steps, self.last) < 0 or not self.temperature >= 1:
+            raise UserError(f"model.cooling is {self}; its steps must be 0 or more and its temperature 1 or more")
+
+    def temperatures(self) -> list[float]:
+        """One number for each step."""
+        ending = [k / max(self.last - 1, 1) for k in reversed(range(self.last))]
+        return [self.temperature] * self.hot + falling(self.temperature, 1.0, self.steps) + ending
+
+    def lasting(self, steps: int) -> Cooling:
+        """With `steps` in all, in the same proportions."""
+        total = self.hot + self.steps + self.last
+        hot, last = (steps * part // max(total, 1) for part in (self.hot, self.last))
+        return Cooling(hot, steps - hot - last, last, self.temperature)
+
+
+@final
+class MDSM(Method, Denoises):
+    """Multi-scale denoising score matching: an energy E whose one step −σ₀²∇E restores images from noise of any σ.
+
+    p(x) ∝ exp(−E(x)), E(x) = x·(x − r(x, σ₀))/2σ₀² with the network of a denoiser, which makes ∇E conservative:
+
+        L = mean |x̃ − σ₀²∇E(x̃) − x|²/σ², x̃ = x + σε, σ of each image drawn from the set                (Eq. 10)
+
+    |x − r(x, σ₀)|²/2σ₀² would have the gradient (1 − ∂r/∂x)ᵀ(x − r)/σ₀², which at r(x) = x, where `UNetDenoiser`
+    starts, is zero and does not change with r to first order: it would never learn.
+    Source: Li, Chen & Sommer 2019, Learning energy-based models in high-dimensional spaces with multi-scale denoising
+    score matching, and its code; the energy's form is of `DenoisingPotential`. Their numbers are of images in [0, 1];
+    the defaults are those for [-1, 1]: σ and σ₀ twice, the step's size four times.
+
+    Args:
+        denoiser: r.
+        noise: the set of σ; null is from 2.4 to 0.1, with 128 levels. Theirs is linear.
+        sigma0: σ₀.
+        step_size: η of the samples' chain, whose noise is √(2ηT).
+        cooling: T of each of its steps.
+        in_channels: channels of an image.
+        size: side of an image.
+        denoiser_optimizer: of r.
+        lr_schedule: stepped once an iteration.
+        clip_norm: the limit of the gradient's norm.
+        ema_decay: of the average that evaluation uses.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        noise: GeometricNoise | None = None,
+        sigma0: float = 0.2,
+        step_size: float = 0.0008,
+        cooling: Cooling = Cooling(),
+        in_channels: int = 3,
+        size: int = 32,
+        denoiser_optimizer: OptimizerCallable = Adam,
+        lr_schedule: LRSchedulerCallable | None = None,
+        clip_norm: float | None = None,
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        if not (sigma0 > 0 and step_size > 0):
+            raise UserError(f"model.sigma0 is {sigma0} and step_size {step_size}; both must be above 0")
+        self.denoiser, self.noise = denoiser, noise or GeometricNoise(128, sigma_max=2.4, sigma_min=0.1)
+        self.sigma0, self.step_size, self.cooling = sigma0, step_size, cooling
+        self.shape = (in_channels, size, size)
+        self.optimizer_of = {"denoiser": denoiser_optimizer}
+        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.averages = averaged(ema_decay, denoiser=denoiser)
+
+    def descents(self) -> dict[str, Descent]:
+        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+
+    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+        sigma = self.noise.draw(len(images))
+        noisy = (images + column(sigma, images) * torch.randn_like(images)).requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            energies = self._of(self.denoiser, len(images))(noisy)
+            (grad,) = torch.autograd.grad(energies.sum(), noisy, create_graph=True)
+            error = squared_error(noisy.detach() - self.sigma0**2 * grad, images)
+            loss = (error / sigma.square()).mean()
+            norm = self.descend(loss, "denoiser")
+        told = {"energy_noisy": energies.detach().mean(), "loss_denoising": error.detach().mean()}
+        return told | {"loss_score": loss.detach(), "grad_norm": norm}
+
+    def _of(self, denoiser: Denoiser, n: int) -> DenoisingPotential:
+        return DenoisingPotential(denoiser, torch.full((n,), self.sigma0, device=self.device))
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self._of(cast(Denoiser, self.network("denoiser")), len(x))(x)
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """x − σ₀²∇E(x): the same for every σ."""
+        return x - self.sigma0**2 * gradient(self.energy, x)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """Langevin steps while the temperature falls, from N(0, 4I), and one denoising; `steps` are all of them.
+
+        Raises:
+            UserError: labels are given.
+        """
+        if labels is not None:
+            raise UserError("MDSM is unconditional: sample takes no labels")
+        cooling = self.cooling if steps is None else self.cooling.lasting(steps)
+        temperatures = cooling.temperatures()
+        x = 2 * torch.randn(n, *self.shape, device=self.device, generator=generator)
+        if not temperatures:
+            return Samples(x, 0, "noise", 0, math.nan)
+        with self.evaluating():
+            energy = self._of(cast(Denoiser, self.network("denoiser")), n)
+            *_, x = linked(self._links(temperatures, energy), x, generator)
+            x = self.denoise(x, self.sigma0)
+        return Samples(x, len(temperatures) + 1, "noise", len(temperatures), 1.0)
+
+    def _links(self, temperatures: list[float], energy: Energy) -> Iterator[tuple[Langevin, Energy]]:
+        for temperature in temperatures:
+            yield Langevin(1, self.step_size, math.sqrt(2 * self.step_size * temperature)), energy

@@ -1,0 +1,221 @@
+"""What each of the chains adds that samples go through, semantic image first and its texture after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import to_uint8
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import SamplesInStages, Stage
+from ebmzoo.metrics import FeatureExtractor, frechet_distance
+from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.conditional import diverging
+from ebmzoo.tasks.generation import chain_protocol, compared, real_images
+
+
+class Stages(Task):
+    """Samples at the start and at the end of every stage, at several numbers of steps, all from the same noise.
+
+    Rows, named after the method's stages: `K+T/semantic_start`, `K+T/semantic_end`, `K+T/texture_end` and, where a last
+    denoising follows, `K+T/denoised_end`, for K latent and T image steps; K = 0 is texture from noise, `texture_start`.
+    A start that is the end of the stage before has no row. Figures: `nfe`, network evaluations an image up to there;
+    `seconds` for all n, with those that decoding what is kept takes; the Fréchet distance of each extractor. Seconds
+    are known at the end of the last stage and, from the same chains run once more without image steps, of the first.
+    Curves, one value a state kept: `K+T/stage/energy`, the mean of E(x), and `K+T/stage/nfe`.
+    In the pictures, one a K+T, a row is one sample from its first state to its last.
+    Source: Denoising-EBM, §5 and Fig. 5; 20+90 are its training's steps, 35+100 its CIFAR-10 samples'.
+
+    Args:
+        steps: the (K, T).
+        n: how many samples for each.
+        extractors: the networks whose features are compared; one that is not available is left out, with a note.
+        split: the real images, of the training or of the test set.
+        real: `all` of the split, as published FIDs do, or the first `n` of it.
+        keep: how many states of each stage are kept, evenly spaced, both ends included.
+        shown: how many samples a picture shows, at most `batch_size`.
+        batch_size: images in one chain.
+    """
+
+    name = "stages"
+
+    def __init__(
+        self,
+        steps: tuple[tuple[int, int], ...] = ((20, 90), (35, 100), (0, 100)),
+        n: int = 1000,
+        extractors: list[FeatureExtractor] | None = None,
+        split: Literal["train", "test"] = "train",
+        real: Literal["all", "n"] = "all",
+        keep: int = 6,
+        shown: int = 8,
+        batch_size: int = 250,
+    ) -> None:
+        given = [tuple(pair) for pair in steps]
+        if not given or len(set(given)) < len(given) or any(min(pair) < 0 or max(pair) == 0 for pair in given):
+            raise UserError(
+                f"stages.steps is {[list(pair) for pair in given]}; it must be different pairs of latent and image "
+                "steps, 0 or more each and not both 0"
+            )
+        if n < (least := 2 if extractors else 1):
+            raise UserError(f"stages.n is {n}; it must be {least} or more (a covariance, of extractors, needs 2)")
+        for key, (value, needed) in {"keep": (keep, 2), "shown": (shown, 1), "batch_size": (batch_size, 1)}.items():
+            if value < needed:
+                raise UserError(f"stages.{key} is {value}; it must be {needed} or more")
+        self.steps, self.n, self.extractors = steps, n, extractors or []
+        self.split, self.real = split, real
+        self.keep, self.shown, self.batch_size = keep, shown, batch_size
+
+    def can_ask(self, method: Method) -> bool:
+        return isinstance(method, SamplesInStages)
+
+    def missing(self) -> list[str]:
+        return [sentence for e in self.extractors if (sentence := e.available()) is not None]
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        result = Result(self.name, notes=self.missing())
+        result.protocol = {"n": self.n, "chains": {}}
+        seed = int(torch.randint(2**31, ()))  # every row has the same noise
+        made: dict[str, Tensor] = {}
+        for latent_steps, image_steps in self.steps:
+            row = f"{latent_steps}+{image_steps}"
+            try:
+                with diverging(result, f"{row}/nfe"):
+                    made |= self._sample(method, latent_steps, image_steps, seed, folder, result)
+            except UserError as error:  # a model without one of the two chains
+                result.notes.append(f"{row}: {error}")
+        self._compare(made, method, data, result)
+        return result
+
+    def _sample(
+        self, method: Method, latent_steps: int, image_steps: int, seed: int, folder: Path | None, result: Result
+    ) -> dict[str, Tensor]:
+        """The images of one K+T as uint8, by row, of which all but the Fréchet distances goes into the result."""
+        name = f"{latent_steps}+{image_steps}"
+        followed = self._follow(method, latent_steps, image_steps, seed)
+        sampled = method.sample(1, steps=image_steps, generator=_random(method, seed))  # for what it tells of the chain
+        start = {} if latent_steps else {"start": "noise"}
+        result.protocol["chains"][name] = chain_protocol(sampled) | start
+        for point, nfe in followed.nfe.items():
+            result.figures[f"{name}/{point}/nfe"] = nfe
+            if point in followed.seconds:
+                result.figures[f"{name}/{point}/seconds"] = followed.seconds[point]
+        for stage, energy in followed.energy.items():
+            result.curves[f"{name}/{stage}/energy"] = energy.tolist()
+            result.curves[f"{name}/{stage}/nfe"] = [float(nfe) for nfe in followed.nfe_of_states[stage]]
+        if folder is not None:
+            _draw(followed, name, folder, result)
+        return {f"{name}/{point}": torch.cat(images) for point, images in followed.images.items()}
+
+    def _follow(self, method: Method, latent_steps: int, image_steps: int, seed: int) -> Followed:
+        """Raises `ChainDivergedError` where a chain does."""
+        assert isinstance(method, SamplesInStages)
+        followed, clock = Followed(), dict[str, float]()
+        for first in range(0, self.n, self.batch_size):
+            n, at = min(self.batch_size, self.n - first), seed + first
+            with stopwatch(clock, "all"):
+                stages = method.stages(
+                    n,
+                    latent_steps=latent_steps,
+                    image_steps=image_steps,
+                    keep=self.keep,
+                    generator=_random(method, at),
+                )
+            followed.add(stages, n / self.n, method, self.shown if first == 0 else 0)
+            followed.took(list(followed.nfe)[-1], clock["all"])
+            if latent_steps and image_steps and len(stages) > 1:
+                with stopwatch(clock, "first"):
+                    method.stages(
+                        n, latent_steps=latent_steps, image_steps=0, keep=self.keep, generator=_random(method, at)
+                    )
+                followed.took(f"{stages[0].name}_end", clock["first"])
+        return followed
+
+    def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
+        """The Fréchet distance of every row's samples."""
+        usable = [e for e in self.extractors if e.available() is None]
+        if not usable or not made:
+            return
+        real = real_images(data, self.split, None if self.real == "all" else self.n)
+        result.protocol |= {"split": self.split, "real_images": len(real), "extractors": {}}
+        for e in usable:
+            for row, of_real, features, _ in compared(e, method.device, real.images, made, self.batch_size, result):
+                result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
+
+
+@dataclass
+class Followed:
+    """What the chains of one row left behind, batch after batch.
+
+    By point, as in `points`: `images`, uint8 batches; `nfe`; `seconds`, where they are known. By stage, one value a
+    state kept: `energy`, the mean over all samples; `nfe_of_states`. `strips` are the first samples at each state, one
+    tensor `(shown, C, H, W)` a column.
+    """
+
+    images: dict[str, list[Tensor]] = field(default_factory=dict)
+    nfe: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, Tensor] = field(default_factory=dict)
+    nfe_of_states: dict[str, list[int]] = field(default_factory=dict)
+    strips: list[Tensor] = field(default_factory=list)
+
+    def add(self, stages: list[Stage], share: float, method: Method, shown: int) -> None:
+        """Count one batch, `share` of all samples, the first `shown` of which go into the picture."""
+        for point, (x, nfe) in points(stages).items():
+            self.images.setdefault(point, []).append(to_uint8(x).cpu())
+            self.nfe[point] = nfe
+        before: Tensor | None = None
+        for stage in stages:
+            with method.evaluating():
+                means = [method.energy(x.to(method.device)).cpu().double().mean() for x in stage.states]
+            self.energy[stage.name] = self.energy.get(stage.name, torch.zeros(())) + share * torch.stack(means)
+            self.nfe_of_states[stage.name] = stage.nfe
+            again = before is not None and torch.equal(before, stage.states[0])
+            if shown:
+                self.strips += [x[:shown].float().cpu() for x in stage.states[int(again) :]]
+            before = stage.states[-1]
+
+    def took(self, point: str, seconds: float) -> None:
+        """Count the seconds up to a point of one batch."""
+        self.seconds[point] = self.seconds.get(point, 0.0) + seconds
+
+
+def points(stages: list[Stage]) -> dict[str, tuple[Tensor, int]]:
+    """`<stage>_start` and `<stage>_end` of each stage, with the images and the NFE there.
+
+    A start is left out where it is the end of the stage before, and where it is the stage's only state.
+    """
+    found: dict[str, tuple[Tensor, int]] = {}
+    before: Tensor | None = None
+    for stage in stages:
+        again = before is not None and torch.equal(before, stage.states[0])
+        if len(stage.states) > 1 and not again:
+            found[f"{stage.name}_start"] = stage.states[0], stage.nfe[0]
+        if len(stage.states) > 1 or not again:
+            found[f"{stage.name}_end"] = stage.states[-1], stage.nfe[-1]
+        before = stage.states[-1]
+    return found
+
+
+def _draw(followed: Followed, row: str, folder: Path, result: Result) -> None:
+    file = row.replace("+", "_")
+    save_strips(torch.stack(followed.strips, dim=1), path := folder / f"stages_{file}.png")
+    result.pictures.append(str(path))
+    nfe = [k for of_stage in followed.nfe_of_states.values() for k in of_stage]
+    energy = torch.cat(list(followed.energy.values())).tolist()
+    try:
+        path = folder / f"stages_{file}_energy.png"
+        save_against(nfe, {f"{row}: mean E(x)": energy}, "network evaluations", path)
+        result.pictures.append(str(path))
+    except UserError as error:
+        result.notes.append(str(error))
+
+
+def _random(method: Method, seed: int) -> torch.Generator:
+    return torch.Generator(method.device).manual_seed(seed)

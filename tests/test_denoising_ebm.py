@@ -1,0 +1,552 @@
+"""Denoising-EBM, MDSM and the score network against their equations (law 10)."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from ebmzoo.compose import DenoisingError, DenoisingPotential, OfDecoder, OfScore
+from ebmzoo.energy import gradient
+from ebmzoo.errors import UserError
+from ebmzoo.langevin import ChainDivergedError, Langevin
+from ebmzoo.methods import Learning, Sampling
+from ebmzoo.methods.baselines import Cooling
+from ebmzoo.methods.denoising import falling, linked
+from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
+from ebmzoo.schedule import GeometricNoise
+from ebmzoo.training.config import build_model
+from tiny import SIZE, TinyData, denoising_ebm, mdsm, score_network, trainer
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+class Linear(Denoiser):
+    """r(x̃, σ) = k x̃."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(k, dtype=torch.float64))
+
+    def forward(self, x, sigma):
+        return self.k * x
+
+
+def ideal(c, sigma):
+    """The best denoiser of N(0, c²) data at one σ: k = c²/(c² + σ²)."""
+    return Linear(c**2 / (c**2 + sigma**2))
+
+
+def images(n=6, seed=1):
+    return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def points(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def full(n, sigma):
+    return torch.full((n,), sigma, dtype=torch.float64)
+
+
+# ── the laws ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_denoising_loss_is_least_at_the_ideal_denoiser():
+    """E|k(x + σε) − x|² over x ∈ {−c, c}, ε ∈ {−1, 1}, whose moments are those of the Gaussians."""
+    c, sigma = 0.5, 0.3
+    x = points(c, c, -c, -c)
+    noisy = x + sigma * points(1, -1, 1, -1)
+    net = ideal(c, sigma)
+    loss = (net(noisy, full(4, sigma)) - x).square().mean()
+    loss.backward()
+    assert float(net.k.grad) == pytest.approx(0, abs=1e-15)
+    assert float(loss.detach()) == pytest.approx(c**2 * sigma**2 / (c**2 + sigma**2))
+
+
+@pytest.mark.parametrize(("floor", "unit"), [(0.0, 0.3), (0.6, 0.6), (0.1, 0.3)])
+def test_mean_energy_is_the_closed_form(floor, unit):
+    """E_ε U = ((1 − k)² x² + k²σ²)/2σ²: .51946 at c = .5, σ = .3, x = .8, here by ε = ±1; the floor only rescales."""
+    c, sigma, x = 0.5, 0.3, 0.8
+    noise = points(1.0, -1.0)
+    energy = DenoisingError(ideal(c, sigma), full(2, sigma), floor, noise)(points(x, x)).mean()
+    k = c**2 / (c**2 + sigma**2)
+    want = ((1 - k) ** 2 * x**2 + k**2 * sigma**2) / (2 * unit**2)
+    assert float(energy) == pytest.approx(want, rel=1e-12)
+    if not floor:
+        assert float(energy) == pytest.approx(0.51946, abs=5e-6)
+
+
+def test_the_noise_is_drawn_anew_by_the_generator_given():
+    x, sigma = points(0.8, 0.8), full(2, 0.3)
+    energy = DenoisingError(ideal(0.5, 0.3), sigma, generator=torch.Generator().manual_seed(3))
+    first, second = energy(x), energy(x)
+    assert not torch.equal(first, second)
+    random = torch.Generator().manual_seed(3)
+    for got in (first, second):
+        xi = torch.randn(2, 1, dtype=torch.float64, generator=random)
+        torch.testing.assert_close(got, DenoisingError(ideal(0.5, 0.3), sigma, noise=xi)(x))
+
+
+@pytest.mark.parametrize(("sigma", "spread"), [(0.01, 25.01), (0.05, 5.05), (0.3, 1.1333), (0.5, 1.0)])
+def test_the_literal_law_is_wider_than_the_data(sigma, spread):
+    """exp(−E_ε U) of N(0, c²) data has the spread (c² + σ²)/σ ≥ 2c: why τ is apart from √(2η)."""
+    c = 0.5
+    energy = DenoisingError(ideal(c, sigma), full(2, sigma), noise=points(0.7, -0.7))
+    x = points(1.0, 1.0)
+    curvature = float(gradient(energy, x).mean())  # of a quadratic energy, at x = 1
+    assert 1 / math.sqrt(curvature) == pytest.approx((c**2 + sigma**2) / sigma, rel=1e-9)
+    assert 1 / math.sqrt(curvature) == pytest.approx(spread, rel=1e-3)
+    assert 1 / math.sqrt(curvature) >= 2 * c - 1e-9
+
+
+def test_the_literal_chain_diverges_at_small_sigma_and_the_floor_holds_it():
+    """Where r is constant the curvature is 1/σ²: η = 0.01 is beyond 2σ² at σ = .05, and within it with the floor."""
+    x, sigma, still = points(1.0), full(1, 0.05), Langevin(90, 0.01, 0.0)
+    literal = still(DenoisingError(Linear(0.0), sigma), x)
+    assert float(literal) == pytest.approx((1 - 0.01 / 0.05**2) ** 90, rel=1e-9)
+    assert float(literal) > 1e40
+    held = still(DenoisingError(Linear(0.0), sigma, floor=0.3), x)
+    assert float(held) == pytest.approx((1 - 0.01 / 0.3**2) ** 90, rel=1e-9)
+    with pytest.raises(ChainDivergedError):
+        still(DenoisingError(Linear(0.0), full(1, 0.01).float()), x.float())
+
+
+def test_a_floored_step_is_the_papers_with_a_scaled_step_size():
+    x, sigma, xi = points(0.4, -1.0), full(2, 0.1), points(0.3, 0.8)
+    net = ideal(0.5, 0.1)
+    floored = Langevin(1, 0.01, 0.0)(DenoisingError(net, sigma, 0.3, xi), x)
+    scaled = Langevin(1, 0.01 * 0.1**2 / 0.3**2, 0.0)(DenoisingError(net, sigma, 0.0, xi), x)
+    torch.testing.assert_close(floored, scaled)
+
+
+def test_score_and_potential_of_the_ideal_denoiser_are_those_of_the_noisy_data():
+    """∇log N(0, c² + σ²) = −x/(c² + σ²)."""
+    c, sigma, x = 0.5, 0.3, points(0.8, -0.2)
+    want = x / (c**2 + sigma**2)
+    for energy in (OfScore, DenoisingPotential):
+        torch.testing.assert_close(gradient(energy(ideal(c, sigma), full(2, sigma)), x), want)
+
+
+def test_a_potential_s_force_is_conservative_and_a_score_need_not_be():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 3, bias=False).double()
+
+    class Matrix(Linear):
+        def forward(self, x, sigma):
+            return net(x)
+
+    def jacobian(energy):
+        def force(x):
+            if energy is OfScore:
+                return (Matrix(0.0)(x[None], None)[0] - x) / 0.3**2
+            e = energy(Matrix(0.0), full(1, 0.3))
+            return torch.autograd.grad(e(x[None]).sum(), x, create_graph=True)[0]
+
+        return torch.autograd.functional.jacobian(force, torch.ones(3, dtype=torch.float64))
+
+    of_potential, of_score = jacobian(DenoisingPotential), jacobian(OfScore)
+    torch.testing.assert_close(of_potential, of_potential.T)
+    assert (of_score - of_score.T).abs().max() > 0.1
+
+
+def test_geometric_noise():
+    noise = GeometricNoise()
+    assert noise.sigma.shape == (128,)
+    assert float(noise.sigma[0]) == 1.0
+    assert float(noise.sigma[-1]) == pytest.approx(0.01, rel=1e-6)
+    torch.testing.assert_close(noise.sigma[1:] / noise.sigma[:-1], torch.full((127,), 0.01 ** (1 / 127)))
+    drawn = noise.draw(4000, torch.Generator().manual_seed(0))
+    assert drawn.shape == (4000,)
+    assert set(drawn.tolist()) == set(noise.sigma.tolist())
+    assert not noise.state_dict()
+    for bad in ({"levels": 1}, {"sigma_min": 0.0}, {"sigma_max": 0.01}, {"sigma_max": math.inf}):
+        with pytest.raises(UserError, match=r"noise\."):
+            GeometricNoise(**bad)
+
+
+def test_falling_and_linked():
+    assert falling(0.5, 0.05, 3) == pytest.approx([0.5, 0.5 / math.sqrt(10), 0.05])
+    assert falling(0.5, 0.05, 1) == [0.05]
+    assert falling(0.5, 0.05, 0) == []
+    halve = Langevin(1, 0.5, 0.0)
+    states = list(linked([(halve, lambda x: x.square().sum(1) / 2)] * 2, points(1.0)))
+    assert [float(x) for x in states] == [1.0, 0.5, 0.25]
+
+
+# ── the iteration ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def watched(method, monkeypatch):
+    """Have `descend` note its losses, networks and gradients instead of stepping."""
+    calls = []
+
+    def note(self, loss, *names):
+        self.zero_grad()
+        loss.backward(retain_graph=True)
+        calls.append((loss.detach(), names, {n: p.grad for n, p in self.named_parameters() if p.grad is not None}))
+        return torch.tensor(0.0)
+
+    monkeypatch.setattr(type(method), "descend", note)
+    return calls
+
+
+def independent(method, x, w, prior):
+    """The losses written out from Algorithm 1, with the draws in its order; `w` is the weight 1/2σ² of the energies."""
+    r, h, n = method.denoiser, method.decoder, len(x)
+    set_of = method.noise.sigma
+
+    def noised(x, sigma):
+        return x + sigma.view(-1, 1, 1, 1) * torch.randn_like(x)
+
+    def error(x, sigma):
+        return w(sigma) * ((x - r(noised(x, sigma), sigma)) ** 2).sum((1, 2, 3))
+
+    losses = []
+    for _ in range(method.learning.reconstructions):
+        sigma = set_of[torch.randint(128, (n,))]
+        noisy = noised(x, sigma)
+        losses.append(((h(r.encode(noisy, sigma)) - x) ** 2).sum() / n)
+        losses.append(((r(noisy, sigma) - x) ** 2).sum() / n)
+    sigma = set_of[torch.randint(128, (n,))]
+    z = torch.randn(n, 4)
+    h.eval()
+    for _ in range(method.semantic.steps):
+        z = z.detach().requires_grad_()
+        energy = error(h(z), sigma) + (z.square().sum(1) / 2 if prior else 0)
+        (grad,) = torch.autograd.grad(energy.sum(), z)
+        z = z.detach() - 0.1 * grad + math.sqrt(0.2) * torch.randn_like(z)
+    x0 = h(z).detach()
+    of_data = r.encode(noised(x, sigma), sigma).detach()
+    both = error(h(torch.cat([of_data, z])), sigma.repeat(2))
+    losses.append(method.learning.weight * (both[:n].mean() - both[n:].mean()))
+    h.train()
+    for _ in range(method.texture.steps):
+        x0 = x0.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(error(x0, sigma).sum(), x0)
+        x0 = x0.detach() - 0.01 * grad + method.texture.tau * torch.randn_like(x0)
+    both = error(torch.cat([x, x0]), sigma.repeat(2))
+    losses.append(method.learning.weight * (both[:n].mean() - both[n:].mean()))
+    return losses
+
+
+@pytest.mark.parametrize("preset", ["resolved", "paper"])
+def test_losses_are_those_of_algorithm_1(preset, monkeypatch):
+    if preset == "paper":
+        # The printed step sizes diverge at the printed σ; of larger ones these few steps do not.
+        learning = replace(Learning.paper(), reconstructions=2)
+        changes = {"learning": learning, "texture": Langevin(3, 0.01), "noise": GeometricNoise(128, 1.0, 0.3)}
+    else:
+        changes = {}
+    method, again = denoising_ebm(**changes), denoising_ebm(**changes)  # running statistics move in an iteration
+    x, calls = images(), watched(method, monkeypatch)
+    torch.manual_seed(3)
+    readings = method.iterate(x, torch.zeros(6))
+    assert [names[0] for _, names, _ in calls] == ["decoder", "denoiser"] * 3
+    torch.manual_seed(3)
+    if preset == "paper":
+        want = independent(again, x, lambda sigma: 1 / (2 * sigma**2), prior=False)
+    else:
+        want = independent(again, x, lambda sigma: torch.where(sigma < 0.3, 1 / 0.18, 1 / (2 * sigma**2)), prior=True)
+    for (loss, _, _), expected in zip(calls, want, strict=True):
+        torch.testing.assert_close(loss, expected.detach(), rtol=2e-3, atol=1e-3)
+    for key in ("energy_data", "energy_chain", "energy_gap", "displacement"):
+        assert key in readings
+        assert f"semantic_{key}" in readings
+    assert {"loss_denoising", "loss_decoder", "grad_norm"} <= set(readings)
+
+
+def test_each_loss_reaches_its_own_network_alone(monkeypatch):
+    method = denoising_ebm()
+    calls = watched(method, monkeypatch)
+    method.iterate(images(), torch.zeros(6))
+    for _, (name,), grads in calls:
+        reached = {parameter for parameter, grad in grads.items() if grad.any()}
+        assert reached
+        assert all(parameter.startswith(f"{name}.") for parameter in reached), name
+
+
+@pytest.mark.parametrize("name", ["decoder", "denoiser"])
+def test_a_step_lowers_the_data_s_energy_against_the_chain_s(name, monkeypatch):
+    """The loss of the last two steps falls by η|∇L|² to first order: data down against chain, and not the reverse."""
+    method = denoising_ebm()
+    calls = watched(method, monkeypatch)
+    readings = method.iterate(images(), torch.zeros(6))
+    loss, _, _ = calls[-1] if name == "denoiser" else calls[-2]
+    prefix = "" if name == "denoiser" else "semantic_"
+    gap = readings[f"{prefix}energy_chain"] - readings[f"{prefix}energy_data"]
+    torch.testing.assert_close(readings[f"{prefix}energy_gap"], gap)
+    torch.testing.assert_close(loss, -0.1 * gap)
+
+
+def test_warm_up_is_reconstruction_alone(monkeypatch):
+    method = denoising_ebm(learning=Learning(reconstructions=2, warmup=1))
+    calls = watched(method, monkeypatch)
+    assert method.phase == "warm-up"
+    readings = method.iterate(images(), torch.zeros(6))
+    assert [names for _, names, _ in calls] == [("decoder",), ("denoiser",)] * 2
+    assert "energy_gap" not in readings
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({"decoder": None, "semantic": None}, ["denoiser"] * 3),
+        ({"texture": None}, ["decoder", "denoiser"] * 2 + ["decoder"]),
+    ],
+)
+def test_without_one_of_the_energies(changes, trained, monkeypatch):
+    method = denoising_ebm(**changes)
+    calls = watched(method, monkeypatch)
+    readings = method.iterate(images(), torch.zeros(6))
+    assert [names[0] for _, names, _ in calls] == trained
+    assert ("semantic_energy_gap" in readings) == (method.decoder is not None)
+    assert ("energy_gap" in readings) == (method.texture is not None)
+    assert not method.can_propose
+    sampled = method.sample(3)
+    assert sampled.images.shape == (3, 1, SIZE, SIZE)
+    if method.decoder is None:
+        with pytest.raises(UserError, match=r"semantic is null"):
+            method.stages(3, latent_steps=2)
+        assert (sampled.start, sampled.nfe, sampled.steps) == ("noise", 3 + 1, 3)
+    else:
+        assert (sampled.start, sampled.nfe, sampled.steps) == ("semantic", 2 * 2 + 1, 0)
+        with pytest.raises(UserError, match=r"texture is null"):
+            method.sample(3, steps=2)
+
+
+# ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def generator(seed=4):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_samples_are_the_two_chains_written_out():
+    method = denoising_ebm(ema_decay=0.0).eval()
+    r, h, random = method.denoiser, method.decoder, generator()
+    z = torch.randn(5, 4, generator=random)
+    for sigma in (0.5, 0.05):
+        energy = OfDecoder(DenoisingError(r, torch.full((5,), sigma), 0.3, generator=random), h)
+        z = Langevin(1, 0.1)(lambda z, energy=energy: energy(z) + z.square().sum(1) / 2, z, generator=random)
+    x = h(z).detach()
+    semantic = x
+    for sigma in (0.5, 0.5 / math.sqrt(10), 0.05):
+        energy = DenoisingError(r, torch.full((5,), sigma), 0.3, generator=random)
+        x = Langevin(1, 0.01, 0.005)(energy, x, generator=random)
+    full = method.sample(5, generator=generator())
+    torch.testing.assert_close(full.images, r(x, torch.full((5,), 0.05)).detach())
+    assert (full.nfe, full.steps, full.start) == (2 * 2 + 1 + 3 + 1, 3, "semantic")
+    alone = method.sample(5, steps=0, generator=generator())
+    torch.testing.assert_close(alone.images, semantic)
+    assert (alone.nfe, alone.steps) == (2 * 2 + 1, 0)
+    assert math.isnan(alone.temperature)
+
+
+def test_stages_are_the_samples_and_count_evaluations():
+    method = denoising_ebm()
+    semantic, texture, denoised = method.stages(4, latent_steps=6, image_steps=4, keep=3, generator=generator())
+    assert [s.name for s in (semantic, texture, denoised)] == ["semantic", "texture", "denoised"]
+    assert semantic.nfe == [1, 7, 13]
+    assert texture.nfe == [13, 15, 17]
+    assert denoised.nfe == [17, 18]
+    assert [len(s.states) for s in (semantic, texture, denoised)] == [3, 3, 2]
+    assert torch.equal(semantic.states[-1], texture.states[0])
+    assert torch.equal(texture.states[-1], denoised.states[0])
+    few = method.stages(4, latent_steps=6, image_steps=4, keep=1, generator=generator())
+    assert torch.equal(few[-1].states[-1], denoised.states[-1])
+    every = method.stages(2, latent_steps=1, image_steps=2, keep=12)
+    assert [len(s.states) for s in every] == [2, 3, 2]
+    from_noise = method.stages(4, latent_steps=0, image_steps=2, generator=generator())
+    assert [(s.name, s.nfe) for s in from_noise] == [("texture", [0, 1, 2]), ("denoised", [2, 3])]
+    torch.testing.assert_close(from_noise[0].states[0], torch.randn(4, 1, SIZE, SIZE, generator=generator()))
+    assert [s.name for s in method.stages(4, image_steps=0)] == ["semantic"]
+
+
+def test_the_scores_are_the_same_at_every_call_and_in_every_batch():
+    method = denoising_ebm(ema_decay=0.0)
+    x = images()
+    with method.evaluating():
+        scores = method.ood_scores(x)
+        torch.manual_seed(99)
+        assert torch.equal(scores, method.ood_scores(x))
+        torch.testing.assert_close(scores[:, 2:3], method.ood_scores(x[2:3]))
+        assert scores.shape == (2, 6)
+        assert not torch.allclose(scores[0], scores[1])
+        assert torch.equal(method.ood_score(x), scores.mean(0))
+        assert torch.equal(method.energy(x), scores.mean(0))
+        for seed in range(2):
+            xi = torch.randn(1, 1, SIZE, SIZE, generator=generator(seed))
+            error = x - method.denoiser(x + 0.05 * xi, torch.full((6,), 0.05))
+            torch.testing.assert_close(scores[seed], error.square().sum((1, 2, 3)) / (2 * 0.3**2))
+
+
+def test_latents_and_denoising_are_the_network_s():
+    method = denoising_ebm(ema_decay=0.0)
+    x = images()
+    with method.evaluating():
+        sigma = torch.full((6,), 0.05)
+        torch.testing.assert_close(method.representations()["autoencoder"](x), method.denoiser.encode(x, sigma))
+        torch.testing.assert_close(method.denoise(x, 0.3), method.denoiser(x, torch.full((6,), 0.3)))
+
+
+def test_presets():
+    assert Learning.paper() == Learning(3, 1.0, 0, 0.0, prior=False)
+    assert Sampling.paper() == Sampling(35, 100, None, denoise=False)
+    sampling = replace(Sampling.paper(), latent_steps=3, image_steps=4)
+    sampled = denoising_ebm(sampling=sampling, texture=Langevin(2, 0.01)).sample(2)
+    assert (sampled.nfe, sampled.steps) == (2 * 3 + 1 + 4, 4)
+    assert sampled.temperature == pytest.approx(1.0)
+
+
+def test_arguments_that_contradict_each_other():
+    for changes, key in [
+        ({"decoder": None}, "decoder"),
+        ({"semantic": None}, "semantic"),
+        ({"decoder": None, "semantic": None, "texture": None}, "texture"),
+        ({"denoiser": Linear(0.5)}, "Linear"),
+        ({"denoiser": UNetDenoiser(1, SIZE, 5, 8, (1, 2), 1, (), embedding=16)}, "latents of dimension 4"),
+        ({"energy_sigma": 0.0}, "energy_sigma"),
+        ({"ood_seeds": 0}, "ood_seeds"),
+    ]:
+        with pytest.raises(UserError, match=key):
+            denoising_ebm(**changes)
+    with pytest.raises(UserError, match=r"sampling\.sigma"):
+        Sampling(sigma=(0.05, 0.5))
+    with pytest.raises(UserError, match=r"learning\.reconstructions"):
+        Learning(reconstructions=0)
+    with pytest.raises(UserError, match="no labels"):
+        denoising_ebm().sample(2, labels=torch.zeros(2))
+
+
+@pytest.mark.parametrize("make", [denoising_ebm, mdsm, score_network])
+def test_a_run_trains_and_counts_batches(make, tmp_path):
+    method = make()
+    before = {name: value.clone() for name, value in method.named_parameters() if "averages" not in name}
+    fit = trainer(tmp_path, max_steps=2, limit_val_batches=1)
+    fit.fit(method, TinyData())
+    assert fit.global_step == 2
+    assert all(value.isfinite().all() for value in method.parameters())
+    assert any(not torch.equal(value, before[name]) for name, value in method.named_parameters() if name in before)
+
+
+# ── the baselines ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_score_network_s_loss_is_denoising_score_matching(monkeypatch):
+    method = score_network()
+    calls, x = watched(method, monkeypatch), images()
+    torch.manual_seed(3)
+    method.iterate(x, torch.zeros(6))
+    torch.manual_seed(3)
+    sigma = method.noise.sigma[torch.randint(10, (6,))]
+    s = sigma.view(-1, 1, 1, 1)
+    noisy = x + s * torch.randn_like(x)
+    score = (method.denoiser(noisy, sigma) - noisy) / s**2
+    want = (0.5 * sigma**2 * ((score + (noisy - x) / s**2) ** 2).sum((1, 2, 3))).mean()
+    torch.testing.assert_close(calls[0][0], want.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_score_network_samples_by_annealed_langevin():
+    method = score_network(ema_decay=0.0, noise=GeometricNoise(3, 1.0, 0.1)).eval()
+    random = generator()
+    x = 2 * torch.rand(4, 1, SIZE, SIZE, generator=random) - 1
+    with torch.no_grad():
+        for sigma in method.noise.sigma:
+            alpha = 0.2 * sigma**2
+            for _ in range(2):
+                score = (method.denoiser(x, sigma.expand(4)) - x) / sigma**2
+                x = x + alpha / 2 * score + alpha.sqrt() * torch.randn(x.shape, generator=random)
+        x = method.denoiser(x, torch.full((4,), 0.1))
+    sampled = method.sample(4, generator=generator())
+    torch.testing.assert_close(sampled.images, x, rtol=1e-4, atol=1e-4)
+    assert (sampled.nfe, sampled.steps, sampled.temperature) == (7, 6, 1.0)
+    assert method.sample(2, steps=0).nfe == 0
+
+
+def test_mdsm_s_loss_matches_the_gradient_of_its_energy(monkeypatch):
+    method = mdsm()
+    calls, x = watched(method, monkeypatch), images()
+    torch.manual_seed(3)
+    method.iterate(x, torch.zeros(6))
+    torch.manual_seed(3)
+    sigma = method.noise.sigma[torch.randint(128, (6,))]
+    s = sigma.view(-1, 1, 1, 1)
+    noisy = x + s * torch.randn_like(x)
+    with method.evaluating():
+        restored = noisy - 0.2**2 * gradient(
+            lambda y: DenoisingPotential(method.denoiser, 0.2 * y.new_ones(6))(y), noisy
+        )
+        method.averages["denoiser"].module.load_state_dict(method.denoiser.state_dict())
+        torch.testing.assert_close(method.denoise(noisy, 0.7), restored)
+        torch.testing.assert_close(
+            method.energy(x), (x * (x - method.denoiser(x, 0.2 * x.new_ones(6)))).sum((1, 2, 3)) / 0.08
+        )
+    want = ((restored - x).square().sum((1, 2, 3)) / sigma**2).mean()
+    torch.testing.assert_close(calls[0][0], want, rtol=1e-4, atol=1e-4)
+    assert any(grad.any() for grad in calls[0][2].values())
+
+
+def test_mdsm_learns_from_the_identity_where_the_squared_error_cannot():
+    net = UNetDenoiser(1, SIZE, 4, 8, (1, 2), 1, (1,), embedding=16)
+    x, sigma = images(), torch.full((6,), 0.2)
+
+    def learns(energy):
+        y = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(energy(y).sum(), y, create_graph=True)
+        net.zero_grad()
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            (y.detach() - 0.04 * grad - 0.5 * x).square().sum().backward()
+        return any(p.grad is not None and p.grad.any() for p in net.parameters())
+
+    assert not learns(DenoisingError(net, sigma, noise=torch.zeros(())))
+    assert learns(DenoisingPotential(net, sigma))
+
+
+def test_mdsm_cools():
+    temperatures = Cooling().temperatures()
+    assert len(temperatures) == 2700
+    assert temperatures[:500] == [100.0] * 500
+    assert temperatures[2499] == pytest.approx(1.0)
+    assert temperatures[2500] == 1.0
+    assert temperatures[-1] == 0.0
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert len(Cooling().lasting(27).temperatures()) == 27
+    assert Cooling().lasting(0).temperatures() == []
+    sampled = mdsm().sample(2)
+    assert (sampled.nfe, sampled.steps) == (5, 4)
+    assert mdsm().sample(2, steps=0).nfe == 0
+    with pytest.raises(UserError, match="cooling"):
+        Cooling(temperature=0.5)
+
+
+def test_the_paper_s_config_is_the_preset():
+    def written(name):
+        return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
+
+    paper, resolved = written("denoising_ebm_paper_cifar"), written("denoising_ebm_cifar")
+    assert Learning(**paper.pop("learning")) == Learning.paper()
+    assert Sampling(**paper.pop("sampling")) == Sampling.paper()
+    assert Learning(**resolved.pop("learning")) == Learning()
+    assert Sampling(**resolved.pop("sampling") | {"sigma": (0.5, 0.05)}) == Sampling(35, 100)
+    assert paper.pop("texture")["noise"] is None
+    assert resolved.pop("texture")["noise"] == 0.005
+    assert paper == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "denoiser", "decoder"),
+    [
+        ("denoising_ebm_cifar", 11_591_043, 4_276_739),
+        ("denoising_ebm_celeba64", 24_194_435, 12_220_675),
+        ("ablations/denoising_ebm_refinenet_cifar", 35_237_891, None),
+    ],
+)
+def test_the_configs_networks_have_the_sizes_that_they_say(name, denoiser, decoder):
+    with torch.device("meta"):
+        model = build_model((CONFIGS / f"{name}.yaml").read_text())
+    assert sum(p.numel() for p in model.denoiser.parameters()) == denoiser
+    assert (model.decoder and sum(p.numel() for p in model.decoder.parameters())) == decoder

@@ -48,9 +48,10 @@ def test_config_runs(path, tmp_path, monkeypatch):
     model = config["model"]["init_args"]
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
-    if model.get("in_channels") == 2:  # points of the plane
+    if config["data"]["class_path"] == "ebmzoo.data.Checkerboard":  # points of the plane, which stay points
         config["data"] = {"class_path": "ebmzoo.data.Checkerboard", "init_args": {"n_train": 8, "batch_size": 8}}
-        model["size"] = 1
+        if "size" in model:
+            model["size"] = 1
     else:
         tiny = {"n": 8, "channels": model.get("in_channels") or channels(config)}
         config["data"] = {"class_path": "tiny.TinyData", "init_args": tiny}

@@ -123,7 +123,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         denoiser_optimizer: of r.
         decoder_optimizer: of h.
         lr_schedule: of both, stepped at each of their steps: L + 1 in an iteration, L in the warm-up.
-        clip_norm: the limit of a network's gradient norm.
+        clip_norm: the limit of a network's gradient norm. One below the norms makes steps by the energies as long as
+            those by reconstruction, whatever λ is.
         ema_decay: of the averages that evaluation uses, which also move at each of these steps.
 
     Raises:

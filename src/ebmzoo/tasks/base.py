@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -20,7 +22,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.fingerprint import sha256
 from ebmzoo.methods.base import Method
+from ebmzoo.metrics.extractors import FeatureExtractor
+from ebmzoo.progress import doing
 from ebmzoo.randomness import repeatable
+from ebmzoo.tasks.budget import Budget
 
 
 @dataclass
@@ -29,7 +34,8 @@ class Result:
 
     `figures` maps a figure's name, with `/` between parts, to its value; `curves` maps a curve's to its values, one a
     step; `protocol` is under what conditions; `pictures` are the files drawn; `notes` are sentences that a reader of
-    the figures must know.
+    the figures must know. `histograms` maps a histogram's name to its `edges` (K + 1) and, by set, its counts (K).
+    `spread` has the standard deviation (divisor S − 1) of a figure that is a mean over S seeds.
     """
 
     task: str
@@ -38,15 +44,28 @@ class Result:
     pictures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    histograms: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """What `write` kept; a figure that was not finite is NaN."""
+        told = json.loads(path.read_text())
+        for group in ("figures", "spread"):
+            told[group] = {k: math.nan if v is None else v for k, v in told.get(group, {}).items()}
+        return cls(**told)
 
     def write(self, folder: Path) -> Path:
         """Keep it as `<folder>/<task>.json`; what is not a finite number becomes null."""
         folder.mkdir(parents=True, exist_ok=True)
         told = asdict(self)
         told["figures"] = {k: _finite(v) for k, v in self.figures.items()}
+        told["spread"] = {k: _finite(v) for k, v in self.spread.items()}
         told["curves"] = {k: [_finite(v) for v in values] for k, values in self.curves.items()}
         path = folder / f"{self.task}.json"
-        path.write_text(json.dumps(told, indent=2) + "\n")
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(told, indent=2) + "\n")
+        aside.replace(path)  # an interruption leaves no half of it
         return path
 
 
@@ -58,6 +77,10 @@ class Task(Callback, ABC):
     """A question put to a trained method: plainly callable in a notebook, a callback under `ebmzoo test`."""
 
     name: str
+    seeds: int = 1
+    """How often `ebmzoo test` asks it, with other random numbers."""
+    again: bool = False
+    """Whether `ebmzoo test` asks it though the folder has its answer."""
     asks_of: type[LightningDataModule] | tuple[type[LightningDataModule], ...] = ImageData
     """The kinds of data that it can be asked of."""
 
@@ -69,23 +92,117 @@ class Task(Callback, ABC):
         """Whether the method can do what the task asks, by the kinds that it inherits from."""
         return True
 
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        """The task as `ebmzoo test` asks it where a config does not name it; None where it needs to be told more."""
+        return None
+
+    def under(self, budget: Budget) -> None:
+        """Set the task's own counts to what the budget allows; a task without counts has nothing to do."""
+
     def missing(self) -> list[str]:
         """Sentences that say what the task lacks and what to do; `ebmzoo` tells them at the start, of `fit` too."""
         return []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if not (trainer.is_global_zero and isinstance(pl_module, Method) and isinstance(data, self.asks_of)):
-            return
-        if not self.can_ask(pl_module):
+        if not (trainer.is_global_zero and isinstance(pl_module, Method) and self.fits(pl_module, data)):
             return
         folder = Path(trainer.default_root_dir) / "test"
-        with repeatable(seed := int(torch.initial_seed())):
-            result = self(pl_module, data, folder)
-        result.protocol |= {"seed": seed, "weights": "ema" if pl_module.use_averages else "raw"} | provenance(trainer)
-        result.write(folder)
+        seed = int(torch.initial_seed())
+        under: dict[str, Any] = {
+            "seed": seed,
+            "seeds": self.seeds,
+            "weights": "ema" if pl_module.use_averages else "raw",
+        }
+        under |= provenance(trainer) | {"settings": self.settings()}
+        place = self._place(trainer)
+        if not self.again and answered(folder, self.name, under):
+            print(f"{place}{self.name}: answered before, for this checkpoint and these settings", file=sys.stderr)
+            result = Result.read(folder / f"{self.name}.json")
+        else:
+            result = self._over_seeds(pl_module, data, folder, under, place)
         for figure, value in result.figures.items():
             pl_module.log(f"test/{self.name}/{figure}", value, rank_zero_only=True)
+
+    def fits(self, method: Method, data: object) -> bool:
+        """Whether it can be asked of this method with this data."""
+        return isinstance(data, self.asks_of) and self.can_ask(method)
+
+    def settings(self) -> dict[str, Any]:
+        """What the task was built with, as a protocol tells it."""
+        return {k: _told(v) for k, v in vars(self).items() if k not in ("seeds", "again") and not k.startswith("_")}
+
+    def _place(self, trainer: Trainer) -> str:
+        """Which of how many tasks it is."""
+        method, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+        every = [c for c in trainer.callbacks if isinstance(c, Task)]  # type: ignore[attr-defined]
+        asked = [task for task in every if isinstance(method, Method) and task.fits(method, data)]
+        return f"task {asked.index(self) + 1} of {len(asked)}, " if len(asked) > 1 else ""
+
+    def _over_seeds(self, method: Method, data: Any, folder: Path, under: dict[str, Any], place: str) -> Result:
+        """The mean over seeds, each kept as it comes, so that an interruption costs one seed's work at most."""
+        parts: list[Result] = []
+        for k in range(self.seeds):
+            alone = {**under, "seed": under["seed"] + k, "seeds": 1}
+            aside = folder / "seeds" / str(alone["seed"])
+            if self.seeds > 1 and not self.again and answered(aside, self.name, alone):
+                parts.append(Result.read(aside / f"{self.name}.json"))
+                continue
+            which = f", seed {k + 1} of {self.seeds}" if self.seeds > 1 else ""
+            with doing(f"{place}{self.name}{which}"), repeatable(alone["seed"]):
+                part = self(method, data, folder if k == 0 else None)
+            part.protocol |= alone
+            if self.seeds > 1:
+                part.write(aside)
+            parts.append(part)
+        result = mean_of(parts)
+        result.protocol |= under
+        result.write(folder)
+        return result
+
+
+def answered(folder: Path, task: str, under: dict[str, Any]) -> bool:
+    """Whether `<folder>/<task>.json` holds what asking now would find: the same checkpoint, settings, seeds, versions.
+
+    An answer with notes, which tell of what was missing, does not count.
+    """
+    path = folder / f"{task}.json"
+    try:
+        told = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    same = all(told["protocol"].get(key) == json.loads(json.dumps(value)) for key, value in under.items())
+    return same and not told["notes"] and under["checkpoint_sha256"] is not None
+
+
+def mean_of(parts: list[Result]) -> Result:
+    """One result of one a seed: means and standard deviations of the figures, all else of the first."""
+    first, *others = parts
+    if not others:
+        return first
+    for name in first.figures:
+        values = [part.figures[name] for part in parts if name in part.figures]
+        first.figures[name] = mean(values)
+        if len(values) > 1:
+            first.spread[name] = stdev(values)
+    return first
+
+
+def _told(value: Any) -> Any:
+    """A setting in JSON's types; of an object its class and its own settings."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_told(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _told(v) for k, v in value.items()}
+    if isinstance(value, FeatureExtractor):
+        return value.name if value.available() is None else type(value).__name__
+    own = vars(value) if hasattr(value, "__dict__") else {}
+    return {"class": type(value).__name__, **{k: _told(v) for k, v in own.items() if not k.startswith("_")}}
 
 
 @contextmanager

@@ -1,35 +1,24 @@
-"""The commands behind `ebmzoo`: Lightning's four on our trainer, and `sample`."""
+"""The commands that Lightning has: fit, validate, test and predict, on our trainer."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import tempfile
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from ebmzoo.data.images import to_float
+from ebmzoo.commands.quiet import quietly
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition
-from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods import Method
 from ebmzoo.report.loggers import loggers
-from ebmzoo.report.pictures import save_grid, save_png, scatter
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Task
-from ebmzoo.tasks.density import draw_points
-from ebmzoo.tasks.generation import draw
 from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
-from ebmzoo.training.checkpoint import KEY, LastCheckpoint, load, read
+from ebmzoo.training.checkpoint import KEY, LastCheckpoint, read
 from ebmzoo.training.config import ZooParser, mendable
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 
@@ -37,26 +26,10 @@ OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every"
 """The keys of a config that belong to the run, not to one command; a checkpoint carries them."""
 
 
-def run(args: list[str]) -> None:
-    """Run the command `args[0]`, with errors that the user can mend as `UserError`."""
-    _quiet()
-    try:
-        if args[0] == "sample":
-            parser = ZooParser(prog="ebmzoo sample", description="Draw images from a checkpoint.")
-            parser.add_function_arguments(sample, skip={"class_"})
-            parser.add_argument("--class", type=str, default=None, help="samples of a class: its index or its name")
-            flags = parser.parse_args(args[1:]).as_dict()
-            sample(class_=flags.pop("class"), **flags)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                ZooCLI(args=_with_config_of_checkpoint(args, Path(folder)))
-    except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{named}{error.strerror or error}") from error
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
-    except ChainDivergedError as error:
-        raise UserError(str(error)) from error
+def main(args: list[str]) -> None:
+    """Run the command `args[0]` of Lightning's."""
+    with quietly(), tempfile.TemporaryDirectory() as folder:
+        ZooCLI(args=with_config_of_checkpoint(args, Path(folder)))
 
 
 class ZooCLI(LightningCLI):
@@ -193,101 +166,7 @@ class ZooCLI(LightningCLI):
             print("\n".join(f"{name}: {float(value):.4g}" for name, value in self.trainer.callback_metrics.items()))
 
 
-def sample(
-    ckpt_path: str,
-    n: int = 64,
-    out: str = "samples.png",
-    steps: int | None = None,
-    seed: int = 0,
-    weights: Literal["ema", "raw"] = "ema",
-    batch_size: int = 250,
-    device: str = "auto",
-    class_: str | None = None,
-    like: str | None = None,
-    compose: str | None = None,
-    guidance: float | None = None,
-    inpaint: str | None = None,
-    mask: str | None = None,
-) -> None:
-    """Draw images from a checkpoint; where asked, of a class, like an image, of a composition, or filling one in.
-
-    Args:
-        ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
-        n: how many images.
-        out: a .png for one grid, an .npz for an array `images` (n, H, W, C) uint8, or a folder for one PNG an image;
-            points of the plane are plotted, or an array `points` (n, 2).
-        steps: Langevin steps instead of the sampler's own; 0 is the generator alone, where the method has one.
-        seed: the same seed gives the same images on the same kind of device.
-        weights: ema for the averaged weights, raw for those being trained.
-        batch_size: images in one chain.
-        device: auto, cpu, cuda, cuda:1, …
-        class_: samples of a class, its index or its name; the config's data is read, for the names of the classes or
-            for the mean latent of the class's training images.
-        like: an image file of the model's size; samples share its latent.
-        compose: values of attributes, or classes, with commas between, such as star,red; samples are to have them all.
-        guidance: how strongly samples of a class or a composition are guided to it, 0 for none; for a method that was
-            trained with classes.
-        inpaint: an image file of the model's size, of which the part that mask hides is filled in n times; a .png grid
-            shows first the image, then what is left of it, then the n images, .npz and folder hold the n alone.
-        mask: an image file as large as that of inpaint; hidden is what is not black, or, where some of it is
-            transparent, what is not.
-    """
-    if n < 1:
-        raise UserError(f"n is {n}; it must be 1 or more")
-    if Path(out).suffix not in (".png", ".npz", ""):
-        raise UserError(f"out is {out}; it must end in .png or .npz, or be a folder")
-    given = Condition.asked(class_, like, compose, guidance, inpaint, mask)
-    method = load(ckpt_path)
-    if not isinstance(method, Method):
-        raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
-    method.use_averages = weights == "ema"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        method = method.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    torch.manual_seed(seed)
-    if given is None and method.sample(1, steps=0).images[0].numel() == 2:
-        points, made = draw_points(method, n, batch_size, steps)
-        _save_points(points, Path(out))
-    elif given is None:
-        images, made = draw(method, n, batch_size, steps)
-        _save(images, Path(out))
-    else:
-        images, made = given.draw(method, read(ckpt_path)[KEY]["config"], n, batch_size, steps)
-        _save(images, Path(out), given.beside(method))
-    chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
-    what = f"{n} images" if given is None else f"{n} images {given}"
-    print(f"{what}: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
-
-
-def _save(images: torch.Tensor, out: Path, beside: Sequence[torch.Tensor] = ()) -> None:
-    if out.suffix == ".npz":
-        import numpy as np
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(out, images=images.permute(0, 2, 3, 1).numpy())
-    elif out.suffix == ".png":
-        save_grid(to_float(torch.cat([*beside, images])), out)
-    else:
-        for i, image in enumerate(images):
-            save_png(image.expand(3, -1, -1), out / f"{i:06d}.png")
-
-
-def _save_points(points: torch.Tensor, out: Path) -> None:
-    if out.suffix == ".npz":
-        import numpy as np
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(out, points=points.numpy())
-    elif out.suffix == ".png":
-        save_png(scatter(points, 1.25 * float(points.abs().max())), out)
-    else:
-        raise UserError(f"out is {out}; points of the plane go to a .png, or a .npz with an array `points` (n, 2)")
-
-
-def _with_config_of_checkpoint(args: list[str], folder: Path) -> list[str]:
+def with_config_of_checkpoint(args: list[str], folder: Path) -> list[str]:
     """`--ckpt_path X` without `--config`: the config that the checkpoint carries, before what the command line says.
 
     The config is put into `folder` as a file.
@@ -319,13 +198,3 @@ def _next_free(run_dir: Path) -> Path:
         f"{run_dir} holds a run already; this one goes into {free} (to go on with it: --ckpt_path {run_dir}/last.ckpt)"
     )
     return free
-
-
-def _quiet() -> None:
-    """Keep Lightning's advertisements and its advice that does not fit in-memory data off the screen."""
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*isinstance.*LeafSpec.*"):
-        warnings.filterwarnings("ignore", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,9 +18,12 @@ from ebmzoo.methods import Method
 from ebmzoo.report.loggers import loggers
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Task
+from ebmzoo.tasks.budget import BUDGETS
+from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import KEY, LastCheckpoint, read
 from ebmzoo.training.config import ZooParser, mendable
+from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 
 OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every", "tasks", "trainer", "model", "data")
@@ -29,7 +33,7 @@ OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every"
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
     with quietly(), tempfile.TemporaryDirectory() as folder:
-        ZooCLI(args=with_config_of_checkpoint(args, Path(folder)))
+        ZooCLI(args=with_names_of_tasks(with_config_of_checkpoint(args, Path(folder))))
 
 
 class ZooCLI(LightningCLI):
@@ -74,6 +78,16 @@ class ZooCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})  # no checkpoint may run code
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the scorecard says it better than Lightning's table
+            parser.add_argument(
+                "--only", type=str, default=None, help="the tasks to ask, with commas; also `--tasks generation,ood`"
+            )
+            parser.add_argument(
+                "--budget",
+                type=Literal[tuple(BUDGETS)],
+                default="standard",
+                help="the counts of samples, images and seeds: few, the config's, or those of published tables",
+            )
+            parser.add_argument("--again", type=bool, default=False, help="ask also the tasks that have been answered")
         return parser
 
     def before_instantiate_classes(self) -> None:
@@ -99,6 +113,9 @@ class ZooCLI(LightningCLI):
         names = [task.name for task in init.tasks]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise UserError(f"tasks: {repeated.pop()} stands there twice, and its figures would overwrite each other")
+        if self.subcommand == "test" and isinstance(self.model, Method):
+            picked = None if config.only is None else [name for name in config.only.split(",") if name]
+            init.tasks = suite(init.tasks, self.model, self.datamodule, BUDGETS[config.budget], picked, config.again)
         callbacks = [*(init.trainer.callbacks or []), *init.tasks]
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -106,6 +123,7 @@ class ZooCLI(LightningCLI):
             callbacks += [
                 SampleGrid(config.grid_every),
                 DeadEnergyWarning(),
+                TrainingRecord(run_dir),
                 LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every),
             ]
         if self.subcommand == "predict":
@@ -188,6 +206,14 @@ def with_config_of_checkpoint(args: list[str], folder: Path) -> list[str]:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return [args[0], "--config", str(path), *args[1:]]
+
+
+def with_names_of_tasks(args: list[str]) -> list[str]:
+    """`test --tasks generation,ood` as `test --only generation,ood`: the names of tasks, where others give a list."""
+    if args[0] != "test":
+        return args
+    joined = re.sub(r"(^|\0)--tasks[=\0](?=[a-z_]+(,[a-z_]+)*,?(\0|$))", r"\1--only=", "\0".join(args))
+    return joined.split("\0")
 
 
 def _next_free(run_dir: Path) -> Path:

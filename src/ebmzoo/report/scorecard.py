@@ -30,12 +30,16 @@ def scorecard(folder: Path, tasks: Iterable[str]) -> str:
 
 
 def _section(result: dict[str, Any]) -> str:
-    figures: dict[str, float | None] = result["figures"]
+    spread = result.get("spread", {})
+    figures = {name: _number(value, spread.get(name)) for name, value in result["figures"].items()}
     lines = [f"{result['task']}  ({_protocol(result)})"]
     rows, columns = _pivot(figures)
     if rows:
         lines.append(
-            table(((name, *(_number(cells.get(c)) for c in columns)) for name, cells in rows.items()), ("", *columns))
+            table(
+                ((name, *(cells.get(c, _number(None)) for c in columns)) for name, cells in rows.items()),
+                ("", *columns),
+            )
         )
     lines += [f"! {note}" for note in result["notes"]]
     if result["pictures"]:
@@ -43,9 +47,9 @@ def _section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _pivot(figures: dict[str, float | None]) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """`row/column` names to a table; with two ways to sample, or two ends of a chain, these are the columns."""
-    rows: dict[str, dict[str, float | None]] = {}
+    rows: dict[str, dict[str, str]] = {}
     columns: list[str] = []
     with_chain = any(name.startswith("no_mcmc/") for name in figures)
     with_ends = any(name.endswith("_start") for name in figures)
@@ -66,9 +70,11 @@ def _pivot(figures: dict[str, float | None]) -> tuple[dict[str, dict[str, float 
     return rows, columns
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, spread: float | None = None) -> str:
     if value is None:
         return "–"
+    if spread:
+        return f"{value:.4g} ± {spread:.2g}"
     if float(value).is_integer() and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.4g}"
@@ -118,6 +124,8 @@ def _protocol(result: dict[str, Any]) -> str:
         parts.append(f"{told['in_images']} images of {told['in']}; energy: E(x); score: the method's own")
     if "train_images" in told:
         parts.append(f"{told['train_images']} training, {told['test_images']} test images")
+    if told.get("seeds", 1) > 1:
+        parts.append(f"mean ± standard deviation of {told['seeds']} seeds")
     parts.append(f"{told.get('weights', '?')} weights")
     return "; ".join(parts)
 

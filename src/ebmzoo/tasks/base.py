@@ -121,7 +121,10 @@ class Task(Callback, ABC):
             print(f"{place}{self.name}: answered before, for this checkpoint and these settings", file=sys.stderr)
             result = Result.read(folder / f"{self.name}.json")
         else:
-            result = self._over_seeds(pl_module, data, folder, under, place)
+            clock: dict[str, float] = {}
+            with stopwatch(clock, "seconds"):
+                result = self._over_seeds(pl_module, data, folder, under, place)
+            print(f"{place}{self.name}: {clock['seconds']:.0f} s", file=sys.stderr)
         for figure, value in result.figures.items():
             pl_module.log(f"test/{self.name}/{figure}", value, rank_zero_only=True)
 

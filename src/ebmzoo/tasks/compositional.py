@@ -15,6 +15,7 @@ from ebmzoo.methods.base import Method
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging, tell
 from ebmzoo.tasks.generation import chain_protocol, draw
 from ebmzoo.tasks.latents import Given, check_guidance, conditions, follows, given_by
@@ -76,6 +77,9 @@ class Compositional(Task):
 
     def missing(self) -> list[str]:
         return [f"{a}: {told}" for a, c in self.classifiers.items() if (told := c.available()) is not None]
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.share_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
         return conditions(method) or follows(method)

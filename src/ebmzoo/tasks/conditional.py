@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.conditioning import StartsFromImages
-from ebmzoo.metrics import FeatureExtractor, extract
+from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, extract
 from ebmzoo.report.pictures import save_confusion, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, draw
 from ebmzoo.tasks.latents import Given, check_guidance, conditions, draw_given, encoded, first, follows, given_by
 
@@ -75,6 +76,14 @@ class Conditional(Task):
         self.classifier, self.n, self.n_encode, self.guidance = classifier, n, n_encode, guidance
         self.instances, self.samples, self.start = instances, samples, start
         self.steps, self.batch_size, self.shown = steps, batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        judges = [e for e in extractors if isinstance(e, ClassifierFeatures)]
+        return cls(judges[0]) if judges else None
+
+    def under(self, budget: Budget) -> None:
+        self.n, self.samples = budget.share_of(self.n), budget.share_of(self.samples)
 
     def missing(self) -> list[str]:
         return [sentence] if (sentence := self.classifier.available()) is not None else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
@@ -15,6 +15,7 @@ from ebmzoo.methods.base import Method
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
 from ebmzoo.tasks.generation import chain_protocol, compared, draw, real_images
 
@@ -58,6 +59,14 @@ class Cost(Task):
             raise UserError(f"cost.n is {n}; it must be 2 or more, or 0 for no Fréchet distance")
         self.steps, self.timed, self.repeats, self.n = steps, timed, repeats, n
         self.extractors, self.split, self.batch_size = extractors or [], split, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls(extractors=extractors)
+
+    def under(self, budget: Budget) -> None:
+        self.timed, self.repeats = budget.share_of(self.timed), budget.share_of(self.repeats, least=1)
+        self.n = budget.samples_of(self.n) if self.n else 0
 
     def missing(self) -> list[str]:
         return [sentence for e in self.extractors if (sentence := e.available()) is not None]

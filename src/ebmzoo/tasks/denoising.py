@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,10 +13,11 @@ from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Denoises
-from ebmzoo.metrics import fidelity, ssim_window
+from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
 
 
 class Denoising(Task):
@@ -54,6 +56,13 @@ class Denoising(Task):
             raise UserError(f"denoising.sigmas is {list(sigmas)}; it must be different finite numbers above 0")
         self.sigmas, self.n, self.range = sigmas, n, ImageRange(*image_range)
         self.batch_size, self.shown = batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.images_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
         return isinstance(method, Denoises)

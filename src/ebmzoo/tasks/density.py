@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import HasLevels
+from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import Panels, save_densities
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol
 
 BINS = 16
@@ -63,6 +66,13 @@ class Density(Task):
         if steps is not None and steps < 0:
             raise UserError(f"density.steps is {steps}; it must be 0 or more, or null for the method's own")
         self.cells, self.n, self.steps, self.batch_size = cells, n, steps, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.samples_of(self.n)
 
     def __call__(self, method: Method, data: PlaneData, folder: Path | None = None) -> Result:
         result = Result(self.name, protocol={"n": self.n, "cells": self.cells, "data": data.name})

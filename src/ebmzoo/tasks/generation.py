@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inceptio
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 
 
 class Generation(Task):
@@ -50,6 +51,13 @@ class Generation(Task):
             raise UserError(f"generation.n is {n}; a covariance needs 2 samples or more")
         self.extractors, self.n, self.split, self.real = extractors, n, split, real
         self.batch_size, self.steps = batch_size, steps
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls(extractors)
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.samples_of(self.n)
 
     def missing(self) -> list[str]:
         return [sentence for e in self.extractors if (sentence := e.available()) is not None]

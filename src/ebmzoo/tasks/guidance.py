@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
-from ebmzoo.metrics import FeatureExtractor, frechet_distance, inception_score, precision_recall
+from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, frechet_distance, inception_score, precision_recall
 from ebmzoo.report.pictures import save_against, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging, read
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
 from ebmzoo.tasks.latents import ByClass, check_guidance, draw_of, first, follows
@@ -69,6 +70,14 @@ class Guidance(Task):
         self.classifier, self.weights, self.n, self.extractors = classifier, weights, n, extractors or []
         self.split, self.real = split, real
         self.steps, self.batch_size, self.shown = steps, batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        judges = [e for e in extractors if isinstance(e, ClassifierFeatures)]
+        return cls(judges[0], extractors=extractors) if judges else None
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.samples_of(self.n)
 
     def missing(self) -> list[str]:
         every = [self.classifier, *self.extractors]

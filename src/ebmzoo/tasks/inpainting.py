@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ebmzoo.data.datamodule import ImageData, prepare
-from ebmzoo.data.masks import Mask, masked
+from ebmzoo.data.masks import Half, Mask, masked
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Inpaints
@@ -18,6 +18,7 @@ from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
 from ebmzoo.tasks.generation import chain_protocol, compared
 
@@ -68,6 +69,13 @@ class Inpainting(Task):
             raise UserError(f"inpainting.masks is [{', '.join(names)}]; give one or more, each name once")
         self.masks, self.n, self.repeats, self.extractors = masks, n, repeats, extractors or []
         self.split, self.steps, self.batch_size, self.shown = split, steps, batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls([Half()], extractors=extractors)
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.share_of(self.n)
 
     def missing(self) -> list[str]:
         told = [*(mask.available() for mask in self.masks), *(e.available() for e in self.extractors)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Generates, Reconstructs, StartsFromGenerator
-from ebmzoo.metrics import mean_squared_error
+from ebmzoo.metrics import FeatureExtractor, mean_squared_error
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.generation import chain_protocol
@@ -52,6 +52,10 @@ class Interpolation(Task):
         if steps is not None and steps < 0:
             raise UserError(f"interpolation.steps is {steps}; it must be 0 or more, or null for the method's own")
         self.pairs, self.points, self.kind, self.steps = pairs, points, kind, steps
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
 
     def can_ask(self, method: Method) -> bool:
         return isinstance(method, Generates)

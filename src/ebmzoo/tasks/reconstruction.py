@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Generates, Reconstructs
-from ebmzoo.metrics import fidelity, ssim_window
+from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 
 
 class Reconstruction(Task):
@@ -62,6 +63,13 @@ class Reconstruction(Task):
                 raise UserError(f"reconstruction.{key} is {list(chosen)}; each must be 1 or more")
         self.n, self.steps, self.noise_steps, self.posterior = n, steps, noise_steps, posterior
         self.range, self.batch_size, self.shown = ImageRange(*image_range), batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.images_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
         infers = isinstance(method, Reconstructs) and method.can_infer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Encodes
+from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.report.pictures import save_scatter
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
 
 
 class Representation(Task):
@@ -43,6 +46,13 @@ class Representation(Task):
     ) -> None:
         self.n_train, self.n_test, self.epochs, self.neighbours = n_train, n_test, epochs, neighbours
         self.tsne, self.batch_size = tsne, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n_train, self.n_test = budget.images_of(self.n_train), budget.images_of(self.n_test)
 
     def can_ask(self, method: Method) -> bool:
         return isinstance(method, Encodes)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ebmzoo.metrics import FeatureExtractor, frechet_distance, mean_squared_erro
 from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.report.pictures import save_curves, save_strips
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
 from ebmzoo.tasks.reconstruction import latent_chain
 
@@ -67,6 +68,13 @@ class Revision(Task):
         self.extractors = extractors or []
         self.n, self.split, self.real = n, split, real
         self.shown, self.every, self.batch_size = shown, every, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls(extractors=extractors)
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.samples_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
         return isinstance(method, StartsFromGenerator) or (isinstance(method, Reconstructs) and method.can_infer)

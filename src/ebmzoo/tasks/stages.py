@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ebmzoo.methods.capabilities import SamplesInStages, Stage
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.report.pictures import save_against, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
 
@@ -71,6 +72,13 @@ class Stages(Task):
         self.steps, self.n, self.extractors = steps, n, extractors or []
         self.split, self.real = split, real
         self.keep, self.shown, self.batch_size = keep, shown, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls(extractors=extractors)
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.samples_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
         return isinstance(method, SamplesInStages)

@@ -15,6 +15,7 @@ from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.fingerprint import sha256
 from ebmzoo.metrics.classifier import ResNetClassifier
+from ebmzoo.progress import tracked
 
 
 class FeatureExtractor(nn.Module, ABC):
@@ -172,7 +173,7 @@ def extract(
     logits: list[Tensor] = []
     with torch.autocast(device.type, enabled=False):
         for group in [images] if isinstance(images, Tensor) else images:
-            for batch in group.split(batch_size):
+            for batch in tracked(group.split(batch_size), "features", unit="batch"):
                 batch = to_float(batch) if batch.dtype == torch.uint8 else batch
                 if not batch.isfinite().all():
                     raise UserError("the images hold NaN or infinity: the sampler or the model has diverged.")

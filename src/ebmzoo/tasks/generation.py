@@ -16,6 +16,7 @@ from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
+from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
@@ -140,8 +141,9 @@ def draw(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     images: list[Tensor] = []
-    while (have := sum(map(len, images))) < n:
+    starts = range(0, n, batch_size)
+    for start in tracked(starts, "samples", unit="batch"):
         random = None if seed is None else torch.Generator(method.device).manual_seed(seed + len(images))
-        sampled = method.sample(min(batch_size, n - have), steps=steps, generator=random)
+        sampled = method.sample(min(batch_size, n - start), steps=steps, generator=random)
         images.append(to_uint8(sampled.images).cpu())
     return torch.cat(images), sampled

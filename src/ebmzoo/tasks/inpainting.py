@@ -15,6 +15,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Inpaints
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
+from ebmzoo.progress import tracked
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
@@ -129,7 +130,7 @@ class Inpainting(Task):
         fillings = []
         for repeat in range(self.repeats):
             parts = []
-            for rows in torch.split(torch.arange(len(x)), self.batch_size):
+            for rows in tracked(torch.split(torch.arange(len(x)), self.batch_size), "fillings", unit="batch"):
                 random = torch.Generator(device).manual_seed(seed + repeat * len(x) + int(rows[0]))
                 given = known[rows].to(device), hidden[rows].to(device)
                 sampled = method.inpaint(*given, steps=self.steps, generator=random)

@@ -18,6 +18,7 @@ from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Conditions, FollowsClasses
 from ebmzoo.methods.conditioning import StartsFromImages
 from ebmzoo.metrics.probe import encode
+from ebmzoo.progress import tracked
 
 
 def conditions(method: Method) -> bool:
@@ -232,7 +233,7 @@ def in_batches(made: Callable[[Tensor], Samples], n: int, batch_size: int) -> tu
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     images: list[Tensor] = []
-    for rows in torch.split(torch.arange(n), batch_size):
+    for rows in tracked(torch.split(torch.arange(n), batch_size), "latents", unit="batch"):
         sampled = made(rows)
         images.append(to_uint8(sampled.images).cpu())
     return torch.cat(images), sampled

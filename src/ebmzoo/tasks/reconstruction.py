@@ -19,6 +19,7 @@ from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Generates, Reconstructs
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.progress import tracked
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
@@ -121,7 +122,7 @@ class Reconstruction(Task):
         found: dict[int, list[dict[str, Tensor]]] = {length: [] for length in rows}
         strips: dict[int, Tensor] = {}
         seconds = dict.fromkeys(rows, 0.0)
-        for batch in torch.split(images, self.batch_size):
+        for batch in tracked(torch.split(images, self.batch_size), "images", unit="batch"):
             x, reached = prepare(batch.to(method.device)), -1
             try:
                 for length, made, took in _along(method.restore, sampler, x, start, list(found)):

@@ -20,6 +20,7 @@ from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Reconstructs, StartsFromGenerator
 from ebmzoo.metrics import FeatureExtractor, frechet_distance, mean_squared_error
 from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_curves, save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
@@ -220,7 +221,7 @@ def latent_chains(method: Method, images: Tensor, batch_size: int, shown: int) -
     chains = Chains(len(images))
     chains.real = prepare(images[: min(shown, batch_size)])
     with method.evaluating(), frozen(method):
-        for batch in torch.split(images, batch_size):
+        for batch in tracked(torch.split(images, batch_size), "images", unit="batch"):
             x = prepare(batch.to(method.device))
             mse = []
             first = not chains.shown

@@ -1,0 +1,147 @@
+"""What a benchmark is: its runs, and what they have in common, read from a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebmzoo.errors import UserError
+
+KEYS = ("run_dir", "prepare", "runs", "fit", "test", "columns")
+RUN_KEYS = ("name", "config", "fit")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a benchmark: `ebmzoo fit --config <config>` with `fit` on the command line, into `run_dir`."""
+
+    name: str
+    config: Path
+    run_dir: Path
+    fit: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run_dir / "last.ckpt"
+
+    def wanted(self) -> dict[str, Any]:
+        """The config with what `fit` changes of it, as the resolved config of the run must have it."""
+        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        for key, value in self.fit.items():
+            _set(config, key.split("."), value)
+        config.pop("run_dir", None)
+        config.pop("tasks", None)  # what a test asks does not change what was trained
+        return config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark: what is trained first, the runs, and the flags of `ebmzoo test` for all of them.
+
+    `prepare` are runs that others need, such as the scorecard's feature extractor; each is made where its config says,
+    if it is not there. `columns` are those of the table at the end, all that `ebmzoo compare` shows where None.
+    """
+
+    run_dir: Path
+    prepare: tuple[Run, ...]
+    runs: tuple[Run, ...]
+    test: Mapping[str, Any]
+    columns: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """A plan from a YAML file with the keys `run_dir`, `prepare`, `runs`, `fit`, `test` and `columns`.
+
+        An entry of `runs` or `prepare` is the path of a config, or a mapping with `config`, its own `fit` and a `name`.
+
+        Raises:
+            UserError: the file is not there, has other keys, names no runs, a config twice, or one that is not there.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+        try:
+            told = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        _check_keys(told, KEYS, str(path))
+        if not told.get("runs"):
+            raise UserError(f"{path}: `runs` is empty; list the configs to run there")
+        run_dir = Path(told.get("run_dir") or f"runs/benchmarks/{path.stem}")
+        common = _mapping(told.get("fit"), f"{path}: fit")
+        runs = tuple(_run(entry, common, run_dir, f"{path}: runs") for entry in told["runs"])
+        names = [run.name for run in runs]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"{path}: runs has '{repeated.pop()}' twice; give one of them another `name`")
+        prepare = tuple(_run(entry, {}, None, f"{path}: prepare") for entry in told.get("prepare") or ())
+        columns = told.get("columns")
+        return cls(run_dir, prepare, runs, _mapping(told.get("test"), f"{path}: test"), columns and tuple(columns))
+
+
+def _run(entry: Any, common: Mapping[str, Any], folder: Path | None, where: str) -> Run:
+    entry = {"config": entry} if isinstance(entry, str) else entry
+    _check_keys(entry, RUN_KEYS, where)
+    config = Path(entry.get("config") or "")
+    if not config.is_file():
+        raise UserError(f"{where}: there is no config {config}")
+    name = entry.get("name") or config.stem
+    own = _mapping(entry.get("fit"), f"{where}: {name}: fit")
+    if folder is None:
+        return Run(name, config, Path(yaml.safe_load(config.read_text())["run_dir"]), own)
+    return Run(name, config, folder / name, {**common, **own})
+
+
+def _mapping(told: Any, where: str) -> dict[str, Any]:
+    if told is not None and not isinstance(told, dict):
+        raise UserError(f"{where} must be a mapping of keys, such as `trainer.max_steps: 1000`")
+    return told or {}
+
+
+def _check_keys(told: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(told, dict):
+        raise UserError(f"{where}: a mapping with the keys {', '.join(keys)} is needed")
+    for key in told:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(keys)}"
+            raise UserError(f"{where}: there is no key '{key}'; {hint}")
+
+
+def _set(config: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set `model.gamma` where a config has `model: {class_path: …, init_args: {gamma: …}}`."""
+    head, *rest = path
+    if "init_args" in config and head not in ("class_path", "init_args"):
+        config = config["init_args"]
+    if not rest:
+        config[head] = value
+    else:
+        _set(config.setdefault(head, {}), rest, value)
+
+
+def agrees(wanted: Any, resolved: Any) -> str | None:
+    """The first key at which a resolved config has not what is wanted of it, None where it has it all."""
+    if isinstance(wanted, dict) and isinstance(resolved, dict):
+        for key, value in wanted.items():
+            if key not in resolved:
+                return str(key)
+            if (below := agrees(value, resolved[key])) is not None:
+                return f"{key}.{below}" if below else str(key)
+        return None
+    if isinstance(wanted, list) and isinstance(resolved, list) and len(wanted) == len(resolved):
+        for index, (a, b) in enumerate(zip(wanted, resolved, strict=True)):
+            if (below := agrees(a, b)) is not None:
+                return f"{index}.{below}" if below else str(index)
+        return None
+    return None if _same(wanted, resolved) else ""
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b or float(a) == float(b))
+    except (TypeError, ValueError):
+        return str(a) == str(b)

@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "ask a trained model its tasks and print the scorecard",
     "predict": "energies and out-of-distribution scores of the data's test images, as a file",
     "sample": "draw images from a checkpoint",
+    "compare": "hold runs against each other: one table, and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
 }
 HELP = """ebmzoo trains, samples, tests and compares image energy-based models.

@@ -1,0 +1,171 @@
+"""What a run left on disk, as `ebmzoo compare` reads it; nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebmzoo.errors import UserError
+
+MARKS = ("config.yaml", "training.json", "failed.json", "test")
+"""A folder that has one of these is a run's."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run.
+
+    `name` is the folder's, with as much of its path as tells it from the other runs. `method` and `data` are the
+    config's, class names and the data's settings; `results` maps a task's name to what its file holds; `training` is
+    what the run cost. `error` is the sentence of a run that failed, `missing` says what the folder lacks.
+    """
+
+    folder: Path
+    name: str
+    method: str | None
+    data: Mapping[str, Any]
+    results: Mapping[str, Mapping[str, Any]]
+    training: Mapping[str, Any]
+    error: str | None
+    missing: tuple[str, ...]
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """All figures by `<task>/<figure>`; what was not finite is NaN. What the run cost is under `training/`."""
+        found = {
+            f"{task}/{name}": math.nan if value is None else float(value)
+            for task, result in self.results.items()
+            for name, value in result["figures"].items()
+        }
+        networks = self.training.get("parameters") or {}
+        if networks:
+            found["training/parameters"] = float(sum(networks.values()))
+        for name, key in COSTS.items():
+            if (value := self.training.get(key)) is not None:
+                found[f"training/{name}"] = float(value)
+        return found
+
+    def spread(self, key: str) -> float | None:
+        """The standard deviation over seeds of a figure, None where it is of one seed."""
+        task, _, name = key.partition("/")
+        value = self.results.get(task, {}).get("spread", {}).get(name)
+        return None if value is None else float(value)
+
+    def samples(self) -> Path | None:
+        """The picture of samples: the test's, or the last that training drew."""
+        return _first(self.folder / "test" / "samples.png", *sorted(self.folder.glob("samples/step_*.png"))[::-1])
+
+    def real(self) -> Path | None:
+        """The picture of real images that the test drew beside its samples."""
+        return _first(self.folder / "test" / "real.png")
+
+
+COSTS = {
+    "seconds_per_iteration": "seconds_per_iteration_median",
+    "cpu_seconds_per_iteration": "cpu_seconds_per_iteration_median",
+    "iterations": "iterations",
+    "images": "images",
+    "seconds": "seconds",
+}
+"""What `training.json` tells of the cost of a run, by the name of the figure."""
+
+
+def read_records(folders: Sequence[Path]) -> list[Record]:
+    """The runs in these folders, in their order, each once.
+
+    Raises:
+        UserError: a folder is not there, is not a run's, or has a file that cannot be read.
+    """
+    distinct = list({folder.resolve(): folder for folder in folders}.values())
+    return [_read(folder, name) for folder, name in zip(distinct, _names(distinct), strict=True)]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many as make all of them different."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, 1 + max(map(len, parts), default=1)):
+        names = ["/".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _read(folder: Path, name: str) -> Record:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the run's folder, such as {folder.parent}")
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}")
+    if not any((folder / mark).exists() for mark in MARKS):
+        raise UserError(f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}")
+    config = _config(folder / "config.yaml")
+    results = {path.stem: told for path in sorted(folder.glob("test/*.json")) if (told := _result(path)) is not None}
+    training = _object(folder / "training.json")
+    failed = _object(folder / "failed.json")
+    missing = [] if config else ["no config.yaml"]
+    if not results:
+        missing.append("no answers of `ebmzoo test`")
+    if not training:
+        missing.append("no training.json, which tells parameters and seconds")
+    elif training.get("finished") is False:
+        missing.append(f"training was not finished: {training.get('iterations', '?')} iterations")
+    return Record(
+        folder=folder,
+        name=name,
+        method=_class(config.get("model")),
+        data=_data(config.get("data")),
+        results=results,
+        training=training,
+        error=" ".join(str(failed.get("error", "failed.json has no sentence")).split()) if failed else None,
+        missing=tuple(missing),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        told = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return told if isinstance(told, dict) else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        told = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return told
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """A task's answer; None where the file is something else's."""
+    told = _object(path)
+    wanted = {"task": str, "figures": dict, "protocol": dict}
+    return told if all(isinstance(told.get(key), kind) for key, kind in wanted.items()) else None
+
+
+def _class(told: Any) -> str | None:
+    path = told.get("class_path") if isinstance(told, dict) else None
+    return str(path).rpartition(".")[2] if path else None
+
+
+def _data(told: Any) -> dict[str, Any]:
+    """The data's class and its settings."""
+    kind = _class(told)
+    return {} if kind is None else {"class": kind, **(told.get("init_args") or {})}
+
+
+def _first(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)

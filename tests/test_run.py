@@ -1,7 +1,6 @@
-"""What happens beside training: grids, the dead-energy warning, checkpoints, loggers."""
+"""What happens beside training: grids, the dead-energy warning, checkpoints, curves."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from PIL import Image
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.report.curves import draw_curves, read_curve, smooth
-from ebmzoo.report.loggers import has_key, loggers
 from ebmzoo.report.pictures import grid, save_grid
 from ebmzoo.training.callbacks import DeadEnergyWarning, SampleGrid
 from ebmzoo.training.checkpoint import LastCheckpoint, load, read
@@ -114,44 +112,6 @@ def test_checkpoint_that_runs_code_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="not a readable checkpoint"):
         load(tmp_path / "x.ckpt")
     assert "code ran" not in capsys.readouterr().out
-
-
-@pytest.fixture
-def no_key(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("NETRC", raising=False)
-
-
-@pytest.mark.usefixtures("no_key")
-def test_key_is_found_without_asking(monkeypatch, tmp_path):
-    assert not has_key()
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
-    (tmp_path / ".netrc").chmod(0o600)
-    assert has_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://other.example")
-    assert not has_key()
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert has_key()
-
-
-@pytest.mark.usefixtures("no_key")
-def test_without_a_key_wandb_is_offline_and_one_run_has_one_id(tmp_path):
-    csv, wandb = loggers(tmp_path / "run", "group", ["tag"])
-    again = loggers(tmp_path / "run", "group", ["tag"])[1]
-    assert type(csv).__name__ == "CSVLogger"
-    assert wandb._offline
-    assert wandb._id == again._id
-
-
-@pytest.mark.usefixtures("no_key")
-def test_without_wandb_there_is_csv(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr("ebmzoo.report.loggers.find_spec", lambda name: None)
-    assert [type(logger).__name__ for logger in loggers(tmp_path, "g", [])] == ["CSVLogger"]
-    trainer(tmp_path, max_steps=1, logger=loggers(tmp_path, "g", [])).fit(without_latent(), TinyData())
-    assert (tmp_path / "csv" / "version_0").exists()
 
 
 def test_curves_are_read_over_a_resumed_run(tmp_path):

@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "draw images from a checkpoint",
     "compare": "hold runs against each other: one table, and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
+    "dashboard": "build the report in W&B that holds runs against each other, or say what would be in it",
 }
 HELP = """ebmzoo trains, samples, tests and compares image energy-based models.
 

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
-from ebmzoo.report.loggers import loggers
+from ebmzoo.report.loggers import Identity, closing_wandb, log_scorecard, loggers
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
@@ -32,7 +32,7 @@ OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every"
 
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
-    with quietly(), tempfile.TemporaryDirectory() as folder:
+    with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
         ZooCLI(args=with_names_of_tasks(with_config_of_checkpoint(args, Path(folder))))
 
 
@@ -130,7 +130,8 @@ class ZooCLI(LightningCLI):
             callbacks.append(PredictionsFile())
         chosen = init.trainer.logger
         if chosen is None or chosen is True:
-            chosen = loggers(run_dir, type(self.datamodule).__name__, [type(self.model).__name__])
+            read_from = [Path(str(path)) for path in config.config or []]
+            chosen = loggers(run_dir, Identity.of(self.model, self.datamodule, read_from))
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=chosen,
@@ -170,6 +171,7 @@ class ZooCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir) / "test"
         tasks = self.config_init[self.subcommand].tasks
         if self.trainer.is_global_zero and tasks:
+            log_scorecard(self.trainer.loggers, folder, [task.name for task in tasks])
             print(scorecard(folder, [task.name for task in tasks]) + f"\n\nfigures with their protocol: {folder}")
         elif self.trainer.is_global_zero:
             for name, value in self.trainer.callback_metrics.items():

@@ -1,0 +1,68 @@
+"""What the tasks of a run found, as W&B keeps it: tables, pictures and histograms, read from the tasks' files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+FIGURES = ("task", "row", "column", "value", "spread", "protocol")
+PICTURES = ("task", "picture", "image")
+HISTOGRAMS = ("set", "score", "edge_low", "edge_high", "count_in", "count_out")
+"""The columns of the tables: a figure, a picture, a bin of an out-of-distribution score a row."""
+
+
+def tables(folder: Path, tasks: Iterable[str]) -> dict[str, Any]:
+    """What to log of the `<task>.json` in `folder`, by its key; a task that has no file is left out.
+
+    `scorecard`, `pictures` and `ood_histograms` are tables with the columns above. A picture is also `test/<its file's
+    name>`, and a histogram's counts of a set also `test/<task>/<histogram>/<set>`. A table without rows is left out.
+    """
+    import numpy as np
+    import wandb
+
+    results = [json.loads(path.read_text()) for task in tasks if (path := folder / f"{task}.json").exists()]
+    pictures = [(r["task"], path.stem, wandb.Image(str(path))) for r in results for path in _pictures(r)]
+    rows = {
+        "scorecard": (FIGURES, list(_figures(results))),
+        "pictures": (PICTURES, pictures),
+        "ood_histograms": (HISTOGRAMS, list(_bins(results))),
+    }
+    told: dict[str, Any] = {k: wandb.Table(list(columns), data) for k, (columns, data) in rows.items() if data}
+    told |= {f"test/{name}": image for _, name, image in pictures}
+    for key, counts, edges in _counts(results):
+        if len(counts) <= wandb.Histogram.MAX_LENGTH:
+            told[key] = wandb.Histogram(np_histogram=(np.array(counts), np.array(edges)))
+    return told
+
+
+def _figures(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for result in results:
+        protocol = json.dumps(result["protocol"])
+        for name, value in result["figures"].items():
+            row, _, column = name.rpartition("/")
+            yield result["task"], row, column, value, result.get("spread", {}).get(name), protocol
+
+
+def _pictures(result: dict[str, Any]) -> list[Path]:
+    """The files drawn that are still where they were."""
+    return [path for path in map(Path, result["pictures"]) if path.exists()]
+
+
+def _bins(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for result in results:
+        for name, histogram in result.get("histograms", {}).items():
+            if {"in", "out"} <= histogram.keys():
+                of, _, score = name.rpartition("/")
+                edges = histogram["edges"]
+                for counted in zip(edges[:-1], edges[1:], histogram["in"], histogram["out"], strict=True):
+                    yield of, score, *counted
+
+
+def _counts(results: list[dict[str, Any]]) -> Iterator[tuple[str, list[float], list[float]]]:
+    for result in results:
+        for name, histogram in result.get("histograms", {}).items():
+            for of, counts in histogram.items():
+                if of != "edges":
+                    yield f"test/{result['task']}/{name}/{of}", counts, histogram["edges"]

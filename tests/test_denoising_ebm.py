@@ -1,5 +1,6 @@
 """Denoising-EBM, MDSM and the score network against their equations (law 10)."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Learning, Sampling
 from ebmzoo.methods.baselines import Cooling
 from ebmzoo.methods.denoising import falling, linked
+from ebmzoo.networks import SNGANGenerator
 from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
 from ebmzoo.schedule import GeometricNoise
 from ebmzoo.training.config import build_model
@@ -72,7 +74,7 @@ def test_mean_energy_is_the_closed_form(floor, unit):
     """E_ε U = ((1 − k)² x² + k²σ²)/2σ²: .51946 at c = .5, σ = .3, x = .8, here by ε = ±1; the floor only rescales."""
     c, sigma, x = 0.5, 0.3, 0.8
     noise = points(1.0, -1.0)
-    energy = DenoisingError(ideal(c, sigma), full(2, sigma), floor, noise)(points(x, x)).mean()
+    energy = DenoisingError(ideal(c, sigma), full(2, sigma), floor, noise)(points(x, x)).detach().mean()
     k = c**2 / (c**2 + sigma**2)
     want = ((1 - k) ** 2 * x**2 + k**2 * sigma**2) / (2 * unit**2)
     assert float(energy) == pytest.approx(want, rel=1e-12)
@@ -269,6 +271,49 @@ def test_each_loss_reaches_its_own_network_alone(monkeypatch):
         assert all(parameter.startswith(f"{name}.") for parameter in reached), name
 
 
+class Recording(Langevin):
+    """A chain that notes where it started and ended."""
+
+    def __call__(self, energy, x, **how):
+        end = super().__call__(energy, x, **how)
+        self.ends.append((x, end))
+        return end
+
+    def recorded(self):
+        object.__setattr__(self, "ends", [])
+        return self
+
+
+def test_the_texture_chain_starts_at_the_image_of_the_latent_before_the_decoder_s_step(monkeypatch):
+    """Line 10 is before line 18, and h is as in evaluation: with its running statistics."""
+    semantic, texture = Recording(2, 0.1).recorded(), Recording(3, 0.01, 0.005).recorded()
+    method, images_of_ends = denoising_ebm(semantic=semantic, texture=texture), []
+
+    def scramble(self, loss, *names):
+        with torch.no_grad():
+            if semantic.ends:
+                images_of_ends.append(copy.deepcopy(self.decoder).eval()(semantic.ends[0][1]))
+            for parameter in getattr(self, names[0]).parameters():
+                parameter.mul_(1.5)
+        return torch.tensor(0.0)
+
+    monkeypatch.setattr(type(method), "descend", scramble)
+    method.iterate(images(), torch.zeros(6))
+    (start, _), *rest = texture.ends
+    assert rest == []
+    torch.testing.assert_close(start, images_of_ends[0])
+    assert (images_of_ends[1] - images_of_ends[0]).abs().max() > 0.01, "the step changes it"
+
+
+def test_the_smallest_batch_is_one_image(monkeypatch):
+    method = denoising_ebm()
+    calls = watched(method, monkeypatch)
+    readings = method.iterate(images(1), torch.zeros(1))
+    assert all(value.isfinite() for value in readings.values())
+    assert [names[0] for _, names, _ in calls] == ["decoder", "denoiser"] * 3
+    assert method.sample(1).images.shape == (1, 1, SIZE, SIZE)
+
+
 @pytest.mark.parametrize("name", ["decoder", "denoiser"])
 def test_a_step_lowers_the_data_s_energy_against_the_chain_s(name, monkeypatch):
     """The loss of the last two steps falls by η|∇L|² to first order: data down against chain, and not the reverse."""
@@ -346,6 +391,76 @@ def test_samples_are_the_two_chains_written_out():
     assert math.isnan(alone.temperature)
 
 
+def test_the_paper_s_samples_are_the_two_chains_written_out():
+    """One σ of an image for both chains, each at temperature 1, without floor, prior and last denoising."""
+    sampling = replace(Sampling.paper(), latent_steps=2, image_steps=3)
+    # The printed step sizes diverge at the printed σ; of larger ones these few steps do not.
+    noise = GeometricNoise(128, 1.0, 0.2)
+    changes = {"learning": Learning.paper(), "sampling": sampling, "texture": Langevin(9, 0.01), "noise": noise}
+    method = denoising_ebm(ema_decay=0.0, **changes).eval()
+    r, h, random = method.denoiser, method.decoder, generator()
+    sigma = noise.sigma[torch.randint(128, (5,), generator=random)]
+    assert len(sigma.unique()) > 1
+
+    def step(energy, x, eta):
+        return Langevin(1, eta, math.sqrt(2 * eta))(energy, x, generator=random)
+
+    def error(x):
+        xi = torch.randn(x.shape, generator=random)
+        s = sigma.view(-1, 1, 1, 1)
+        return ((x - r(x + s * xi, sigma)) ** 2).sum((1, 2, 3)) / (2 * sigma**2)
+
+    z = torch.randn(5, 4, generator=random)
+    for _ in range(2):
+        z = step(lambda z: error(h(z)), z, 0.1)
+    x = h(z).detach()
+    for _ in range(3):
+        x = step(error, x, 0.01)
+    sampled = method.sample(5, generator=generator())
+    torch.testing.assert_close(sampled.images, x)
+    assert (sampled.nfe, sampled.temperature) == (2 * 2 + 1 + 3, 1.0)
+
+
+ASKED = {
+    "sample": lambda method: method.sample(4, generator=generator()).images,
+    "stages": lambda method: torch.cat([s for stage in method.stages(4, generator=generator()) for s in stage.states]),
+    "energy": lambda method: method.energy(images()),
+    "ood_score": lambda method: method.ood_score(images()),
+    "denoise": lambda method: method.denoise(images(), 0.3),
+    "representations": lambda method: method.representations()["autoencoder"](images()),
+}
+
+
+@pytest.mark.parametrize("make", [denoising_ebm, mdsm, score_network])
+def test_evaluation_is_by_the_averages_in_eval_mode(make):
+    method = make()
+    only = () if make is denoising_ebm else ("stages", "representations")
+    asked = {name: ask for name, ask in ASKED.items() if name not in only}
+    with method.evaluating():
+        want = {name: ask(method) for name, ask in asked.items()}
+    live = [getattr(method, name) for name in ("denoiser", "decoder") if hasattr(method, name)]
+    with torch.no_grad():
+        for network in live:
+            for parameter in network.parameters():
+                parameter.mul_(1.2)
+    method.train()
+    modes = set()
+    for network in method.averages.values():
+        network.module.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    for name in ("sample", "stages"):
+        if name in asked:
+            assert torch.equal(asked[name](method), want[name]), name
+    assert modes == {False}
+    assert all(network.training for network in live), "as it was before"
+    method.use_averages = False
+    with method.evaluating():
+        changed = {name: ask(method) for name, ask in asked.items()}
+        method.use_averages = True
+        for name, ask in asked.items():
+            assert torch.equal(ask(method), want[name]), name
+            assert not torch.allclose(changed[name], want[name], rtol=1e-3), name
+
+
 def test_stages_are_the_samples_and_count_evaluations():
     method = denoising_ebm()
     semantic, texture, denoised = method.stages(4, latent_steps=6, image_steps=4, keep=3, generator=generator())
@@ -418,19 +533,47 @@ def test_arguments_that_contradict_each_other():
         Sampling(sigma=(0.05, 0.5))
     with pytest.raises(UserError, match=r"learning\.reconstructions"):
         Learning(reconstructions=0)
+    method = denoising_ebm()
     with pytest.raises(UserError, match="no labels"):
-        denoising_ebm().sample(2, labels=torch.zeros(2))
+        method.sample(2, labels=torch.zeros(2))
+    for steps in ({"image_steps": -1}, {"latent_steps": -1}):
+        with pytest.raises(UserError, match="steps is -1; it must be 0 or more"):
+            method.stages(2, **steps)
+    with pytest.raises(UserError, match="keep is 0"):
+        method.stages(2, keep=0)
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: denoising_ebm(size=16), r"model\.in_channels and model\.size make images of \(1, 16, 16\)"),
+        (lambda: denoising_ebm(in_channels=3), r"of \(3, 8, 8\) .* data has \(1, 8, 8\)"),
+        (
+            lambda: denoising_ebm(decoder=SNGANGenerator(latent=4, out_channels=3, size=SIZE, width=8)),
+            r"model\.decoder make images of \(3, 8, 8\)",
+        ),
+        (lambda: denoising_ebm(decoder=None, semantic=None, size=16), r"\(1, 16, 16\)"),
+        (lambda: mdsm(size=16), r"\(1, 16, 16\) but data has \(1, 8, 8\)"),
+        (lambda: score_network(in_channels=3), r"\(3, 8, 8\) but data has \(1, 8, 8\)"),
+    ],
+)
+def test_images_of_another_shape_are_told_before_training(make, told, tmp_path):
+    with pytest.raises(UserError, match=told):
+        trainer(tmp_path, max_steps=1).fit(make(), TinyData())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("make", [denoising_ebm, mdsm, score_network])
-def test_a_run_trains_and_counts_batches(make, tmp_path):
+def test_a_run_trains_every_weight_and_counts_batches(make, precision, tmp_path):
+    """Under autocast too, where a cast made without gradient, as of z = f(x̃), must not stand in for one with."""
     method = make()
     before = {name: value.clone() for name, value in method.named_parameters() if "averages" not in name}
-    fit = trainer(tmp_path, max_steps=2, limit_val_batches=1)
+    fit = trainer(tmp_path, max_steps=2, limit_val_batches=1, precision=precision)
     fit.fit(method, TinyData())
     assert fit.global_step == 2
     assert all(value.isfinite().all() for value in method.parameters())
-    assert any(not torch.equal(value, before[name]) for name, value in method.named_parameters() if name in before)
+    still = [name for name, value in method.named_parameters() if name in before and torch.equal(value, before[name])]
+    assert still == []
 
 
 # ── the baselines ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -465,6 +608,21 @@ def test_score_network_samples_by_annealed_langevin():
     torch.testing.assert_close(sampled.images, x, rtol=1e-4, atol=1e-4)
     assert (sampled.nfe, sampled.steps, sampled.temperature) == (7, 6, 1.0)
     assert method.sample(2, steps=0).nfe == 0
+
+
+def test_mdsm_samples_by_langevin_steps_that_cool():
+    method = mdsm(ema_decay=0.0, cooling=Cooling(1, 2, 2)).eval()
+    random = generator()
+    energy = DenoisingPotential(method.denoiser, torch.full((4,), 0.2))
+    x = 2 * torch.randn(4, 1, SIZE, SIZE, generator=random)
+    for temperature in (100, 100, 1, 1, 0):
+        tau = math.sqrt(2 * 0.0008 * temperature)
+        x = x - 0.0008 * gradient(energy, x) + tau * torch.randn(x.shape, generator=random)
+    x = x - 0.2**2 * gradient(energy, x)
+    sampled = method.sample(4, generator=generator())
+    torch.testing.assert_close(sampled.images, x, rtol=1e-4, atol=1e-4)
+    assert (sampled.nfe, sampled.steps, sampled.temperature) == (6, 5, 0.0)
+    assert mdsm(cooling=Cooling(1, 2, 0)).sample(1).temperature == 1.0
 
 
 def test_mdsm_s_loss_matches_the_gradient_of_its_energy(monkeypatch):

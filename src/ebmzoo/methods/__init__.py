@@ -19,11 +19,12 @@ from ebmzoo.methods.capabilities import (
 from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
 from ebmzoo.methods.conditioning import Alternation, StartsFromImages
-from ebmzoo.methods.denoising_ebm import DenoisingEBM, Learning, Sampling
+from ebmzoo.methods.denoising_ebm import DenoisingEBM, Learning
 from ebmzoo.methods.dual_mcmc import DualMCMC, Teaching
 from ebmzoo.methods.liebm import LIEBM, Elbo
 from ebmzoo.methods.readings import Readings
 from ebmzoo.methods.recovery import RecoveryChain
+from ebmzoo.methods.two_stage import Sampling
 from ebmzoo.ssrl.stage import EncoderStage
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast, final
 
@@ -12,16 +12,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo.compose import DenoisingError, OfDecoder, Tilted
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.plane import PlaneData
 from ebmzoo.descent import Descent, each
-from ebmzoo.energy import Energy, frozen
+from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import Encodes, Proposes, SamplesInStages, Stage
-from ebmzoo.methods.denoising import ScoresByDenoising, check_scoring, falling, in_eval_mode, linked
+from ebmzoo.methods.denoising import ScoresByDenoising, check_scoring, in_eval_mode
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
+from ebmzoo.methods.two_stage import Sampling, TwoEnergies, TwoStage
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder
 from ebmzoo.schedule import GeometricNoise, column
@@ -56,36 +58,6 @@ class Learning:
     def paper(cls) -> Learning:
         """Algorithm 1 as printed."""
         return cls(weight=1.0, warmup=0, sigma_floor=0.0, prior=False)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How samples are made; `paper` is what §5 tells, 35 and 100 steps for CIFAR-10, without what it does not.
-
-    Args:
-        latent_steps: K, null for training's.
-        image_steps: T, null for training's.
-        sigma: each chain goes down in σ geometrically from the first to the second; null draws one σ from the set for
-            each image, as in training. The paper does not say.
-        denoise: end with x ← r(x, σ), σ the last of the chain's.
-    """
-
-    latent_steps: int | None = None
-    image_steps: int | None = None
-    sigma: tuple[float, float] | None = (0.5, 0.05)
-    denoise: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("latent_steps", "image_steps"):
-            if (steps := getattr(self, key)) is not None and steps < 0:
-                raise UserError(f"model.sampling.{key} is {steps}; it must be 0 or more")
-        if self.sigma is not None and not self.sigma[0] >= self.sigma[1] > 0:
-            raise UserError(f"model.sampling.sigma is {list(self.sigma)}; it must fall and stay above 0")
-
-    @classmethod
-    def paper(cls) -> Sampling:
-        """As printed for CIFAR-10."""
-        return cls(latent_steps=35, image_steps=100, sigma=None, denoise=False)
 
 
 @final
@@ -139,7 +111,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         texture: Langevin | None,
         noise: GeometricNoise | None = None,
         learning: Learning = Learning(),
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         in_channels: int = 3,
         size: int = 32,
         energy_sigma: float = 0.05,
@@ -181,6 +153,18 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
     def phase(self) -> str:
         return "warm-up" if self.global_step < self.learning.warmup else "training"
 
+    def check_data(self, data: ImageData | PlaneData) -> None:
+        shape = (data.channels, data.size, data.size)
+        made: dict[str, tuple[int, ...]] = {"in_channels and model.size": self.shape}
+        if self.decoder is not None:
+            with self.evaluating():
+                z = torch.zeros(1, self.decoder.latent, device=self.device)
+                made["decoder"] = tuple(self.decoder(z).shape[1:])
+        for key, of in made.items():
+            if of != shape:
+                raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
+        super().check_data(data)
+
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
@@ -207,6 +191,10 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         loss = squared_error(self.denoiser(noisy, sigma), x).mean()
         return readings | {"grad_norm": self.descend(loss, "denoiser"), "loss_denoising": loss.detach()}
 
+    def _energies(self) -> TwoEnergies:
+        """Of the weights being trained."""
+        return TwoEnergies(self.denoiser, self.decoder, self.sigma_floor)
+
     def _latent(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():
             return cast(DenoisingAutoEncoder, self.denoiser).encode(noisy, sigma)
@@ -214,37 +202,27 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
     def _teach_decoder(self, x: Tensor, sigma: Tensor, readings: Readings) -> tuple[Readings, Tensor]:
         """The semantic chain (lines 7–9), h's step by L_s (lines 14, 15), and x⁰ of h before that step (line 10)."""
         assert self.decoder is not None and self.semantic is not None  # noqa: PT018
+        energies = self._energies()
         with in_eval_mode(self.denoiser, self.decoder):
             z0 = torch.randn(len(x), self.decoder.latent, device=x.device)
-            z = self.semantic(self._of_latents(self.denoiser, self.decoder, sigma, self.learning.prior), z0)
+            z = self.semantic(energies.of_latents(sigma, self.learning.prior), z0)
             with torch.no_grad():
                 x0 = self.decoder(z)
             of_data = self._latent(x + column(sigma, x) * torch.randn_like(x), sigma)
             with frozen(self.denoiser):
-                both = self._of_latents(self.denoiser, self.decoder, sigma.repeat(2), prior=False)
-                data, ends = contrast(both, of_data, z)
+                data, ends = contrast(energies.of_latents(sigma.repeat(2), prior=False), of_data, z)
         norm = self.descend(self.learning.weight * (data - ends).mean(), "decoder")
         told = energies_told(data, ends) | chain_told(self.semantic, z0, z) | {"grad_norm": norm}
         return readings | {f"semantic_{key}": value for key, value in told.items()}, x0
 
     def _teach_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> Readings:
         """The texture chain (lines 11–13) and r's step by L_c (lines 16, 17)."""
+        energies = self._energies()
         with in_eval_mode(self.denoiser):
-            chain = texture(self._of_images(self.denoiser, sigma), x0)
-        data, ends = contrast(self._of_images(self.denoiser, sigma.repeat(2)), x, chain)
+            chain = texture(energies.of_images(sigma), x0)
+        data, ends = contrast(energies.of_images(sigma.repeat(2)), x, chain)
         norm = self.descend(self.learning.weight * (data - ends).mean(), "denoiser")
         return energies_told(data, ends) | chain_told(texture, x0, chain) | {"grad_norm": norm}
-
-    def _of_images(self, denoiser: Denoiser, sigma: Tensor, generator: torch.Generator | None = None) -> DenoisingError:
-        """U_c(·, σ)."""
-        return DenoisingError(denoiser, sigma, self.sigma_floor, generator=generator)
-
-    def _of_latents(
-        self, denoiser: Denoiser, h: Generator, sigma: Tensor, prior: bool, generator: torch.Generator | None = None
-    ) -> Energy:
-        """U_s(·, σ), with |z|²/2 where there is a `prior`."""
-        energy = OfDecoder(self._of_images(denoiser, sigma, generator), h)
-        return Tilted(energy, 1.0) if prior else energy
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,11 +249,11 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """Both chains, and the last denoising; `steps` are those on images, and 0 is the chains' start alone, h(z^K).
 
         Raises:
-            UserError: labels are given, or steps on images of a model without the texture chain.
+            UserError: labels are given, steps are below 0, or given of a model without the texture chain.
         """
         if labels is not None:
             raise UserError("DenoisingEBM is unconditional: sample takes no labels")
-        steps = self._image_steps(steps)
+        steps = self._samples().image_steps(steps)
         stages = self.stages(n, image_steps=steps, keep=1, generator=generator)
         temperature = self.texture.temperature if self.texture is not None and steps else math.nan
         start = "noise" if self.decoder is None else "semantic"
@@ -295,66 +273,14 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         Semantic states are decoded to be seen: `nfe` counts the decoding of a state, but of none before it.
 
         Raises:
-            UserError: steps are given of a chain that the model does not have, or `keep` is not 1 or more.
+            UserError: steps are given of a chain that the model does not have, or are below 0; `keep` is below 1.
         """
-        if self.semantic is None and latent_steps:
-            raise UserError(
-                f"latent_steps is {latent_steps}, but model.semantic is null: this model has no latent chain"
-            )
-        made: list[Stage] = []
         with self.evaluating():
-            if self.semantic is None or latent_steps == 0:
-                x, nfe = torch.randn(n, *self.shape, device=self.device, generator=generator), 0
-            else:
-                chain = self.semantic.lasting(self.sampling.latent_steps if latent_steps is None else latent_steps)
-                h = cast(Generator, self.network("decoder"))
-                kept = _kept(chain.steps, keep)
-                path = enumerate(self._latents(n, chain, h, generator))
-                states = [h(z) for k, z in path if k in kept]
-                made.append(Stage("semantic", states, [2 * k + 1 for k in kept]))
-                x, nfe = states[-1], made[-1].nfe[-1]
-            steps = self._image_steps(image_steps)
-            if self.texture is None or steps == 0:
-                return made or [Stage("texture", [x], [0])]
-            sigmas = self._sigmas(n, steps, generator)
-            kept = _kept(steps, keep)
-            net, once = cast(Denoiser, self.network("denoiser")), self.texture.lasting(1)
-            links = ((once, self._of_images(net, sigma, generator)) for sigma in sigmas)
-            states = [x for t, x in enumerate(linked(links, x, generator)) if t in kept]
-            made.append(Stage("texture", states, [nfe + t for t in kept]))
-            if self.sampling.denoise:
-                end = states[-1]
-                made.append(Stage("denoised", [end, net(end, sigmas[-1])], [nfe + steps, nfe + steps + 1]))
-        return made
+            return self._samples()(n, latent_steps, image_steps, keep, generator)
 
-    def _image_steps(self, steps: int | None) -> int:
-        if self.texture is None:
-            if steps:
-                raise UserError(f"steps is {steps}, but model.texture is null: this model has no chain on images")
-            return 0
-        given = self.sampling.image_steps if steps is None else steps
-        return self.texture.steps if given is None else given
-
-    def _latents(self, n: int, chain: Langevin, h: Generator, generator: torch.Generator | None) -> Iterator[Tensor]:
-        """z⁰ ~ N(0, I), …, z^K."""
-        net = cast(Denoiser, self.network("denoiser"))
-        z = torch.randn(n, h.latent, device=self.device, generator=generator)
-        sigmas = self._sigmas(n, chain.steps, generator)
-        prior = self.learning.prior
-        links = ((chain.lasting(1), self._of_latents(net, h, sigma, prior, generator)) for sigma in sigmas)
-        return linked(links, z, generator)
-
-    def _sigmas(self, n: int, steps: int, generator: torch.Generator | None) -> list[Tensor]:
-        """σ of each step, each `(n,)`."""
-        if self.sampling.sigma is None:
-            return [self.noise.draw(n, generator)] * steps
-        return [torch.full((n,), sigma, device=self.device) for sigma in falling(*self.sampling.sigma, steps)]
-
-
-def _kept(steps: int, keep: int) -> list[int]:
-    """At most `keep` of the states 0 … `steps`, evenly spaced with both ends; 1 is the last alone."""
-    if keep < 1:
-        raise UserError(f"keep is {keep}; it must be 1 or more")
-    if keep == 1:
-        return [steps]
-    return sorted({round(k * steps / (keep - 1)) for k in range(keep)})
+    def _samples(self) -> TwoStage:
+        """Of the weights that evaluation uses."""
+        r = cast(Denoiser, self.network("denoiser"))
+        h = None if self.decoder is None else cast(Generator, self.network("decoder"))
+        energies, prior = TwoEnergies(r, h, self.sigma_floor), self.learning.prior
+        return TwoStage(energies, self.semantic, self.texture, self.noise, self.sampling, prior, self.shape)

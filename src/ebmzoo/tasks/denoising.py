@@ -14,6 +14,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Denoises
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
+from ebmzoo.progress import tracked
 from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task
@@ -80,7 +81,7 @@ class Denoising(Task):
         found: dict[float, list[dict[str, Tensor]]] = {sigma: [] for sigma in self.sigmas}
         strips: list[Tensor] = []
         with method.evaluating():
-            for batch in torch.split(images, self.batch_size):
+            for batch in tracked(torch.split(images, self.batch_size), "images", unit="batch"):
                 x = prepare(batch.to(method.device))
                 eps = torch.randn(batch.shape).to(x)  # drawn on the CPU: the same on every device
                 shown = [x]

@@ -15,6 +15,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import SamplesInStages, Stage
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
+from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_against, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
@@ -125,7 +126,8 @@ class Stages(Task):
         """Raises `ChainDivergedError` where a chain does."""
         assert isinstance(method, SamplesInStages)
         followed, clock = Followed(), dict[str, float]()
-        for first in range(0, self.n, self.batch_size):
+        starts = range(0, self.n, self.batch_size)
+        for first in tracked(starts, f"{latent_steps}+{image_steps} steps", unit="batch"):
             n, at = min(self.batch_size, self.n - first), seed + first
             with stopwatch(clock, "all"):
                 stages = method.stages(

@@ -145,6 +145,8 @@ class MDSM(Method, Denoises):
     ) -> Samples:
         """Langevin steps while the temperature falls, from N(0, 4I), and one denoising; `steps` are all of them.
 
+        The temperature of these samples is that of the last step.
+
         Raises:
             UserError: labels are given.
         """
@@ -159,7 +161,7 @@ class MDSM(Method, Denoises):
             energy = self._of(cast(Denoiser, self.network("denoiser")), n)
             *_, x = linked(self._links(temperatures, energy), x, generator)
             x = self.denoise(x, self.sigma0)
-        return Samples(x, len(temperatures) + 1, "noise", len(temperatures), 1.0)
+        return Samples(x, len(temperatures) + 1, "noise", len(temperatures), temperatures[-1])
 
     def _links(self, temperatures: list[float], energy: Energy) -> Iterator[tuple[Langevin, Energy]]:
         for temperature in temperatures:

@@ -1,16 +1,13 @@
-"""What happens beside training: grids, the dead-energy warning, checkpoints, curves."""
-
-import json
+"""What happens beside training: grids, checkpoints, curves."""
 
 import pytest
 import torch
 from PIL import Image
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.report.curves import draw_curves, read_curve, smooth
 from ebmzoo.report.pictures import grid, save_grid
-from ebmzoo.training.callbacks import DeadEnergyWarning, SampleGrid
+from ebmzoo.training.callbacks import SampleGrid
 from ebmzoo.training.checkpoint import LastCheckpoint, load, read
 from tiny import TinyData, liebm, stage, trainer, without_latent
 
@@ -34,25 +31,6 @@ def test_no_grid_in_the_encoder_stage(tmp_path):
     method = liebm(encoder_stage=stage(epochs=1))
     trainer(tmp_path, max_epochs=1, callbacks=[SampleGrid(every_n_steps=2)]).fit(method, TinyData())
     assert not (tmp_path / "samples").exists()
-
-
-def test_dead_energy_is_told_once(tmp_path, capsys):
-    # a step size of zero is an energy that the chain cannot feel
-    dead = without_latent(sampler=Langevin(4, 0.0, 0.01))
-    watch = DeadEnergyWarning(every_n_steps=1, patience=3, ratio=1.1)
-    trainer(tmp_path, max_epochs=2, callbacks=[watch]).fit(dead, TinyData())
-    told = capsys.readouterr().err
-    assert "iteration 3: the energy is dead" in told
-    assert told.count("is dead") == 1
-    event = json.loads((tmp_path / "events.jsonl").read_text())
-    assert (event["step"], event["event"]) == (3, "dead_energy")
-
-
-def test_live_energy_is_not_told(tmp_path, capsys):
-    alive = without_latent(sampler=Langevin(4, 100.0, 1e-4))
-    trainer(tmp_path, max_epochs=2, callbacks=[DeadEnergyWarning(1.02, 3, 1)]).fit(alive, TinyData())
-    assert "is dead" not in capsys.readouterr().err
-    assert not (tmp_path / "events.jsonl").exists()
 
 
 def test_grid_is_bytes_with_small_images_enlarged(tmp_path):

@@ -1,6 +1,6 @@
 """Reads back what W&B wrote of an offline run: LevelDB's log format behind W&B's header of seven bytes.
 
-The reader of wandb's Python part went away with 0.25; this one is after the format's description,
+The reader of wandb's Python part went away; this one is after the format's description,
 https://github.com/google/leveldb/blob/main/doc/log_format.md, with W&B's plain CRC-32.
 """
 

@@ -24,7 +24,7 @@ DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RA
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `made` now, `kept` from before, or `failed` with a sentence; and the seconds that it took now."""
+    """How a run ended: `made` now, `kept` from before, or `failed` with a sentence; and its seconds now."""
 
     run: Run
     status: Literal["made", "kept", "failed"]

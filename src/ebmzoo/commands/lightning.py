@@ -14,32 +14,59 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.errors import UserError
+from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods import Method
 from ebmzoo.report.loggers import Identity, closing_wandb, log_scorecard, loggers
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
-from ebmzoo.training.callbacks import DeadEnergyWarning, PredictionsFile, ProgressBar, SampleGrid
+from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import KEY, LastCheckpoint, read
 from ebmzoo.training.config import ZooParser, mendable
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
+from ebmzoo.training.watchdog import DivergedError, Event, Watchdog, events_of
 
-OWN = ("seed_everything", "run_dir", "weights", "checkpoint_every", "grid_every", "tasks", "trainer", "model", "data")
+OWN = (
+    "seed_everything",
+    "run_dir",
+    "weights",
+    "checkpoint_every",
+    "grid_every",
+    "watchdog",
+    "tasks",
+    "trainer",
+    "model",
+    "data",
+)
 """The keys of a config that belong to the run, not to one command; a checkpoint carries them."""
 
 
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
-        ZooCLI(args=with_names_of_tasks(with_config_of_checkpoint(args, Path(folder))))
+        args = with_names_of_tasks(with_config_of_checkpoint(args, Path(folder)))
+        tries = 0
+        while (again := ZooCLI(args, tries).again) is not None:
+            args, tries = again, tries + 1
 
 
 class ZooCLI(LightningCLI):
     """LightningCLI for any `LightningModule` and data module by class path, with a run folder and tasks."""
 
-    def __init__(self, args: list[str]) -> None:
+    again: list[str] | None = None
+    """The command line that goes back to the last checkpoint, where a run has diverged and may be tried again."""
+
+    def __init__(self, args: list[str], tries: int = 0) -> None:
+        try:
+            self._run(args)
+        except (DivergedError, ChainDivergedError) as error:
+            self.again = self._after(error, args, tries)
+            if self.again is None:
+                raise
+
+    def _run(self, args: list[str]) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -60,6 +87,7 @@ class ZooCLI(LightningCLI):
         self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv is there too
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Watchdog, "watchdog")
         parser.add_argument("--run_dir", type=str, default="runs/run", help="the folder for all that the run makes")
         parser.add_argument("--tasks", type=list[Task], default=[], help="what `ebmzoo test` asks the model")
         parser.add_argument(
@@ -122,8 +150,8 @@ class ZooCLI(LightningCLI):
         if self.subcommand == "fit" and not init.trainer.fast_dev_run:
             callbacks += [
                 SampleGrid(config.grid_every),
-                DeadEnergyWarning(),
                 TrainingRecord(run_dir),
+                init.watchdog,
                 LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every),
             ]
         if self.subcommand == "predict":
@@ -138,6 +166,30 @@ class ZooCLI(LightningCLI):
             default_root_dir=str(run_dir),
             enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
         )
+
+    def _after(self, error: DivergedError | ChainDivergedError, args: list[str], tries: int) -> list[str] | None:
+        """The command line to go on with after a divergence, None where there is none; what was seen is kept."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            return None
+        run_dir, step = Path(config.run_dir), self.trainer.global_step
+        seen = (
+            error.event if isinstance(error, DivergedError) else Event(step, "non_finite", f"iteration {step}: {error}")
+        )
+        if tries >= config.watchdog.retries:
+            if self.trainer.is_global_zero:
+                seen.write(run_dir)
+            return None
+        changed = {key: _scaled(config, key, factor) for key, factor in (config.watchdog.changes or {}).items()}
+        checkpoint, seed = run_dir / "last.ckpt", int(config.seed_everything) + 1
+        back = str(checkpoint) if checkpoint.exists() else "the start"
+        told = f"{seen.told}. Going back to {back} (try {tries + 1} of {config.watchdog.retries}) with seed {seed}"
+        told += "".join(f", {key} {value}" for key, value in changed.items())
+        if self.trainer.is_global_zero:
+            Event(seen.step, seen.event, told).write(run_dir)
+        again = [*args, "--run_dir", str(run_dir), "--seed_everything", str(seed)]
+        again += ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
+        return again + [part for key, value in changed.items() for part in (f"--{key}", str(value))]
 
     def config_text(self) -> str:
         """The run's own keys, resolved, as YAML."""
@@ -170,6 +222,9 @@ class ZooCLI(LightningCLI):
     def after_test(self) -> None:
         folder = Path(self.trainer.default_root_dir) / "test"
         tasks = self.config_init[self.subcommand].tasks
+        if self.trainer.is_global_zero:
+            for event in events_of(folder.parent):
+                print(f"! training: {event.told}")
         if self.trainer.is_global_zero and tasks:
             log_scorecard(self.trainer.loggers, folder, [task.name for task in tasks])
             print(scorecard(folder, [task.name for task in tasks]) + f"\n\nfigures with their protocol: {folder}")
@@ -216,6 +271,23 @@ def with_names_of_tasks(args: list[str]) -> list[str]:
         return args
     joined = re.sub(r"(^|\0)--tasks[=\0](?=[a-z_]+(,[a-z_]+)*,?(\0|$))", r"\1--only=", "\0".join(args))
     return joined.split("\0")
+
+
+def _scaled(config: Any, key: str, factor: float) -> float | int:
+    """The number at `key` of a resolved config, times `factor`; a whole number stays one.
+
+    Raises:
+        UserError: there is no number at that key.
+    """
+    at: Any = config
+    for part in key.split("."):
+        at = at.get("init_args", at) if part not in at else at
+        if part not in at:
+            raise UserError(f"watchdog.changes: there is no key '{key}'")
+        at = at[part]
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise UserError(f"watchdog.changes: {key} is {at}, which is no number")
+    return max(1, round(at * factor)) if isinstance(at, int) else at * factor
 
 
 def _next_free(run_dir: Path) -> Path:

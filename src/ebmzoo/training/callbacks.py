@@ -1,10 +1,7 @@
-"""What happens beside training: sample grids, the dead-energy warning, the progress bar, predictions on disk."""
+"""What happens beside training: sample grids, the progress bar, predictions on disk."""
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,39 +64,6 @@ class SampleGrid(Callback):
             if isinstance(logger, WandbLogger):
                 for name, picture in pictures.items():
                     logger.log_image(f"train/{name}", [picture.permute(1, 2, 0).numpy()], step=trainer.global_step)
-
-
-class DeadEnergyWarning(Callback):
-    """Says so when the chain moves no farther than its noise alone would: an energy that is flat where the chain is.
-
-    The reading is `train/displacement_ratio`, the chain's displacement over √K·τ: at 1 the gradient has no part in it.
-
-    Args:
-        ratio: at or below it the energy counts as dead.
-        patience: for so many readings in a row.
-        every_n_steps: iterations between two readings.
-    """
-
-    def __init__(self, ratio: float = 1.02, patience: int = 5, every_n_steps: int = 50) -> None:
-        self.ratio, self.patience, self.every_n_steps = ratio, patience, every_n_steps
-        self.dead = 0
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % self.every_n_steps != 0:
-            return
-        reading = trainer.callback_metrics.get("train/displacement_ratio")
-        if reading is None or not math.isfinite(value := float(reading)):
-            return
-        self.dead = self.dead + 1 if value <= self.ratio else 0
-        if self.dead == self.patience and trainer.is_global_zero:
-            sentence = (
-                f"iteration {trainer.global_step}: the energy is dead, for {self.patience} readings the chain has "
-                f"moved {value:.3f} times as far as its noise alone; try spectral_norm: none, a larger step_size or "
-                "gamma, or less noise"
-            )
-            print(sentence, file=sys.stderr)
-            with (Path(trainer.default_root_dir) / "events.jsonl").open("a") as file:
-                file.write(json.dumps({"step": trainer.global_step, "event": "dead_energy", "told": sentence}) + "\n")
 
 
 class ProgressBar(TQDMProgressBar):

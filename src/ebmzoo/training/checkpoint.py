@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -50,6 +51,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get(KEY, {}).get("random", [])
+        if _seed(checkpoint.get(KEY, {}).get("config", "")) != _seed(self.config):
+            states = []  # who gives another seed wants other random numbers
         self._random = states[trainer.global_rank] if trainer.global_rank < len(states) else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +79,10 @@ class LastCheckpoint(Checkpoint):
             aside.replace(self.path)
         trainer.strategy.barrier("LastCheckpoint.save")
         self._saved = trainer.global_step
+
+
+def _seed(config: str) -> Any:
+    return (yaml.safe_load(config) or {}).get("seed_everything")
 
 
 def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,189 @@
+"""Watches a run for the ways in which training energies fails, says what it saw, and stops what cannot recover."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import Proposes
+from ebmzoo.randomness import repeatable
+
+Kind = Literal["non_finite", "exploding_energy", "dead_energy", "collapsed_generator"]
+
+
+STILL = 1e-6
+"""A displacement below it, per pixel, is none: it is what tells a dead energy where a chain has no noise."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What was seen at which iteration, in a sentence."""
+
+    step: int
+    event: str
+    told: str
+
+    def write(self, folder: Path) -> None:
+        """Add it to `<folder>/events.jsonl` and say it on the standard error."""
+        print(self.told, file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(self)) + "\n")
+
+
+class DivergedError(UserError):
+    """A run has diverged; `event` says at which iteration and how."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.told)
+        self.event = event
+
+
+class Watchdog(Callback):
+    """Looks at the readings of every `every_n_steps`-th iteration, and at the weights before a checkpoint is written.
+
+    - `non_finite`: a reading, or a weight, that is NaN or infinite.
+    - `exploding_energy`: |mean E| of data or chain above `energy_limit`.
+    - `dead_energy`: `train/displacement_ratio`, the chain's displacement over √K·τ, at or below `dead_ratio`: the chain
+      moves no farther than its noise alone would; or, without noise, not at all.
+    - `collapsed_generator`: what the generator (or initializer) proposes varies, per pixel, less than `collapse` times
+      as much as the data; looked at every tenth time.
+
+    The last two are told after `patience` readings in a row. A kind among `stops` ends the run: the exception leaves
+    the last checkpoint, which is of before, and `ebmzoo fit` goes back to it up to `retries` times, each time with
+    another seed and with every config key of `changes` multiplied by its factor.
+
+    Args:
+        stops: the kinds that end a run; the others are told.
+        retries: how often `ebmzoo fit` goes back to the last checkpoint; 0 ends the run at once.
+        changes: config keys and factors, such as `{model.sampler.step_size: 0.5, model.sampler.steps: 2}`.
+        energy_limit: see `exploding_energy`.
+        dead_ratio: see `dead_energy`.
+        collapse: see `collapsed_generator`; 0 for never.
+        patience: readings in a row.
+        every_n_steps: iterations between two readings.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        stops: tuple[Kind, ...] = ("non_finite", "exploding_energy"),
+        retries: int = 0,
+        changes: dict[str, float] | None = None,
+        energy_limit: float = 1e8,
+        dead_ratio: float = 1.02,
+        collapse: float = 0.02,
+        patience: int = 5,
+        every_n_steps: int = 50,
+    ) -> None:
+        least = {"retries": (retries, 0), "patience": (patience, 1), "every_n_steps": (every_n_steps, 1)}
+        for key, (value, needed) in (least | {"collapse": (collapse, 0)}).items():
+            if value < needed:
+                raise UserError(f"watchdog.{key} is {value}; it must be {needed} or more")
+        if not energy_limit > 0:
+            raise UserError(f"watchdog.energy_limit is {energy_limit}; it must be above 0")
+        self.stops, self.retries, self.changes = tuple(stops), retries, changes or {}
+        self.energy_limit, self.dead_ratio, self.collapse = energy_limit, dead_ratio, collapse
+        self.patience, self.every_n_steps = patience, every_n_steps
+        self._in_a_row: dict[str, int] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps != 0:
+            return
+        readings = _readings(trainer)
+        seen = dict(self._at_once(readings))
+        seen |= self._in_time("dead_energy", _dead(readings, self.dead_ratio))
+        if trainer.global_step % (10 * self.every_n_steps) == 0 and isinstance(pl_module, Method):
+            seen |= self._in_time("collapsed_generator", self._collapsed(pl_module, batch))
+        for kind, told in seen.items():
+            self._tell(trainer, kind, told)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["state_dict"].items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+                told = f"{name} holds NaN or infinity; the last checkpoint is of before"
+                raise DivergedError(_event(trainer, "non_finite", told))
+
+    def _at_once(self, readings: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        # The ratio is over √K·τ, which may be 0; the displacement itself stands beside it.
+        watched = {name: value for name, value in readings.items() if name != "train/displacement_ratio"}
+        bad = [name for name, value in watched.items() if not math.isfinite(value)]
+        if bad:
+            yield "non_finite", f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite"
+        for name in ("train/energy_data", "train/energy_chain"):
+            value = readings.get(name, 0.0)
+            if math.isfinite(value) and abs(value) > self.energy_limit:
+                yield "exploding_energy", f"{name} is {value:.3g}, beyond {self.energy_limit:.3g}"
+
+    def _collapsed(self, method: Method, batch: Any) -> str | None:
+        if not (self.collapse and method.trains_energy and isinstance(method, Proposes) and method.can_propose):
+            return None
+        with repeatable(seed=0):
+            proposed = method.sample(32, steps=0).images
+        ratio = float(proposed.std(0).mean() / batch[0].std(0).mean().clamp_min(1e-12))
+        if ratio >= self.collapse:
+            return None
+        return f"the generator has collapsed, its images vary {ratio:.2g} times as much as the data"
+
+    def _in_time(self, kind: str, told: str | None) -> dict[str, str]:
+        """What has been seen for the `patience`-th time in a row."""
+        self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if told is not None else 0
+        return {kind: told} if told is not None and self._in_a_row[kind] == self.patience else {}
+
+    def _tell(self, trainer: Trainer, kind: str, told: str) -> None:
+        event = _event(trainer, kind, told)
+        if kind in self.stops:
+            raise DivergedError(event)
+        if trainer.is_global_zero:
+            event.write(Path(trainer.default_root_dir))
+
+
+def _event(trainer: Trainer, kind: str, told: str) -> Event:
+    return Event(trainer.global_step, kind, f"iteration {trainer.global_step}: {told}{_REMEDIES[kind]}")
+
+
+_REMEDIES = {
+    "non_finite": "; lower the learning rate or the step size, limit the gradient (clip_norm), or set watchdog.retries",
+    "exploding_energy": "; lower the learning rate, regularise the energies, or use spectral_norm",
+    "dead_energy": "; try spectral_norm: none, a larger step_size or gamma, or less noise",
+    "collapsed_generator": "; lower its learning rate or lengthen the chain",
+}
+
+
+def _readings(trainer: Trainer) -> dict[str, float]:
+    """The `train/…` readings; the host waits for the device once for all of them."""
+    named = {n: v for n, v in trainer.callback_metrics.items() if n.startswith("train/") and v.numel() == 1}
+    if not named:
+        return {}
+    values = torch.stack([v.detach().float().flatten()[0] for v in named.values()]).tolist()
+    return dict(zip(named, values, strict=True))
+
+
+def _dead(readings: Mapping[str, float], limit: float) -> str | None:
+    ratio = readings.get("train/displacement_ratio")
+    if readings.get("train/displacement", 1.0) < STILL:
+        return "the energy is dead, the chain does not move"
+    if ratio is None or not math.isfinite(ratio) or ratio > limit:
+        return None
+    return f"the energy is dead, the chain has moved {ratio:.3f} times as far as its noise alone"
+
+
+def events_of(run_dir: Path) -> list[Event]:
+    """What was told of a run, in its order."""
+    path = run_dir / "events.jsonl"
+    return [Event(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []

@@ -253,6 +253,17 @@ def _legend(records: Sequence[Record], style: dict[str, int]) -> Html:
     return tag("ul", *(tag("li", swatch(style[r.name], r.name), r.name) for r in records), class_="legend")
 
 
+SCORES = {
+    "score": "the method's own score",
+    "energy": "the energy E(x)",
+    "gradient": "the gradient |∇E(x)|",
+    "drop": "the drop of E over a few steps",
+    "reconstruction": "the error of reconstruction",
+    "chosen": "the score chosen on other images",
+}
+"""What the scores of out-of-distribution detection are called."""
+
+
 def _heat(records: Sequence[Record]) -> list[Html]:
     """AUROC of each run and set as coloured cells, a table for each score."""
     keys = list(dict.fromkeys(key for record in records for key in record.figures if key.startswith("ood/")))
@@ -267,7 +278,7 @@ def _heat(records: Sequence[Record]) -> list[Html]:
             for r in rows
         ]
         grid = tag("table", tag("thead", tag("tr", tag("th", "run", scope="col"), *heads)), tag("tbody", *body))
-        named = {"score": "the method's own score", "energy": "the energy E(x)"}.get(score, score.replace("_", " "))
+        named = SCORES.get(score, score.replace("_", " "))
         parts += [tag("h3", f"AUROC of {named}"), _boxed(grid, f"AUROC of {named}", "heat")]
     if not parts:
         return []

@@ -167,7 +167,7 @@ def _grid(across: Axis, up: Axis) -> Html:
 
 def _told(value: float) -> str:
     size = abs(value)
-    if size >= 1e6:
+    if size >= 1e5:
         told = f"{value / 1e6:g}M" if size < 1e9 else f"{value:.0e}"
     else:
         told = f"{value:.6g}" if size >= 1 or size < 1e-4 else f"{value:.3g}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,6 +17,7 @@ from ebmzoo.autoencoder.kl import KLAutoEncoder, mean_and_std
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.errors import UserError
 from ebmzoo.metrics.fidelity import mean_squared_error
+from ebmzoo.pretrained import load_pretrained
 
 _PREFIX = "coder."
 
@@ -128,27 +127,4 @@ def load_coder(coder: ImageCoder, path: str | Path) -> None:
     Raises:
         UserError: If the file is missing, is no checkpoint with a coder, or holds another coder than this one.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; it must be the checkpoint of an auto-encoder, made by `ebmzoo fit`")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint that can be read safely; one made by `ebmzoo fit` is needed"
-        ) from error
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    weights = {k.removeprefix(_PREFIX): v for k, v in (state or {}).items() if k.startswith(_PREFIX)}
-    if not weights:
-        raise UserError(
-            f"{path}: a checkpoint without an auto-encoder; one whose state_dict has '{_PREFIX}' keys is needed"
-        )
-    own = coder.state_dict()
-    for key in sorted(own.keys() | weights.keys()):
-        found = tuple(weights[key].shape) if key in weights else "missing"
-        needed = tuple(own[key].shape) if key in own else "absent"
-        if found != needed:
-            raise UserError(
-                f"{path}: holds another auto-encoder than the configured one: "
-                f"{key} is {found} in the file and must be {needed}"
-            )
-    coder.load_state_dict(weights)
+    load_pretrained(coder, path, _PREFIX, "auto-encoder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.errors import UserError
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.networks.base import Encoder
+from ebmzoo.pretrained import load_pretrained
 from ebmzoo.ssrl.objective import Objective
 from ebmzoo.ssrl.schedule import warmup_then_drops
 
@@ -115,25 +114,4 @@ def load_encoder(encoder: Encoder, path: str | Path) -> None:
     Raises:
         UserError: If the file is missing, is no checkpoint with an encoder, or holds another encoder than this one.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; it must be the checkpoint of an encoder, made by `ebmzoo fit`")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint that can be read safely; one made by `ebmzoo fit` is needed"
-        ) from error
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    weights = {k.removeprefix(_PREFIX): v for k, v in (state or {}).items() if k.startswith(_PREFIX)}
-    if not weights:
-        raise UserError(f"{path}: a checkpoint without an encoder; one whose state_dict has '{_PREFIX}' keys is needed")
-    own = encoder.state_dict()
-    for key in sorted(own.keys() | weights.keys()):
-        found = tuple(weights[key].shape) if key in weights else "missing"
-        needed = tuple(own[key].shape) if key in own else "absent"
-        if found != needed:
-            raise UserError(
-                f"{path}: holds another encoder than the configured one: "
-                f"{key} is {found} in the file and must be {needed}"
-            )
-    encoder.load_state_dict(weights)
+    load_pretrained(encoder, path, _PREFIX, "encoder")

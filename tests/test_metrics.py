@@ -9,11 +9,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import (
     FeatureStatistics,
+    aupr,
+    aupr_in,
     auroc,
     fpr95,
     frechet_distance,
@@ -241,7 +244,28 @@ def test_fpr95_exactly(inside: list[float], outside: list[float], exact: float) 
     assert fpr95(shuffled + 1e6, torch.tensor(outside) + 1e6) == pytest.approx(exact)
 
 
-@pytest.mark.parametrize("metric", [auroc, fpr95])
+@pytest.mark.parametrize(("n", "m", "values"), [(31, 23, 12), (5, 40, 3), (40, 5, 1000), (1, 1, 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_aupr_is_the_average_precision_with_ties(n: int, m: int, values: int, seed: int) -> None:
+    """Of either class as the positive one, for many scores of few values, so that most are tied."""
+    generator = torch.Generator().manual_seed(seed)
+    inside = torch.randint(0, values, (n,), generator=generator) + 1e6
+    outside = torch.randint(values // 3, values + 2, (m,), generator=generator) + 1e6
+    labels, scores = [0] * n + [1] * m, torch.cat([inside, outside]).numpy()
+    assert aupr(inside, outside) == pytest.approx(average_precision_score(labels, scores), rel=1e-12)
+    others = [1 - label for label in labels]
+    assert aupr_in(inside, outside) == pytest.approx(average_precision_score(others, -scores), rel=1e-12)
+
+
+def test_aupr_at_its_ends() -> None:
+    low, high = torch.tensor([-math.inf, -1e30, 2.0]), torch.tensor([2.5, math.inf])
+    assert aupr(low, high) == aupr_in(low, high) == 1
+    assert aupr(torch.ones(6), torch.ones(2)) == 2 / 8, "blind, it is the share of the positive class"
+    assert aupr_in(torch.ones(6), torch.ones(2)) == 6 / 8
+    assert aupr(high, low) == pytest.approx((1 / 3 + 2 / 4 + 3 / 5) / 3), "three after the two that come first"
+
+
+@pytest.mark.parametrize("metric", [auroc, aupr, aupr_in, fpr95])
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, math.nan]), torch.tensor([]), torch.zeros(2, 1)])
 def test_detection_refuses_scores_without_a_rank(metric: Callable[[Tensor, Tensor], float], bad: Tensor) -> None:
     with pytest.raises(UserError, match="in-distribution"):

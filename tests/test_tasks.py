@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +9,9 @@ from torch import nn
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method, Samples
-from ebmzoo.methods.capabilities import ScoresByChance
 from ebmzoo.metrics import ClassifierFeatures, Pixels
 from ebmzoo.report.scorecard import scorecard, table
-from ebmzoo.tasks import Generation, OutOfDistributionDetection, Representation, Result
+from ebmzoo.tasks import Generation, Representation, Result
 from ebmzoo.tasks.generation import draw
 from tiny import TinyData, liebm, stage, trainer, without_latent
 
@@ -80,75 +78,6 @@ def test_drawn_samples_are_bytes_in_the_order_drawn():
     images = TinyData(n=8).train_set.float()
     drawn, _ = draw(Oracle(images), 7, batch_size=3)
     assert torch.equal(drawn, TinyData(n=8).train_set.images[:7])
-
-
-def test_ood_separates_by_the_known_score():
-    class Dark:
-        name = "dark"
-
-        def load(self, like):
-            return like.test_set.take([0] * 5).__class__(
-                torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.zeros(5, dtype=torch.long), ("x",), "dark"
-            )
-
-    class Absent:
-        name = "absent"
-
-        def load(self, like):
-            raise UserError("no network: put absent.tar into datasets")
-
-    data = TinyData(ood=[Dark(), Absent()])
-    result = OutOfDistributionDetection()(Oracle(data.train_set.float()), data)
-    assert result.figures["dark/auroc_energy"] == 0  # darker is lower energy: every pair is the wrong way round
-    assert result.figures["dark/auroc_score"] == 1
-    assert result.figures["dark/fpr95_score"] == 0
-    assert result.notes == ["absent: no network: put absent.tar into datasets"]
-    assert "data.ood is empty" in OutOfDistributionDetection()(Oracle(data.train_set.float()), TinyData()).notes[0]
-
-
-class Black:
-    """An out-of-distribution set of 5 black images."""
-
-    name = "black"
-
-    def load(self, like):
-        return replace(like.test_set.take([0] * 5), images=torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
-
-
-class Chancy(Oracle, ScoresByChance):
-    """A score for each of `signs`: that many times the energy."""
-
-    def __init__(self, images, signs):
-        super().__init__(images)
-        self.signs, self.ood_seeds = signs, len(signs)
-
-    def ood_scores(self, x):
-        return torch.stack([sign * self.energy(x) for sign in self.signs])
-
-    def ood_score(self, x):
-        return self.ood_scores(x).mean(0)
-
-
-def test_ood_tells_the_spread_over_the_seeds_of_a_score():
-    data = TinyData(ood=[Black()])
-    task = OutOfDistributionDetection(batch_size=3)
-    result = task(Chancy(data.train_set.float(), (-3.0, 1.0, 0.0)), data)
-    # alone, the first seed is always right, the second always wrong and the third blind; their mean is always right
-    assert result.protocol["auroc_score_of_seeds"] == {"black": [1.0, 0.0, 0.5]}
-    assert result.figures["black/auroc_score_std"] == pytest.approx(0.5, abs=1e-12)
-    assert result.figures["black/auroc_score"] == 1
-    assert result.figures["black/fpr95_score"] == 0
-    assert result.figures["black/auroc_energy"] == 0
-    one = task(Chancy(data.train_set.float(), (-1.0,)), data)
-    assert one.protocol["auroc_score_of_seeds"] == {"black": [1.0]}
-    assert "black/auroc_score_std" not in one.figures, "one seed has no spread"
-
-
-def test_ood_of_a_score_without_noise_has_no_spread():
-    data = TinyData(ood=[Black()])
-    result = OutOfDistributionDetection()(Oracle(data.train_set.float()), data)
-    assert set(result.figures) == {f"black/{what}_{of}" for what in ("auroc", "fpr95") for of in ("energy", "score")}
-    assert result.protocol == {"in": "tiny", "in_images": 16, "out_images": {"black": 5}}
 
 
 def test_representation_probes_what_the_method_has(tmp_path):

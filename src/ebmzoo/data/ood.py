@@ -19,10 +19,16 @@ class OutOfDistribution(ABC):
     """Images that a model of another data set should find unlikely; `name` is what tables call them."""
 
     name: str
+    near_to: tuple[str, ...] = ()
+    """The data sets, by name, whose kind of picture it has with other contents (OpenOOD: semantic shift alone)."""
 
     @abstractmethod
     def load(self, like: ImageData) -> ImageSet:
         """`(N, like.channels, like.size, like.size)` images, the same at every call."""
+
+    def is_near(self, like: ImageData) -> bool:
+        """Whether it is near `like`, or far. Source: Yang et al. 2022 (OpenOOD)."""
+        return like.name in self.near_to
 
 
 def positive(n: int | None) -> int | None:
@@ -99,6 +105,10 @@ class Interpolation(OutOfDistribution):
             raise UserError(f"offset: {self.offset} is too much for the {len(x)} test images of {like.name}")
         mean = (x[: -self.offset] + x[self.offset :] + 1) // 2
         return some(unlabelled(mean.to(torch.uint8), self.name), self.n, self.seed)
+
+    def is_near(self, like: ImageData) -> bool:
+        """Near, whatever the data: it is made of them."""
+        return True
 
 
 class Inverted(OutOfDistribution):

@@ -49,7 +49,7 @@ class PublishedTest(OutOfDistribution, ABC):
 class CIFAR10Test(PublishedTest):
     """The 10,000 test images of CIFAR-10, for models of other data."""
 
-    name = "CIFAR-10"
+    name, near_to = "CIFAR-10", ("CIFAR-100",)
 
     def read(self, like: ImageData) -> ImageSet:
         """From `root`."""
@@ -59,7 +59,7 @@ class CIFAR10Test(PublishedTest):
 class CIFAR100Test(PublishedTest):
     """The 10,000 test images of CIFAR-100."""
 
-    name = "CIFAR-100"
+    name, near_to = "CIFAR-100", ("CIFAR-10",)
 
     def read(self, like: ImageData) -> ImageSet:
         """From `root`."""
@@ -79,7 +79,7 @@ class SVHNTest(PublishedTest):
 class MNISTTest(PublishedTest):
     """The 10,000 test images of MNIST."""
 
-    name = "MNIST"
+    name, near_to = "MNIST", ("Fashion-MNIST",)
 
     def read(self, like: ImageData) -> ImageSet:
         """From `root`."""
@@ -89,7 +89,7 @@ class MNISTTest(PublishedTest):
 class FashionMNISTTest(PublishedTest):
     """The 10,000 test images of Fashion-MNIST."""
 
-    name = "Fashion-MNIST"
+    name, near_to = "Fashion-MNIST", ("MNIST",)
 
     def read(self, like: ImageData) -> ImageSet:
         """From `root`."""

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebmzoo.energy import Energy
+from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Samples
 from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.ranges import ImageRange
 from ebmzoo.schedule import NoiseSchedule
 
 
@@ -57,6 +60,17 @@ class StartsFromGenerator(Generates, Proposes):
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
         """Every state of the chain that `sample` runs, here from the images `x` in [-1, 1]: K + 1 of them."""
+
+
+class HasChain(ABC):
+    """Samples by Langevin steps on images, which `range` says the units of."""
+
+    sampler: Langevin
+    range: ImageRange
+
+    @abstractmethod
+    def chain_energy(self) -> Energy:
+        """What the chain of samples descends, of images in `range`: the energy, of the weights of evaluation."""
 
 
 class Reconstructs(Generates):

@@ -1,7 +1,7 @@
 """What images and OOD scores are measured by, and the feature extractors they are measured in."""
 
 from ebmzoo.metrics.classifier import Classifier
-from ebmzoo.metrics.detection import auroc, fpr95
+from ebmzoo.metrics.detection import aupr, aupr_in, auroc, fpr95
 from ebmzoo.metrics.distribution import inception_score, kernel_distance, precision_recall
 from ebmzoo.metrics.extractors import ClassifierFeatures, FeatureExtractor, Pixels, extract
 from ebmzoo.metrics.fidelity import fidelity, mean_squared_error, ssim_window
@@ -15,6 +15,8 @@ __all__ = [
     "FeatureStatistics",
     "InceptionV3",
     "Pixels",
+    "aupr",
+    "aupr_in",
     "auroc",
     "extract",
     "fidelity",

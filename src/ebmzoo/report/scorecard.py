@@ -31,16 +31,21 @@ def scorecard(folder: Path, tasks: Iterable[str]) -> str:
 
 def _section(result: dict[str, Any]) -> str:
     spread = result.get("spread", {})
-    figures = {name: _number(value, spread.get(name)) for name, value in result["figures"].items()}
+    within = result["protocol"].get("intervals", {})
+    figures = {
+        name: _number(value, spread.get(name)) + _interval(within.get(name))
+        for name, value in result["figures"].items()
+    }
     lines = [f"{result['task']}  ({_protocol(result)})"]
     rows, columns = _pivot(figures)
-    if rows:
-        lines.append(
-            table(
-                ((name, *(cells.get(c, _number(None)) for c in columns)) for name, cells in rows.items()),
-                ("", *columns),
+    for shown in _blocks(columns) if "scores" in result["protocol"] else [columns]:
+        if rows:
+            lines.append(
+                table(
+                    ((name, *(cells.get(c, _number(None)) for c in shown)) for name, cells in rows.items()),
+                    ("", *shown),
+                )
             )
-        )
     lines += [f"! {note}" for note in result["notes"]]
     if result["pictures"]:
         lines.append("pictures: " + ", ".join(result["pictures"]))
@@ -68,6 +73,19 @@ def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str
         if column not in columns:
             columns.append(column)
     return rows, columns
+
+
+def _blocks(columns: list[str]) -> list[list[str]]:
+    """Columns `<metric>_<score>` by their metric, a table each: beside each other all would be too wide to read."""
+    blocks: dict[str, list[str]] = {}
+    for column in columns:
+        metric = next(m for m in ("auroc", "aupr_in", "aupr", "fpr95", "") if column.startswith(m))
+        blocks.setdefault(metric, []).append(column)
+    return list(blocks.values())
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "" if ends is None else f" [{ends[0]:.3g}, {ends[1]:.3g}]"
 
 
 def _number(value: float | None, spread: float | None = None) -> str:
@@ -121,7 +139,14 @@ def _protocol(result: dict[str, Any]) -> str:
     if "latent_chain" in told:
         parts.append(_latent_chain(told["latent_chain"]))
     if "in_images" in told:
-        parts.append(f"{told['in_images']} images of {told['in']}; energy: E(x); score: the method's own")
+        parts.append(f"{told['in_images']} images of {told['in']}")
+        parts += [f"{score}: {what}" for score, what in told.get("scores", {}).items()]
+    if near := [name for name, kind in told.get("kinds", {}).items() if kind == "near"]:
+        parts.append(f"near: {', '.join(near)}")
+    if "chosen" in told:
+        parts.append(f"chosen: {told['chosen']['score']}, by other halves of all sets")
+    if "intervals" in told:
+        parts.append("{level:.0%} intervals of {resamples} resamples".format(**told["intervals"]))
     if "train_images" in told:
         parts.append(f"{told['train_images']} training, {told['test_images']} test images")
     if told.get("seeds", 1) > 1:

@@ -2,79 +2,262 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.images import to_float
+from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.images import shuffled
+from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
+from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import ScoresByChance
-from ebmzoo.metrics import auroc, fpr95
+from ebmzoo.metrics import FeatureExtractor, auroc
+from ebmzoo.metrics.bootstrap import intervals
+from ebmzoo.metrics.detection import METRICS, Ranked
+from ebmzoo.progress import tracked
+from ebmzoo.report.histograms import Histogram, histogram, save_histograms
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
+from ebmzoo.tasks.scores import SCORES, Score, scores_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores `(N,)` of a set of images, by the score's name, and where the method's has noise its own, `(S, N)`."""
+
+    scores: dict[str, Tensor]
+    of_seeds: Tensor | None = None
+
+    def halves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The scores of two disjoint halves of the images, by a split that depends on their number alone."""
+        n = max(map(len, self.scores.values()), default=0)
+        order = shuffled(n, seed=0)
+        parts = order[: n // 2], order[n // 2 :]
+        first, second = ({name: of[part] for name, of in self.scores.items()} for part in parts)
+        return first, second
 
 
 class OutOfDistributionDetection(Task):
-    """AUROC and FPR95 of the data module's out-of-distribution sets against its test set.
+    """AUROC, AUPR and FPR95 of the data module's out-of-distribution sets against its test set, for several scores.
 
-    Two scores, both higher for what is farther out: the marginal energy E(x), and the method's own (LIEBM, Eq. 15:
-    the joint score). A set that cannot be had is left out, with a note. Of a method whose score has noise in it,
-    `auroc_score` is of the mean over its seeds, `auroc_score_std` the standard deviation over S seeds (divisor S − 1)
-    of the AUROC of each seed's scores alone, which the protocol lists.
+    A row is a set, or `near` or `far`, the mean over the sets of that kind; a column is a metric of a score. The
+    scores, all higher for what is farther out (`scores.py`): `energy` E(x); `score` the method's own (LIEBM, Eq. 15:
+    the joint score), which for many is E(x) again; `gradient` |∇E(x)|; `drop`, by how much a few steps lower E;
+    `reconstruction`, the squared error. `aupr` has the other set as the positive class, `aupr_in` the test set. A set
+    that cannot be had, or a score that is no number there, is left out, with a note. The protocol has a bootstrap
+    interval of every figure of a set: of the images' chance alone, not of the training's.
+
+    Of a method whose score has noise in it, `auroc_score` is of the mean over its seeds, `auroc_score_std` the standard
+    deviation over S seeds (divisor S − 1) of the AUROC of each seed's scores alone, which the protocol lists.
+    Source: Yang et al. 2022 and Zhang et al. 2023 (OpenOOD).
 
     Args:
         n: at most so many images of each set.
         batch_size: images in one evaluation.
+        scores: those to compute, of those that the method has; null for all.
+        drop_steps: the steps of `drop`.
+        sigma: the noise of `reconstruction` by a denoiser, in units of [-1, 1].
+        near: the sets that are near, by name, all others being far; null for what each says itself of the data.
+        choose: auroc: one score is chosen by its mean AUROC over all sets on half of the images of each, by a fixed
+            split, and `<metric>_chosen` is of that score on the other halves. The other columns are of all images.
+        resamples: of the intervals; 0 leaves them out.
+        level: how often an interval should hold.
+        bins: of the histograms.
+
+    Raises:
+        UserError: a number is out of its range, or a name is not known.
     """
 
     name = "ood"
 
-    def __init__(self, n: int = 10_000, batch_size: int = 250) -> None:
-        if n < 1:
-            raise UserError(f"ood.n is {n}; it must be 1 or more")
-        self.n, self.batch_size = n, batch_size
+    def __init__(
+        self,
+        n: int = 10_000,
+        batch_size: int = 250,
+        scores: list[str] | None = None,
+        drop_steps: int = 5,
+        sigma: float = 0.3,
+        near: list[str] | None = None,
+        choose: Literal["none", "auroc"] = "none",
+        resamples: int = 1000,
+        level: float = 0.95,
+        bins: int = 40,
+    ) -> None:
+        least = {"n": n, "batch_size": batch_size, "drop_steps": drop_steps, "bins": bins}
+        for key, value in least.items():
+            if value < 1:
+                raise UserError(f"ood.{key} is {value}; it must be 1 or more")
+        if resamples < 0:
+            raise UserError(f"ood.resamples is {resamples}; it must be 0 or more")
+        if not sigma > 0:
+            raise UserError(f"ood.sigma is {sigma}; it must be above 0")
+        if not 0 < level < 1:
+            raise UserError(f"ood.level is {level}; it must be between 0 and 1")
+        if unknown := [name for name in scores or () if name not in SCORES]:
+            raise UserError(f"ood.scores has {unknown[0]!r}; it must be of {', '.join(SCORES)}")
+        self.n, self.batch_size, self.scores, self.drop_steps, self.sigma = n, batch_size, scores, drop_steps, sigma
+        self.near, self.choose, self.resamples, self.level, self.bins = near, choose, resamples, level, bins
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.images_of(self.n)
+        self.resamples = budget.share_of(self.resamples, least=min(self.resamples, 100))
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
-        result = Result(self.name)
-        inside = self._scores(method, data.test_set.images[: self.n])
-        result.protocol = {"in": data.test_set.name, "in_images": len(inside["energy"]), "out_images": {}}
-        for source in data.ood:
-            try:
-                images = source.load(data).images[: self.n]
-            except UserError as error:
-                result.notes.append(f"{source.name}: {error}")
-                continue
-            outside = self._scores(method, images)
-            result.protocol["out_images"][source.name] = len(images)
-            for score in ("energy", "score"):
-                result.figures[f"{source.name}/auroc_{score}"] = auroc(inside[score], outside[score])
-                result.figures[f"{source.name}/fpr95_{score}"] = fpr95(inside[score], outside[score])
-            if isinstance(method, ScoresByChance):
-                each = [auroc(a, b) for a, b in zip(inside["of_seeds"], outside["of_seeds"], strict=True)]
-                result.protocol.setdefault("auroc_score_of_seeds", {})[source.name] = each
-                if len(each) > 1:
-                    result.figures[f"{source.name}/auroc_score_std"] = stdev(each)
+        result, near, own = Result(self.name), self._near(data), data.test_set
+        outside: dict[str, Scored] = {}
+        with method.evaluating(), frozen(method):
+            scores = scores_of(method, prepare(own.images[:1].to(method.device)), self.drop_steps, self.sigma)
+            scores = {name: score for name, score in scores.items() if self.scores is None or name in self.scores}
+            inside = self._scored(method, scores, own.images[: self.n], own.name, result)
+            result.protocol = {"in": own.name, "in_images": min(self.n, len(own)), "out_images": {}, "kinds": {}}
+            result.protocol["scores"] = {name: str(score) for name, score in scores.items()}
+            for source in data.ood:
+                try:
+                    images = source.load(data).images[: self.n]
+                except UserError as error:
+                    result.notes.append(f"{source.name}: {error}")
+                    continue
+                outside[source.name] = self._scored(method, scores, images, source.name, result)
+                result.protocol["out_images"][source.name] = len(images)
+                result.protocol["kinds"][source.name] = "near" if source.name in near else "far"
         if not data.ood:
             result.notes.append("data.ood is empty: name the sets to hold against the test set there")
+        for name, found in outside.items():
+            for score in [score for score in found.scores if score in inside.scores]:
+                self._measure(name, score, inside.scores[score], found.scores[score], result)
+            self._spread(name, inside, found, result)
+        if self.choose == "auroc":
+            self._choose(inside, outside, result)
+        self._group(result)
+        self._show(inside, outside, folder, result)
         return result
 
-    def _scores(self, method: Method, images: Tensor) -> dict[str, Tensor]:
-        """`energy` and `score`, `(N,)`; of a method whose score has noise in it also `of_seeds`, `(S, N)`."""
-        scores: dict[str, Callable[[Tensor], Tensor]] = {"energy": method.energy, "score": method.ood_score}
-        if isinstance(method, ScoresByChance):
-            del scores["score"]  # the mean over seeds, which need not be computed twice
-            scores["of_seeds"] = method.ood_scores
-        found: dict[str, list[Tensor]] = {name: [] for name in scores}
-        with method.evaluating():
-            for batch in torch.split(images, self.batch_size):
-                x = to_float(batch.to(method.device)).contiguous(memory_format=torch.channels_last)
-                for name, score in scores.items():
-                    found[name].append(score(x).cpu().double())
+    def _near(self, data: ImageData) -> set[str]:
+        """The names of the near sets."""
+        names = [source.name for source in data.ood]
+        if self.near is None:
+            return {source.name for source in data.ood if source.is_near(data)}
+        if unknown := [name for name in self.near if name not in names]:
+            raise UserError(f"ood.near has {unknown[0]!r}, which is no set of data.ood: {', '.join(names) or 'none'}")
+        return set(self.near)
+
+    def _scored(self, method: Method, scores: dict[str, Score], images: Tensor, of: str, result: Result) -> Scored:
+        """The scores of images; one whose chain leaves the finite numbers is left out, with a note."""
+        scores, found = dict(scores), dict[str, list[Tensor]]()
+        if isinstance(method, ScoresByChance) and "score" in scores:
+            scores["score"] = method.ood_scores  # of which the score is the mean, which need not be computed twice
+        for batch in tracked(torch.split(images, self.batch_size), of, unit="batch"):
+            x = prepare(batch.to(method.device))
+            for name, score in list(scores.items()):
+                try:
+                    found.setdefault(name, []).append(score(x).detach().cpu().double())
+                except ChainDivergedError as error:
+                    result.notes.append(f"{of}/{name}: {error}")
+                    del scores[name], found[name]
         of_each = {name: torch.cat(parts, dim=-1) for name, parts in found.items()}
-        if "of_seeds" in of_each:
-            of_each["score"] = of_each["of_seeds"].mean(0)
-        return of_each
+        if not isinstance(method, ScoresByChance) or "score" not in of_each:
+            return Scored(of_each)
+        return Scored(of_each | {"score": of_each["score"].mean(0)}, of_each["score"])
+
+    def _measure(self, name: str, score: str, inside: Tensor, outside: Tensor, result: Result) -> None:
+        """Every metric of one score on one set, with its interval."""
+        try:
+            ranked = Ranked.of(inside, outside)
+        except UserError as error:
+            result.notes.append(f"{name}/{score}: {error}")
+            return
+        result.figures |= {f"{name}/{metric}_{score}": float(of(ranked)) for metric, of in METRICS.items()}
+        if self.resamples:
+            kept = result.protocol.setdefault("intervals", {"level": self.level, "resamples": self.resamples})
+            for metric, ends in intervals(inside, outside, self.resamples, self.level).items():
+                kept[f"{name}/{metric}_{score}"] = list(ends)
+
+    def _spread(self, name: str, inside: Scored, outside: Scored, result: Result) -> None:
+        """The AUROC of each seed of a score with noise in it."""
+        if inside.of_seeds is None or outside.of_seeds is None:
+            return
+        each = [auroc(a, b) for a, b in zip(inside.of_seeds, outside.of_seeds, strict=True)]
+        result.protocol.setdefault("auroc_score_of_seeds", {})[name] = each
+        if len(each) > 1:
+            result.figures[f"{name}/auroc_score_std"] = stdev(each)
+
+    def _choose(self, inside: Scored, outside: dict[str, Scored], result: Result) -> None:
+        """`chosen`: the score of the best mean AUROC on the first halves, on the second ones."""
+        first, second = inside.halves()
+        halves = {name: found.halves() for name, found in outside.items()}
+        known = [score for score in first if all(f"{name}/auroc_{score}" in result.figures for name in outside)]
+        if (
+            not known
+            or not outside
+            or min(len(half[known[0]]) for half in (first, *(a for a, _ in halves.values()))) < 1
+        ):
+            result.notes.append("ood.choose: there are no two halves of the sets, or no score that all have")
+            return
+        by = {score: mean(auroc(first[score], half[score]) for half, _ in halves.values()) for score in known}
+        best = max(by, key=lambda score: by[score])
+        result.protocol["chosen"] = {
+            "score": best,
+            "mean_auroc": by,
+            "chosen_on": {"in": len(first[best])} | {name: len(half[best]) for name, (half, _) in halves.items()},
+            "reported_on": {"in": len(second[best])} | {name: len(half[best]) for name, (_, half) in halves.items()},
+        }
+        for name, (_, half) in halves.items():
+            self._measure(name, "chosen", second[best], half[best], result)
+
+    def _group(self, result: Result) -> None:
+        """The means over near and over far sets, of the figures that every set of the kind has."""
+        columns = dict.fromkeys(name.rpartition("/")[2] for name in result.figures if not name.endswith("_std"))
+        means: dict[str, float] = {}
+        for kind in ("near", "far"):
+            for column in columns:
+                each = [
+                    result.figures.get(f"{name}/{column}")
+                    for name, its in result.protocol["kinds"].items()
+                    if its == kind
+                ]
+                present = [value for value in each if value is not None]
+                if present and len(present) == len(each):
+                    means[f"{kind}/{column}"] = mean(present)
+        result.figures |= means
+
+    def _show(self, inside: Scored, outside: dict[str, Scored], folder: Path | None, result: Result) -> None:
+        """The histograms of every set's scores beside those of the test set, and a picture for each set.
+
+        A method's own score that is its energy is not shown twice.
+        """
+        energy, own = inside.scores.get("energy"), inside.scores.get("score")
+        same = energy is not None and own is not None and torch.equal(energy, own)
+        for name, found in outside.items():
+            panels = {}
+            for score, scores in found.scores.items():
+                if f"{name}/auroc_{score}" not in result.figures or (same and score == "score"):
+                    continue
+                try:
+                    counted = histogram({"in": inside.scores[score], "out": scores}, self.bins)
+                except UserError as error:
+                    result.notes.append(f"{name}/{score}: {error}")
+                    continue
+                result.histograms[f"{name}/{score}"] = counted
+                panels[f"{score}: AUROC {result.figures[f'{name}/auroc_{score}']:.3f}"] = counted
+            if folder is not None and panels:
+                self._draw(panels, name, folder, result)
+
+    def _draw(self, panels: Mapping[str, Histogram], name: str, folder: Path, result: Result) -> None:
+        path = folder / f"ood_{name.replace('/', '-')}.png"
+        try:
+            save_histograms(panels, path, {"in": result.protocol["in"], "out": name})
+        except UserError as error:
+            result.notes.append(f"{path.stem}: {error}")
+        else:
+            result.pictures.append(str(path))

@@ -1,0 +1,72 @@
+"""Histograms of what is measured of two sets of images, and their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ebmzoo.errors import UserError
+
+Histogram = Mapping[str, Sequence[float]]
+"""`edges`, K + 1 of them, and for each set its K counts."""
+
+OUTER = 0.005
+"""The part of each set, at either end, that the edges may leave out."""
+
+
+def histogram(sets: Mapping[str, ArrayLike], bins: int = 40) -> dict[str, list[float]]:
+    """Counts of each of the `sets` in equal bins with shared edges, in all as many as the set has values.
+
+    The edges span, of each set, what is between its quantiles `OUTER` and 1 − `OUTER`; what lies beyond is counted in
+    the first or the last bin, so that one value far out does not press all others into one.
+
+    Args:
+        sets: by name, numbers of any shape; those that are infinite are beyond.
+        bins: K.
+
+    Raises:
+        UserError: a set without a finite number.
+    """
+    values = {name: np.asarray(numbers, dtype=np.float64).ravel() for name, numbers in sets.items()}
+    for name, numbers in values.items():
+        if not np.isfinite(numbers).any():
+            raise UserError(f"{name} has no finite number to draw a histogram of")
+    finite = [numbers[np.isfinite(numbers)] for numbers in values.values()]
+    low, high = min(np.quantile(v, OUTER) for v in finite), max(np.quantile(v, 1 - OUTER) for v in finite)
+    if not low < high:  # one value in all: a bin of some width about it
+        low, high = low - max(abs(low), 1) / 2, high + max(abs(high), 1) / 2
+    edges = np.linspace(low, high, bins + 1)
+    counts = {name: np.histogram(numbers.clip(low, high), edges)[0] for name, numbers in values.items()}
+    return {"edges": edges.tolist()} | {name: counted.tolist() for name, counted in counts.items()}
+
+
+def save_histograms(panels: Mapping[str, Histogram], path: Path, labels: Mapping[str, str] | None = None) -> None:
+    """Histograms side by side, one panel each with its name above it, as a PNG file; each set has the area 1.
+
+    `labels` say what the sets are called in the legend, which is beside the last panel.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
+    figure = Figure(figsize=(3.4 * len(panels) + 1.4, 2.8), layout="constrained")
+    rows = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, panel) in zip(rows, panels.items(), strict=True):
+        edges = np.asarray(panel["edges"])
+        for name, counts in panel.items():
+            if name != "edges":
+                density = np.asarray(counts) / (sum(counts) * np.diff(edges))
+                axes.stairs(density, edges, fill=True, alpha=0.5, label=(labels or {}).get(name, name))
+        axes.set(title=title, yticks=[])
+        axes.title.set_fontsize(10)
+        axes.locator_params(axis="x", nbins=5)
+    handles, names = rows[-1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,138 @@
+"""Out-of-distribution scores that a trained method has beside its energy; all are higher for what is farther out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ebmzoo.energy import Energy, gradient
+from ebmzoo.langevin import Langevin
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import Denoises, HasChain, Reconstructs
+from ebmzoo.ranges import ImageRange
+
+Score = Callable[[Tensor], Tensor]
+"""Images `(B, C, H, W)` in [-1, 1] to scores `(B,)`."""
+
+SCORES = ("energy", "score", "gradient", "drop", "reconstruction")
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """|∇E(x)|₂, with x in [-1, 1]: small in the modes of the density, whatever E is there.
+
+    Source: Grathwohl et al. 2020 (JEM), the approximate mass, whose sign is the other.
+    """
+
+    energy: Energy
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norms: Tensor = gradient(self.energy, x).flatten(1).norm(dim=1)
+        return norms
+
+    def __str__(self) -> str:
+        return "|∇E(x)|"
+
+    def exists(self, x: Tensor) -> bool:
+        """Whether E has a gradient with respect to images; that of a fixed coder's latents has none."""
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            energy = self.energy(x).sum()
+            return energy.requires_grad and torch.autograd.grad(energy, x, allow_unused=True)[0] is not None
+
+
+@dataclass(frozen=True)
+class EnergyDrop:
+    """E(x) − E(x_K), x_{k+1} = x_k − η∇E(x_k): how far down the chain of samples goes from x without its noise.
+
+    E, η, the limits of a step and the bounds are the chain's own. Source: ours.
+    """
+
+    energy: Energy
+    descent: Langevin
+    image_range: ImageRange
+
+    @classmethod
+    def of(cls, method: HasChain, steps: int) -> EnergyDrop:
+        """By `steps` steps of the method's own chain."""
+        return cls(method.chain_energy(), replace(method.sampler, steps=steps, noise=0.0), method.range)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.image_range.inward(x)
+        return self.energy(x) - self.energy(self.descent(self.energy, x))
+
+    def __str__(self) -> str:
+        return f"E(x) − E(x_K), K = {self.descent.steps} steps of its chain without noise"
+
+
+@dataclass(frozen=True)
+class ReconstructionError:
+    """|x − G(μ(x))|², the sum over pixels in [-1, 1]. Source: An & Cho 2015, with q's mean for its draws."""
+
+    method: Reconstructs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.method.restore(self.method.infer(x))).square().flatten(1).sum(1)
+
+    def __str__(self) -> str:
+        return "|x − G(μ(x))|²"
+
+
+@dataclass(frozen=True)
+class DenoisingGap:
+    """|x − r(x + σε, σ)|², the sum over pixels in [-1, 1], with one ε ~ N(0, I) for all images.
+
+    An image's score is therefore its own function of the image alone. Source: Graham et al. 2023, of one noise level.
+    """
+
+    method: Denoises
+    sigma: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # on the CPU, so that every device scores by the same noise
+        eps = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+        return (x - self.method.denoise(x + self.sigma * eps, self.sigma)).square().flatten(1).sum(1)
+
+    def __str__(self) -> str:
+        return f"|x − r(x + σε, σ)|², σ = {self.sigma:g}"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A score that the method gives as it is, with what tables say of it."""
+
+    score: Score
+    told: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.score(x)
+
+    def __str__(self) -> str:
+        return self.told
+
+
+def scores_of(method: Method, x: Tensor, drop_steps: int, sigma: float) -> dict[str, Score]:
+    """Those of `SCORES` that the method has, by name; their `str` says what they are.
+
+    Args:
+        method: whose energy of images in [-1, 1] is used: of a sequence of energies that of the lowest level.
+        x: any images `(B, C, H, W)`, by which is seen whether the energy has a gradient.
+        drop_steps: K of `drop`, for methods with a chain on images.
+        sigma: σ of `reconstruction`, for methods with a denoiser; methods that infer latents reconstruct without noise.
+    """
+    scores: dict[str, Score] = {
+        "energy": Named(method.energy, "E(x)"),
+        "score": Named(method.ood_score, "the method's own"),
+    }
+    if (steepness := GradientNorm(method.energy)).exists(x):
+        scores["gradient"] = steepness
+    if isinstance(method, HasChain):
+        scores["drop"] = EnergyDrop.of(method, drop_steps)
+    if isinstance(method, Reconstructs) and method.can_infer:
+        scores["reconstruction"] = ReconstructionError(method)
+    elif isinstance(method, Denoises):
+        scores["reconstruction"] = DenoisingGap(method, sigma)
+    return scores

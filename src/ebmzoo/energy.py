@@ -34,10 +34,16 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 
     The sum over the batch is differentiated, so the energy of one image must not depend on another's.
     """
+    return with_gradient(energy, x)[1]
+
+
+def with_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """E(x), detached, and `gradient`."""
     with torch.inference_mode(False), torch.enable_grad():
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-        (grad,) = torch.autograd.grad(energy(x).sum(), x)
-    return grad
+        value = energy(x)
+        (grad,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), grad
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Langevin:
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
-        with _during_chain(energy, x.device, self.precision):
+        with during_chain(energy, x.device, self.precision):
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
@@ -123,7 +123,7 @@ class Langevin:
         eta, tau = self._sizes(x, step_size, noise)
         yield x
         for k in range(self.steps):
-            with _during_chain(energy, x.device, self.precision):
+            with during_chain(energy, x.device, self.precision):
                 finite = torch.ones(1, dtype=torch.bool, device=x.device)
                 x = self._step(energy, x, eta, tau, generator, finite[0])
             _raise_if_diverged(finite, first=k + 1)
@@ -184,7 +184,7 @@ def _modules(energy: object) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _during_chain(energy: Energy, device: torch.device, precision: str) -> Iterator[None]:
+def during_chain(energy: Energy, device: torch.device, precision: str) -> Iterator[None]:
     """Parameters frozen, reparametrised weights (spectral norm) computed once, autocast as asked."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

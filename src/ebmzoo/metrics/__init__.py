@@ -1,5 +1,6 @@
 """What images and OOD scores are measured by, and the feature extractors they are measured in."""
 
+from ebmzoo.metrics.chains import effective_sample_size, rank_normalised, split_rhat
 from ebmzoo.metrics.classifier import Classifier
 from ebmzoo.metrics.detection import aupr, aupr_in, auroc, fpr95
 from ebmzoo.metrics.distribution import inception_score, kernel_distance, precision_recall
@@ -18,6 +19,7 @@ __all__ = [
     "aupr",
     "aupr_in",
     "auroc",
+    "effective_sample_size",
     "extract",
     "fidelity",
     "fpr95",
@@ -26,5 +28,7 @@ __all__ = [
     "kernel_distance",
     "mean_squared_error",
     "precision_recall",
+    "rank_normalised",
+    "split_rhat",
     "ssim_window",
 ]

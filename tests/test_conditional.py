@@ -11,12 +11,13 @@ from ebmzoo.compose import Composed, Joint
 from ebmzoo.data import Shapes
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition, class_of, members
+from ebmzoo.given import Condition
 from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Elbo, Samples
 from ebmzoo.methods.capabilities import Conditions
 from ebmzoo.methods.conditioning import Alternation, StartsFromImages
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor
+from ebmzoo.named import class_of, members
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Compositional, Conditional
 from ebmzoo.tasks.compositional import agreements

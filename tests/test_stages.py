@@ -93,6 +93,14 @@ def test_each_stage_is_measured_where_it_starts_and_ends():
     assert result.protocol["real_images"] == result.protocol["n"] == 32
 
 
+@pytest.mark.parametrize(("real", "held_against", "exact"), [("all", 32, False), ("n", 8, True)])
+def test_samples_are_held_against_all_of_the_split_or_as_many_as_they_are(real, held_against, exact):
+    data = TinyData(n=32)
+    result = task(n=8, real=real)(Staged(data.train_set.float()), data)
+    assert result.protocol["real_images"] == held_against
+    assert (result.figures["4+10/texture_end/fd_pixels"] == shifted(0)) == exact, "the first 8 images are the samples"
+
+
 def test_a_last_denoising_is_a_stage_of_its_own():
     data = TinyData(n=32)
     figures = task()(Staged(data.train_set.float(), denoises=True), data).figures

@@ -62,9 +62,14 @@ class PosteriorSampler:
     def __post_init__(self) -> None:
         positive(self.sigma, "posterior.sigma")
 
+    @property
+    def likelihood_sigma(self) -> float:
+        """σ of the likelihood that the chain follows."""
+        return self.sigma / math.sqrt(2) if self.legacy_sigma else self.sigma
+
     def posterior(self, generator: Callable[[Tensor], Tensor], x: Tensor) -> Posterior:
         """U(·) of the images `x`."""
-        return Posterior(generator, x, self.sigma / math.sqrt(2) if self.legacy_sigma else self.sigma)
+        return Posterior(generator, x, self.likelihood_sigma)
 
     def __call__(self, generator: Callable[[Tensor], Tensor], x: Tensor, z: Tensor) -> Tensor:
         """The latents of `x` after the chain from `z`, `(B, latent)`, detached."""

@@ -71,6 +71,11 @@ class Method(LightningModule, ABC):
     ) -> Samples:
         """`n` images, with `steps` Langevin steps instead of the sampler's own where given."""
 
+    @property
+    def has_density(self) -> bool:
+        """Whether exp(−E) is, but for Z, the density of images; False where `energy` only compares them."""
+        return True
+
     def ood_score(self, x: Tensor) -> Tensor:
         """How far out of distribution each image is, `(B,)`, higher is farther: the energy, unless there is better."""
         return self.energy(x)

@@ -73,6 +73,32 @@ class HasChain(ABC):
         """What the chain of samples descends, of images in `range`: the energy, of the weights of evaluation."""
 
 
+class RunsChain(ABC):
+    """Samples by a Langevin chain on images, which can go on past its length."""
+
+    @property
+    @abstractmethod
+    def chain_steps(self) -> int:
+        """Steps of the chain that `sample` runs."""
+
+    @abstractmethod
+    def long_chain(
+        self, n: int, steps: int, *, generator: torch.Generator | None = None
+    ) -> tuple[str, Iterator[Tensor]]:
+        """Where the chains of `sample` start, and every state of them, `steps` + 1 batches `(n, C, H, W)` in [-1, 1].
+
+        The steps are those of the sampler on the energy of training's chain, and nothing else: no augmentations.
+        """
+
+
+class RunsLevels(ABC):
+    """Samples by Langevin chains at one noise level after another, which can go on past their length."""
+
+    @abstractmethod
+    def sample_longer(self, n: int, times: int, *, generator: torch.Generator | None = None) -> Samples:
+        """As `sample`, with `times` as many steps at each level, each of the size of training's."""
+
+
 class Reconstructs(Generates):
     """Has an inference network, which maps an image to a latent of its generator."""
 
@@ -89,6 +115,19 @@ class Reconstructs(Generates):
     @abstractmethod
     def infer(self, x: Tensor) -> Tensor:
         """μ(x): images `(B, C, H, W)` in [-1, 1] to the means `(B, latent)` of q(z|x)."""
+
+
+class DecodesGaussian(Reconstructs):
+    """Its generator is a density: x = G(z) + σε, z ~ N(0, I), with q(z|x) = N(μ, diag exp(logvar)) by a network."""
+
+    @property
+    @abstractmethod
+    def decoder_sigma(self) -> float | None:
+        """σ in units of [-1, 1], as the loss of training has it; None where this model was not trained as a density."""
+
+    @abstractmethod
+    def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and logvar of q(z|x), `(B, latent)` each, of images `(B, C, H, W)` in [-1, 1]."""
 
 
 class Conditions(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast, final
 
@@ -20,7 +20,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Conditions, Encodes
+from ebmzoo.methods.capabilities import Conditions, Encodes, RunsChain
 from ebmzoo.methods.conditioning import check_given
 from ebmzoo.methods.readings import Readings, chain_told, energies_told
 from ebmzoo.networks.base import Encoder
@@ -33,7 +33,7 @@ from ebmzoo.ssrl.pretraining import load_encoder
 
 
 @final
-class CLEL(Method, Encodes, Conditions):
+class CLEL(Method, Encodes, Conditions, RunsChain):
     """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
 
     E(x, z) = E(x) − β cos(g(f(x)), z), z = h(t(x)), t ~ T (Eq. 9 and 10). An iteration is
@@ -228,6 +228,17 @@ class CLEL(Method, Encodes, Conditions):
         if labels is not None:
             raise UserError("CLEL knows no labels: sample takes none, and sample_given takes latents")
         return self._from_noise(self.network("energy_net"), n, steps, generator)
+
+    @property
+    def chain_steps(self) -> int:
+        return self.rounds * self.sampler.steps
+
+    def long_chain(
+        self, n: int, steps: int, *, generator: torch.Generator | None = None
+    ) -> tuple[str, Iterator[Tensor]]:
+        x0 = self.range.inward(self.replay.fresh(n, generator))
+        path = self.sampler.lasting(steps).path(self.network("energy_net"), x0, generator=generator)
+        return "noise", map(self.range.outward, path)
 
     @property
     def can_condition(self) -> bool:

@@ -80,6 +80,11 @@ class ScoresByDenoising(Method, ScoresByChance, Denoises):
     def energy(self, x: Tensor) -> Tensor:
         return self.ood_scores(x).mean(0)
 
+    @property
+    @final
+    def has_density(self) -> bool:
+        return False
+
     @final
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         return cast(Tensor, self.network("denoiser")(x, x.new_full((len(x),), sigma)))

@@ -17,7 +17,7 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -56,7 +56,7 @@ class Teaching:
 
 
 @final
-class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
+class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
     """An energy E, a generator G and an inference network q, each of which learns from the revised joint densities.
 
     p(x) ∝ exp(−E(x)), z ~ N(0, I), x|z ~ N(G(z), σ²I), q(z|x) = N(μ(x), V(x)). An iteration is
@@ -190,15 +190,24 @@ class DualMCMC(ChainFromGenerator, Reconstructs, Encodes):
     def posterior_sampler(self) -> PosteriorSampler:
         return self.posterior
 
-    def infer(self, x: Tensor) -> Tensor:
-        """μ(x).
+    @property
+    def decoder_sigma(self) -> float | None:
+        """That of the latent chain."""
+        return None if self.inference is None else self.posterior.likelihood_sigma
+
+    def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q's mean and log variance.
 
         Raises:
             UserError: the model has no inference network.
         """
         if self.inference is None:
             raise UserError("model.inference is null: this DualMCMC has no inference network to infer with")
-        return cast(Tensor, self.network("inference")(x)[0])
+        return cast(tuple[Tensor, Tensor], self.network("inference")(x))
+
+    def infer(self, x: Tensor) -> Tensor:
+        """μ(x); errors as of `inferred`."""
+        return self.inferred(x)[0]
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {} if self.inference is None else {"inference": self.infer}

@@ -16,7 +16,7 @@ from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Generates, StartsFromGenerator
+from ebmzoo.methods.capabilities import Generates, RunsChain, StartsFromGenerator
 from ebmzoo.networks.base import Generator, InferenceNet
 from ebmzoo.networks.statistics import calibrated
 from ebmzoo.ranges import ImageRange
@@ -106,7 +106,7 @@ class GeneratorAlone(WithGenerator):
         return Samples(images, nfe=1, start="generator", steps=0, temperature=math.nan)
 
 
-class ChainFromGenerator(WithGenerator, StartsFromGenerator):
+class ChainFromGenerator(WithGenerator, StartsFromGenerator, RunsChain):
     """A method whose chain starts from its generator; it says what the chain descends, in `range`."""
 
     sampler: Langevin
@@ -144,3 +144,15 @@ class ChainFromGenerator(WithGenerator, StartsFromGenerator):
     ) -> Iterator[Tensor]:
         path = self.sampler.lasting(steps).path(self.chain_energy(), self.range.inward(x), generator=generator)
         return map(self.range.outward, path)
+
+    @property
+    @final
+    def chain_steps(self) -> int:
+        return self.sampler.steps
+
+    @final
+    def long_chain(
+        self, n: int, steps: int, *, generator: torch.Generator | None = None
+    ) -> tuple[str, Iterator[Tensor]]:
+        x0 = self.decode(self.prior(n, None, generator))
+        return "generator", self.revise(x0, steps=steps, generator=generator)

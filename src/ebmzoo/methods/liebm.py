@@ -23,7 +23,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.conditioning import Alternation, StartsFromImages, check_given
 from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
 from ebmzoo.methods.readings import Readings, chain_told, energies_told, squared_error
@@ -57,7 +57,7 @@ class Elbo:
 
 
 @final
-class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
+class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
     """Latent-informed EBM: an energy on images and encoder latents, with a generator that starts its chains.
 
     E(x, z) = E(x) − γ cos(g_ψ(f(x)), z), z = h(v(x)); in the paper's sign, Eq. 5–7. An iteration is
@@ -303,15 +303,26 @@ class LIEBM(ChainFromGenerator, Reconstructs, Encodes, StartsFromImages):
     def can_infer(self) -> bool:
         return self.inference is not None
 
-    def infer(self, x: Tensor) -> Tensor:
-        """q's mean.
+    @property
+    def decoder_sigma(self) -> float | None:
+        """√½ in units of `image_range`, of |x − G(m)|² (Eq. 14); where only q learns from the bound G is no density."""
+        if self.elbo is None or not self.elbo.pixels:
+            return None
+        return math.sqrt(2) / (self.range.high - self.range.low)
+
+    def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q's mean and log variance.
 
         Raises:
             UserError: the model has no inference network.
         """
         if self.inference is None:
             raise UserError("model.inference is null: only LIEBM with an inference network reconstructs")
-        return cast(Tensor, self.network("inference")(self.range.inward(x))[0])
+        return cast(tuple[Tensor, Tensor], self.network("inference")(self.range.inward(x)))
+
+    def infer(self, x: Tensor) -> Tensor:
+        """q's mean; errors as of `inferred`."""
+        return self.inferred(x)[0]
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         net = cast(LatentEnergy, self.network("energy_net"))

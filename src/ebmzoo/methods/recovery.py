@@ -20,7 +20,7 @@ from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import FollowsClasses, HasLevels, Inpaints
+from ebmzoo.methods.capabilities import FollowsClasses, HasLevels, Inpaints, RunsLevels
 from ebmzoo.methods.readings import Readings, energies_told
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.schedule import NoiseSchedule, column
@@ -89,7 +89,7 @@ class RecoveryChain:
         return chain, adjusted / 2, adjusted.sqrt() * (1.0 if steps is None else self.noise)
 
 
-class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
+class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels, RunsLevels):
     """A method with one network for the energies of all noise levels of a diffusion.
 
     The energy of level i − 1 is that of y = m_i x_{i−1} (its `scale`); given x_i it is E(y) + |y − x_i|²/2σ_i²
@@ -216,6 +216,12 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         """The energy of the least noisy level (CDRL, §4.4), in units of nats: Ê/s_1²."""
         return self.energy_at(self._inward(x), 0)
 
+    @property
+    @final
+    def has_density(self) -> bool:
+        """With a coder the energy is of latents."""
+        return self.coder is None
+
     @final
     def sample(
         self,
@@ -263,6 +269,17 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         return self._sampled(self._noise(len(labels), generator), chosen, weights, steps, generator)
 
     @final
+    def sample_longer(self, n: int, times: int, *, generator: torch.Generator | None = None) -> Samples:
+        """Unlike `sample` with more steps, which makes each shorter."""
+        labels, start = None, "noise"
+        if self.classes:
+            labels = torch.randint(self.classes, (n, 1), device=self.device, generator=generator)
+            start = "noise, of classes drawn uniformly,"
+        longer = replace(self.chain, steps=times * self.chain.steps)
+        made = self._sampled(self._noise(n, generator), labels, (1.0,), longer.steps, generator, chain=longer)
+        return replace(made, start=start)
+
+    @final
     def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         with self.evaluating():
             return list(self._down(self._noise(n, generator), None, (1.0,), self.chain.steps, generator))
@@ -296,12 +313,13 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         steps: int | None,
         generator: torch.Generator | None,
         known: Known | None = None,
+        chain: RecoveryChain | None = None,
     ) -> Samples:
         steps = self.chain.steps if steps is None else steps
         passes = len(weights)
         proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
         with self.evaluating():
-            *_, x = self._down(start, labels, weights, steps, generator, known)
+            *_, x = self._down(start, labels, weights, steps, generator, known, chain)
             if steps and self.denoise:
                 # Tweedie's formula, with a longer step (CDRL, Eq. 18 and below it)
                 schedule = self.schedule
@@ -320,9 +338,10 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
         steps: int,
         generator: torch.Generator | None,
         known: Known | None = None,
+        chain: RecoveryChain | None = None,
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 (Alg. 2)."""
-        net = cast(LevelEnergyNet, self.network("energy_net"))
+        net, chain = cast(LevelEnergyNet, self.network("energy_net")), chain or self.chain
         if known is not None:
             x = known.put_back(x, self.schedule.levels, 1.0)
         yield x
@@ -333,10 +352,10 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels):
             y = self.propose(x, i, labels, weights, generator)
             energy = self._given(net, x, i, unit, labels, weights)
             if known is None:
-                y = self.chain(energy, y, unit, steps, generator)
+                y = chain(energy, y, unit, steps, generator)
             else:
                 start = known.put_back(y, level - 1, scale)
-                for state in self.chain.path(energy, start, unit, steps, generator):
+                for state in chain.path(energy, start, unit, steps, generator):
                     y = state.copy_(known.put_back(state, level - 1, scale))
             x = y / scale
             yield x

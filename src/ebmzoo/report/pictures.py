@@ -179,8 +179,12 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_against(x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) -> None:
-    """Curves over the values `x`, one panel each with its name above it, as a PNG file.
+def save_against(
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, path: Path, log: bool = False
+) -> None:
+    """Curves over the values `x`, one panel each with its name above it, as a PNG file; `log`: on a logarithmic axis.
+
+    That axis is linear below 1, so that it shows 0.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -189,5 +193,7 @@ def save_against(x: Sequence[float], curves: Mapping[str, Sequence[float]], xlab
     for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         axes.plot(x, values, marker=".")
         axes.set(title=name, xlabel=xlabel)
+        if log:
+            axes.set_xscale("symlog", linthresh=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -109,6 +109,15 @@ GIVEN = {
     "images_of_training": "means of {} training images",
     "repeats": "{} repeats",
     "cells": "{} cells on either axis",
+    "test_points": "{} test points",
+    "base": "log Z from a density {}",
+    "annealed": "{}",
+    "reverse": "reverse chains from {}",
+    "refuted": "{}",
+    "importance_samples": "importance bound of {} samples",
+    "decoder_sigma": "decoder's σ = {:.3g}",
+    "left_out": "{}",
+    "trace": "R̂ and ESS of {}",
 }
 """How a protocol tells of what samples were given."""
 

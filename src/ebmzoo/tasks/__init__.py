@@ -10,10 +10,12 @@ from ebmzoo.tasks.generation import Generation
 from ebmzoo.tasks.guidance import Guidance
 from ebmzoo.tasks.inpainting import Inpainting
 from ebmzoo.tasks.interpolation import Interpolation
+from ebmzoo.tasks.likelihood import Likelihood
 from ebmzoo.tasks.ood import OutOfDistributionDetection
 from ebmzoo.tasks.reconstruction import Reconstruction
 from ebmzoo.tasks.representation import Representation
 from ebmzoo.tasks.revision import Revision
+from ebmzoo.tasks.stability import Stability
 from ebmzoo.tasks.stages import Stages
 
 __all__ = [
@@ -26,11 +28,13 @@ __all__ = [
     "Guidance",
     "Inpainting",
     "Interpolation",
+    "Likelihood",
     "OutOfDistributionDetection",
     "Reconstruction",
     "Representation",
     "Result",
     "Revision",
+    "Stability",
     "Stages",
     "Task",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast, final
 
@@ -14,14 +15,14 @@ from ebmzoo import gaussian
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import EnergyNet
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
 from ebmzoo.methods.readings import Readings, contrast, energies_told, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
 
 
 @final
-class DivergenceTriangle(GeneratorAlone, Reconstructs, Encodes):
+class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
     """Three networks, each of which learns from the joint densities of the other two; the chains are the generator's.
 
     p(x) ∝ exp(−E(x)), z ~ N(0, I), m ~ N(0, I), z_q ~ q(z|x). An iteration is, one step after the other,
@@ -108,8 +109,16 @@ class DivergenceTriangle(GeneratorAlone, Reconstructs, Encodes):
     def energy(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network("energy_net")(x))
 
+    @property
+    def decoder_sigma(self) -> float:
+        """1/√(2d): |x − G(z)|² + KL/d is 1/d of the bound of that σ."""
+        return 1 / math.sqrt(2 * self.latent)
+
+    def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], self.network("inference")(x))
+
     def infer(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.network("inference")(x)[0])
+        return self.inferred(x)[0]
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {"inference": self.infer}

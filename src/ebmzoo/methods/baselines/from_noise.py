@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast, final
 
@@ -16,6 +17,7 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import RunsChain
 from ebmzoo.ranges import ImageRange
 
 
@@ -39,7 +41,7 @@ def noise_first(sampler: Langevin, energy: Energy, x: Tensor, generator: torch.G
     return replace(sampler, steps=1, noise=0.0)(energy, y, generator=generator)
 
 
-class ChainFromNoise(Method):
+class ChainFromNoise(Method, RunsChain):
     """A method with a network `energy_net` alone; it says where its chains start and what one chain is."""
 
     energy_net: EnergyNet
@@ -65,6 +67,20 @@ class ChainFromNoise(Method):
     @final
     def energy(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network("energy_net")(self.range.inward(x)))
+
+    @property
+    @final
+    def chain_steps(self) -> int:
+        return self.rounds * self.sampler.steps
+
+    @final
+    def long_chain(
+        self, n: int, steps: int, *, generator: torch.Generator | None = None
+    ) -> tuple[str, Iterator[Tensor]]:
+        """Of `Langevin`'s steps, whose noise comes after the gradient."""
+        x0, start = self.start(n, generator)
+        path = self.sampler.lasting(steps).path(self.network("energy_net"), self.range.inward(x0), generator=generator)
+        return start, map(self.range.outward, path)
 
     @final
     def sample(

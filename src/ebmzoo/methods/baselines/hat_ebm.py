@@ -19,14 +19,14 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import StartsFromGenerator
+from ebmzoo.methods.capabilities import RunsChain, StartsFromGenerator
 from ebmzoo.methods.from_generator import WithGenerator
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
 from ebmzoo.networks.base import Generator
 
 
 @final
-class HatEBM(WithGenerator, StartsFromGenerator):
+class HatEBM(WithGenerator, StartsFromGenerator, RunsChain):
     """An image is the sum of a generator's and a residual, x = G(z) + y, and the energy is of the sum.
 
     p(y | z) ∝ exp(−E(G(z) + y)), z ~ N(0, I). An iteration is
@@ -185,3 +185,14 @@ class HatEBM(WithGenerator, StartsFromGenerator):
         sampler = self.sampler.lasting(steps)
         path = sampler.path(OfResidual(self.network("energy_net"), x), torch.zeros_like(x), generator=generator)
         return (x + y for y in path)
+
+    @property
+    def chain_steps(self) -> int:
+        return self.sampler.steps
+
+    def long_chain(
+        self, n: int, steps: int, *, generator: torch.Generator | None = None
+    ) -> tuple[str, Iterator[Tensor]]:
+        """The chain of the residual, with the latent held."""
+        x0 = self.decode(self.prior(n, None, generator))
+        return "generator", self.revise(x0, steps=steps, generator=generator)

@@ -12,7 +12,7 @@ from torch.optim import Adam
 from ebmzoo import gaussian
 from ebmzoo.descent import Descent, each
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import Encodes, Reconstructs
+from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
 from ebmzoo.methods.readings import Readings, squared_error
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -20,7 +20,7 @@ from ebmzoo.posterior import PosteriorSampler, positive
 
 
 @final
-class VAE(GeneratorAlone, Reconstructs, Encodes):
+class VAE(GeneratorAlone, DecodesGaussian, Encodes):
     """The generator and its Gaussian posterior by the evidence lower bound.
 
     L = mean [ |x − G(z)|²/2σ² + KL(q(z|x) ‖ N(0, I)) ], z ~ q(z|x): −log p(x) ≤ L, but for a constant.
@@ -82,8 +82,19 @@ class VAE(GeneratorAlone, Reconstructs, Encodes):
     def posterior_sampler(self) -> PosteriorSampler:
         return PosteriorSampler(sigma=self.sigma)
 
+    @property
+    def has_density(self) -> bool:
+        return False
+
+    @property
+    def decoder_sigma(self) -> float:
+        return self.sigma
+
+    def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor], self.network("inference")(x))
+
     def infer(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.network("inference")(x)[0])
+        return self.inferred(x)[0]
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {"inference": self.infer}

@@ -1,0 +1,256 @@
+"""How likely test data are: log Z between two bounds for energies of few dimensions, and a bound for generators."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ebmzoo.ais import AnnealedImportanceSampling, Box, LogZ, Tempered
+from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.plane import PlaneData
+from ebmzoo.energy import Energy, frozen
+from ebmzoo.errors import UserError
+from ebmzoo.importance import importance_bound
+from ebmzoo.langevin import ChainDivergedError
+from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.capabilities import DecodesGaussian
+from ebmzoo.metrics import FeatureExtractor
+from ebmzoo.progress import tracked
+from ebmzoo.ranges import dequantized
+from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
+from ebmzoo.tasks.generation import chain_protocol
+
+CELLS = 400
+"""Of the grid on the plane that log Z is summed over, on each axis."""
+WIDTH = 2 / 256
+"""Of a pixel's level in dequantised images."""
+CERTAIN = 10.0
+"""Nats by which the lower bound may pass the upper by chance: with probability below 2e⁻⁵."""
+
+
+class Likelihood(Task):
+    """Bounds on log p(x) in nats and on bits per dimension, of test images or points.
+
+    Of an energy, log p(x) = −E(x)/T − log Z on the box [−1, 1]^D and nothing outside: there every finite energy has a
+    Z, whether or not exp(−E) has a finite integral over all of space. On the plane the box is that of the data's
+    `half_width`. Rows: `temperature_1`, the density exp(−E), and `temperature_chain`, the law exp(−E/T) of the
+    sampler, T = τ²/2η, where that is another.
+
+        log_z_lower, log_z_upper               by annealed importance sampling from the uniform density, forward and
+                                               reverse (`AnnealedImportanceSampling`); the reverse chains start from
+                                               the method's samples after `settle` exact transitions, so that the
+                                               upper is a bound only as far as those are draws of exp(−E/T)/Z
+        log_likelihood_lower, _upper           mean log p(x), from log_z_upper and log_z_lower
+        bits_per_dimension_lower, _upper       of images as 256 levels of each pixel, likewise
+        log_z_test_bins                        of images: log Σ exp(−E(x)/T) (2/256)^D over different test images, an
+                                               unbiased estimate of what exp(−E/T) weighs on their bins alone, hence
+                                               also a bound from below: log_z_lower is the larger of both
+        ess_forward, ess_reverse               (Σw)²/Σw² of the weights, of `chains`
+        log_z_grid, log_likelihood_grid        on the plane: by a sum over a grid, exact but for its cells
+        truth/log_likelihood                   on the plane: of the density that the points were drawn from
+
+    Each of log_z_lower and log_z_upper misses log Z on its wrong side by t nats with probability below e^{−t}; where
+    the lower is far above the upper, the reverse chains were not what they should be, and the upper is left out.
+    Without log_z_test_bins a cold energy could show fewer than 0 bits.
+
+    Of a generator with a Gaussian decoder, row `generator`: log_likelihood_lower by `samples` draws of q(z|x)
+    (`importance_bound`), and bits_per_dimension_upper.
+
+    A pixel's level u is dequantised to x = (255 u' + 2 v)/256 − 1, u' = 2u/255 and v ~ U(0, 1): a bin of width 2/256.
+    P(image) ≥ exp E_v[log p(x)] (2/256)^D, hence
+
+        bits per dimension ≤ −E_v[log p(x)]/(D log 2) + 7
+
+    which is 8 for the uniform density on the box. Source: Theis et al. 2016, A note on the evaluation of generative
+    models, Eq. 5; Grosse et al. 2015; Burda et al. 2016.
+
+    Args:
+        images: at most so many test images or points.
+        temperatures: K, distributions between the uniform one and exp(−E/T).
+        chains: annealed in each direction.
+        leapfrog: steps of each transition.
+        settle: transitions of the reverse chains' starts at β = 1.
+        samples: K of the importance bound.
+        max_dimension: no log Z above it: no bracket could be expected to close.
+        batch_size: images in one evaluation.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    name = "likelihood"
+    asks_of = (ImageData, PlaneData)
+
+    def __init__(
+        self,
+        images: int = 500,
+        temperatures: int = 50,
+        chains: int = 32,
+        leapfrog: int = 3,
+        settle: int = 25,
+        samples: int = 64,
+        max_dimension: int = 256,
+        batch_size: int = 250,
+    ) -> None:
+        least = {"images": 1, "settle": 0, "samples": 1, "max_dimension": 0, "batch_size": 1}
+        given = {"images": images, "settle": settle, "samples": samples, "max_dimension": max_dimension}
+        for key, value in {**given, "batch_size": batch_size}.items():
+            if value < least[key]:
+                raise UserError(f"likelihood.{key} is {value}; it must be {least[key]} or more")
+        try:
+            AnnealedImportanceSampling(temperatures, chains, leapfrog)
+        except UserError as error:
+            raise UserError(f"likelihood.{error}") from error
+        self.images, self.temperatures, self.chains, self.leapfrog = images, temperatures, chains, leapfrog
+        self.settle, self.samples = settle, samples
+        self.max_dimension, self.batch_size = max_dimension, batch_size
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.images = budget.images_of(self.images)
+        self.temperatures = budget.share_of(self.temperatures)
+        self.samples = budget.share_of(self.samples, least=1)
+
+    def can_ask(self, method: Method) -> bool:
+        return method.has_density or decoder_of(method) is not None
+
+    def __call__(self, method: Method, data: ImageData | PlaneData, folder: Path | None = None) -> Result:
+        result = Result(self.name)
+        x, box = self._given(data, method.device, result)
+        if method.has_density:
+            if x[0].numel() <= self.max_dimension:
+                self._of_energy(method, data, x, box, result)
+            else:
+                result.notes.append(
+                    f"log Z: the data have {x[0].numel()} dimensions, more than likelihood.max_dimension, "
+                    f"{self.max_dimension}, so it is not estimated"
+                )
+        if (decoder := decoder_of(method)) is not None:
+            self._of_generator(decoder, data, x, result)
+        return result
+
+    def _given(self, data: ImageData | PlaneData, device: torch.device, result: Result) -> tuple[Tensor, Box]:
+        """The test data as points of a density, `(n, C, H, W)`, and the box that they lie in."""
+        result.protocol["data"] = data.name
+        if isinstance(data, PlaneData):
+            points = data.test_set.take(slice(self.images)).images
+            result.protocol["test_points"] = len(points)
+            half = data.half_width()
+            return points.to(device), Box(-half, half)
+        images = torch.unique(data.test_set.images[: self.images], dim=0)  # bins are counted once
+        result.protocol |= {"images": len(images), "levels": "256, dequantised uniformly"}
+        return dequantized(prepare(images.to(device))), Box(-1.0, 1.0)
+
+    # ── energies ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _of_energy(self, method: Method, data: Any, x: Tensor, box: Box, result: Result) -> None:
+        try:
+            sampled = method.sample(self.chains)
+        except ChainDivergedError as error:
+            result.notes.append(f"log Z: {error}")
+            return
+        rows = {"temperature_1": 1.0}
+        if sampled.temperature > 0 and not math.isclose(sampled.temperature, 1.0, rel_tol=1e-6):
+            rows["temperature_chain"] = sampled.temperature
+        result.protocol |= {
+            "temperature": rows,
+            "base": f"uniform on [{box.low:g}, {box.high:g}]^{x[0].numel()}",
+            "annealed": f"{self.chains} chains over {self.temperatures} temperatures, {self.leapfrog} leapfrog steps",
+            "reverse": f"{self.settle} exact transitions after the method's samples: the upper is approximate",
+            "reverse_chains": chain_protocol(sampled),
+        }
+        with method.evaluating(), frozen(method):
+            for row, temperature in rows.items():
+                try:
+                    found = self._bracket(Tempered(method.energy, temperature), box, sampled)
+                except ChainDivergedError as error:
+                    result.notes.append(f"{row}: {error}")
+                    continue
+                energies = self._energies(method.energy, x) / temperature
+                mean = float(energies.mean())
+                self._tell(row, found, energies, x[0].numel(), isinstance(data, ImageData), result)
+                if isinstance(data, PlaneData):
+                    log_z = self._by_grid(Tempered(method.energy, temperature), box, x.device)
+                    result.figures |= {f"{row}/log_z_grid": log_z, f"{row}/log_likelihood_grid": -mean - log_z}
+        if isinstance(data, PlaneData):
+            truth = data.density(x.flatten(1).cpu()).log().mean()
+            result.figures["truth/log_likelihood"] = float(truth)
+
+    def _bracket(self, energy: Energy, box: Box, sampled: Samples) -> LogZ:
+        ais = AnnealedImportanceSampling(self.temperatures, self.chains, self.leapfrog)
+        starts = sampled.images.to(torch.promote_types(sampled.images.dtype, torch.float32)).clamp(box.low, box.high)
+        ladder = ais.pilot(energy, box, starts)
+        forward = ais.forward(energy, box, starts, ladder)
+        ends = ais.settled(energy, box, starts, ladder, self.settle)
+        return LogZ(forward, ais.reverse(energy, box, ends, ladder))
+
+    def _energies(self, energy: Energy, x: Tensor) -> Tensor:
+        """E(x), `(n,)` float64 on the CPU."""
+        batches = tracked(torch.split(x, self.batch_size), "test images", unit="batch")
+        return torch.cat([energy(batch).double().cpu() for batch in batches])
+
+    def _tell(self, row: str, found: LogZ, energies: Tensor, dimension: int, levels: bool, result: Result) -> None:
+        mean, lower, upper = float(energies.mean()), found.lower, found.upper
+        if levels:
+            held = float((-energies).logsumexp(0)) + dimension * math.log(WIDTH)
+            result.figures[f"{row}/log_z_test_bins"] = held
+            lower = max(lower, held)
+        if lower > upper + CERTAIN:
+            told = f"{row}: log Z from above was {upper:.4g}, below {lower:.4g} from below, so it is no bound"
+            result.protocol["refuted"] = "; ".join([*filter(None, [result.protocol.get("refuted")]), told])
+            upper = math.nan
+        figures = {"log_z_lower": lower, "log_z_upper": upper}
+        figures |= {"log_likelihood_lower": -mean - upper, "log_likelihood_upper": -mean - lower}
+        if levels:
+            figures |= {
+                "bits_per_dimension_lower": bits_per_dimension(-mean - lower, dimension),
+                "bits_per_dimension_upper": bits_per_dimension(-mean - upper, dimension),
+            }
+        assert found.reverse is not None
+        figures |= {"ess_forward": found.forward.ess, "ess_reverse": found.reverse.ess}
+        result.figures |= {f"{row}/{name}": value for name, value in figures.items()}
+        result.curves[f"{row}/acceptance"] = found.forward.acceptance
+
+    def _by_grid(self, energy: Energy, box: Box, device: torch.device) -> float:
+        """log Σ exp(−E) times a cell's area, over the midpoints of a grid's cells."""
+        width = (box.high - box.low) / CELLS
+        midpoints = box.low + width * (torch.arange(CELLS) + 0.5)
+        points = torch.cartesian_prod(midpoints, midpoints)[:, :, None, None].to(device)
+        found = torch.cat([energy(batch).double() for batch in torch.split(points, 10 * self.batch_size)])
+        return float((-found).logsumexp(0)) + 2 * math.log(width)
+
+    # ── generators ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _of_generator(self, method: DecodesGaussian, data: Any, x: Tensor, result: Result) -> None:
+        assert isinstance(method, Method)
+        sigma = method.decoder_sigma
+        assert sigma is not None
+        bounds = []
+        with method.evaluating():
+            for batch in tracked(torch.split(x, self.batch_size), "importance bound", unit="batch"):
+                mu, logvar = method.inferred(batch)
+                bounds.append(importance_bound(method.restore, sigma, batch, mu, logvar, self.samples).cpu())
+        bound = float(torch.cat(bounds).mean())
+        result.figures["generator/log_likelihood_lower"] = bound
+        if isinstance(data, ImageData):
+            result.figures["generator/bits_per_dimension_upper"] = bits_per_dimension(bound, x[0].numel())
+        result.protocol["importance_samples"] = self.samples
+        result.protocol["decoder_sigma"] = sigma
+
+
+def decoder_of(method: Method) -> DecodesGaussian | None:
+    """The method, if it was trained with a Gaussian decoder."""
+    return method if isinstance(method, DecodesGaussian) and method.decoder_sigma is not None else None
+
+
+def bits_per_dimension(log_likelihood: float, dimension: int) -> float:
+    """−log p(x)/(D log 2) − log₂(2/256): of 256 levels, each of which is 2/256 wide in x of [−1, 1]."""
+    return -log_likelihood / (dimension * math.log(2)) - math.log2(WIDTH)

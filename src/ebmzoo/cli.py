@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "ask a trained model its tasks and print the scorecard",
     "predict": "energies and out-of-distribution scores of the data's test images, as a file",
     "sample": "draw images from a checkpoint",
+    "restore": "give degraded pictures back: 4 or 8 times larger, in colour, sharp, without noise, filled in",
     "compare": "hold runs against each other: one table, and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
     "dashboard": "build the report in W&B that holds runs against each other, or say what would be in it",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ebmzoo.energy import Energy
-from ebmzoo.networks.base import Generator, LevelEnergyNet
+from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.networks.latent import LatentEnergyNet
 from ebmzoo.schedule import column
@@ -229,7 +229,7 @@ class OfDecoder:
     """
 
     energy: Energy
-    decoder: Generator
+    decoder: Callable[[Tensor], Tensor]
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.energy(self.decoder(z))
@@ -267,6 +267,24 @@ class OfScore:
         return -(score * x).flatten(1).sum(1)
 
 
+@dataclass(frozen=True)
+class Observed:
+    """E(x) + |A x − y|²/2σ²: the energy of what is measured as y = A x + σε; with σ = ∞ it is E alone.
+
+    Source: LIEBM, Eq. 16 and 17, which measure A⁺A x against A⁺y.
+    Shapes: `x` is `(B, *)` and A x of the shape of `y`; the energy is `(B,)`. A may be any differentiable function.
+    """
+
+    energy: Energy
+    operator: Callable[[Tensor], Tensor]
+    y: Tensor
+    sigma: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        residual = self.operator(x) - _saved(self.y)
+        return self.energy(x) + residual.square().flatten(1).sum(1) / (2 * self.sigma**2)
+
+
 def _saved(sigma: Tensor) -> Tensor:
-    # A σ made under inference mode cannot be saved for a backward pass; its copy can.
+    # A tensor made under inference mode cannot be saved for a backward pass; its copy can.
     return sigma.clone() if sigma.is_inference() else sigma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ebmzoo.energy import Energy
+from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Samples
+from ebmzoo.operators import Operator
 from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.ranges import ImageRange
 from ebmzoo.schedule import NoiseSchedule
@@ -246,3 +249,61 @@ class Denoises(ABC):
     @abstractmethod
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """Clean images of `x + sigma·ε`, ε ~ N(0, I): `(B, C, H, W)` to the same, of the averaged weights."""
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """The numbers of a restoration; a method uses those of the chains that it has. No paper prints them: all are ours.
+
+    Args:
+        steps: on images: Langevin steps; for a sequence of energies those of each level; for a denoiser, evaluations.
+            None is the method's own number.
+        pull: the share of A⁺(A x − y) that a step of the chain on images takes away, from 0 to 1: σ of Eq. 17 is
+            √(η/pull) there, or that of the noise on y where it is larger.
+        latent_steps: on the latents of a generator.
+        latent_rate: their η is latent_rate/(1 + CHW/(σ²d)), d the dimension of the latent: in units of the posterior's
+            own curvature, so that it fits images of every size. τ = √(2η).
+        sigma: σ of Eq. 16, in units of [-1, 1], or that of the noise on y where it is larger.
+        starts: without an inference network, so many latents of N(0, I) are refined, and the likeliest is kept.
+        projections: alternating projections on A x = y and [-1, 1] at the end, where y has no noise; 0 leaves them out.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    steps: int | None = None
+    pull: float = 0.2
+    latent_steps: int = 100
+    latent_rate: float = 0.1
+    sigma: float = 0.1
+    starts: int = 4
+    projections: int = 50
+
+    def __post_init__(self) -> None:
+        for key, least in {"steps": 0, "latent_steps": 0, "starts": 1, "projections": 0}.items():
+            if (count := getattr(self, key)) is not None and count < least:
+                raise UserError(f"restoring.{key} is {count}; it must be {least} or more")
+        if not 0 <= self.pull <= 1:
+            raise UserError(f"restoring.pull is {self.pull}; it must be from 0 to 1")
+        for key in ("latent_rate", "sigma"):
+            if not (0 < getattr(self, key) < math.inf):
+                raise UserError(f"restoring.{key} is {getattr(self, key)}; it must be a positive number")
+
+
+class Restores(ABC):
+    """Finds images of which a measurement y = A x + σε may be."""
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether this model can, where that depends on how it was built."""
+        return True
+
+    @abstractmethod
+    def restored(
+        self, y: Tensor, operator: Operator, restoring: Restoring, *, generator: torch.Generator | None = None
+    ) -> list[Stage]:
+        """The chains that lead from A⁺y to an image, in order; the states of each are its start and its end.
+
+        Where y has no noise and `restoring.projections` is not 0 the last stage is `projected`. Shapes: `y` is that of
+        A x, for images in [-1, 1]; states are `(n, C, H, W)`, in [-1, 1] up to a chain's noise.
+        """

@@ -19,10 +19,11 @@ from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import Conditions, Encodes, RunsChain
 from ebmzoo.methods.conditioning import check_given
 from ebmzoo.methods.readings import Readings, chain_told, energies_told
+from ebmzoo.methods.restoring import RestoresByEnergy
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.latent import LatentEnergyNet
 from ebmzoo.ranges import ImageRange, dequantized
@@ -33,7 +34,7 @@ from ebmzoo.ssrl.pretraining import load_encoder
 
 
 @final
-class CLEL(Method, Encodes, Conditions, RunsChain):
+class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
     """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
 
     E(x, z) = E(x) − β cos(g(f(x)), z), z = h(t(x)), t ~ T (Eq. 9 and 10). An iteration is
@@ -209,6 +210,9 @@ class CLEL(Method, Encodes, Conditions, RunsChain):
 
     def energy(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network("energy_net")(self.range.inward(x)))
+
+    def chain_energy(self) -> Energy:
+        return self.network("energy_net")
 
     def ood_score(self, x: Tensor) -> Tensor:
         """E(x) − β_ood cos(g(f(x)), h(x)), with h on the image as it is (Eq. 14)."""

@@ -13,8 +13,8 @@ from ebmzoo.compose import DenoisingError
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Denoises, ScoresByChance
+from ebmzoo.methods.capabilities import ScoresByChance
+from ebmzoo.methods.restoring import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
 
 Link = tuple[Langevin, Energy]
@@ -55,7 +55,7 @@ def check_scoring(energy_sigma: float, ood_seeds: int) -> None:
         raise UserError(f"model.ood_seeds is {ood_seeds}; it must be 1 or more")
 
 
-class ScoresByDenoising(Method, ScoresByChance, Denoises):
+class ScoresByDenoising(RestoresByDenoiser, ScoresByChance):
     """A method with a network `denoiser`, whose error at one σ is its energy, or in place of one where it has none.
 
     E(x) = mean over seeds of w(σ) |x − r(x + σε, σ)|². Each seed has one ε, the same for all images: an image's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import cast, final
 
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
-from ebmzoo.energy import Energy
+from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Generates, RunsChain, StartsFromGenerator
+from ebmzoo.methods.capabilities import Generates, Restores, Restoring, RunsChain, Stage, StartsFromGenerator
+from ebmzoo.methods.restoring import RestoresByEnergy, by_latents, projected
 from ebmzoo.networks.base import Generator, InferenceNet
 from ebmzoo.networks.statistics import calibrated
-from ebmzoo.ranges import ImageRange
+from ebmzoo.operators import Operator
 
 
 class WithGenerator(Method, Generates):
@@ -86,7 +85,7 @@ def check_latents(generator: Generator, inference: InferenceNet | None) -> None:
         )
 
 
-class GeneratorAlone(WithGenerator):
+class GeneratorAlone(WithGenerator, Restores):
     """A method whose samples are its generator's."""
 
     @final
@@ -105,16 +104,17 @@ class GeneratorAlone(WithGenerator):
             images = self.decode(self.prior(n, labels, generator))
         return Samples(images, nfe=1, start="generator", steps=0, temperature=math.nan)
 
+    @final
+    def restored(
+        self, y: Tensor, operator: Operator, restoring: Restoring, *, generator: torch.Generator | None = None
+    ) -> list[Stage]:
+        with self.evaluating(), frozen(self):
+            stages = by_latents(self, None, y, operator, restoring, generator)
+            return [*stages, *projected(stages[-1], y, operator, restoring)]
 
-class ChainFromGenerator(WithGenerator, StartsFromGenerator, RunsChain):
+
+class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     """A method whose chain starts from its generator; it says what the chain descends, in `range`."""
-
-    sampler: Langevin
-    range: ImageRange
-
-    @abstractmethod
-    def chain_energy(self) -> Energy:
-        """What the chain of samples descends, of images in `range`: the energy, of the weights of evaluation."""
 
     @final
     def sample(

@@ -299,6 +299,11 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
     def chain_energy(self) -> Energy:
         return self._chain_energy(cast(LatentEnergy, self.network("energy_net")))
 
+    def restoration_energy(self) -> Energy:
+        """E(x, h(x)) (Eq. 16 and 17), whichever the chain of training descends."""
+        net = cast(LatentEnergy, self.network("energy_net"))
+        return net if self.encoder is None else Informed(Joint(net, self.gamma), Outside(self.encoder, self.range))
+
     @property
     def can_infer(self) -> bool:
         return self.inference is not None

@@ -20,9 +20,11 @@ from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import FollowsClasses, HasLevels, Inpaints, RunsLevels
+from ebmzoo.methods.capabilities import FollowsClasses, HasLevels, Inpaints, Restores, Restoring, RunsLevels, Stage
 from ebmzoo.methods.readings import Readings, energies_told
+from ebmzoo.methods.restoring import Measured, MeasuredAtLevels, projected
 from ebmzoo.networks.base import LevelEnergyNet
+from ebmzoo.operators import Operator
 from ebmzoo.schedule import NoiseSchedule, column
 
 
@@ -89,7 +91,7 @@ class RecoveryChain:
         return chain, adjusted / 2, adjusted.sqrt() * (1.0 if steps is None else self.noise)
 
 
-class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels, RunsLevels):
+class RecoveryLikelihood(Method, FollowsClasses, Inpaints, Restores, HasLevels, RunsLevels):
     """A method with one network for the energies of all noise levels of a diffusion.
 
     The energy of level i − 1 is that of y = m_i x_{i−1} (its `scale`); given x_i it is E(y) + |y − x_i|²/2σ_i²
@@ -302,6 +304,22 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels, RunsLevels
         made = self._sampled(self._noise(len(x), generator), None, (1.0,), steps, generator, known)
         return Samples(torch.where(hidden, made.images, x), made.nfe, made.start, made.steps, made.temperature)
 
+    @property
+    @final
+    def can_restore(self) -> bool:
+        """A measurement is of pixels, which no level of latents of a coder has."""
+        return self.coder is None
+
+    @final
+    def restored(
+        self, y: Tensor, operator: Operator, restoring: Restoring, *, generator: torch.Generator | None = None
+    ) -> list[Stage]:
+        """As `inpaint`, with what y tells of the image in place of what is not hidden."""
+        known = MeasuredAtLevels(Measured(y, operator), self._noise(len(y), generator), self.schedule)
+        made = self._sampled(self._noise(len(y), generator), None, (1.0,), restoring.steps, generator, known)
+        stage = Stage("levels", [operator.pinv(y), made.images], [0, made.nfe])
+        return [stage, *projected(stage, y, operator, restoring)]
+
     def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(n, *self.shape, device=self.device, generator=generator)
 
@@ -312,7 +330,7 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels, RunsLevels
         weights: tuple[float, ...],
         steps: int | None,
         generator: torch.Generator | None,
-        known: Known | None = None,
+        known: Known | MeasuredAtLevels | None = None,
         chain: RecoveryChain | None = None,
     ) -> Samples:
         steps = self.chain.steps if steps is None else steps
@@ -337,7 +355,7 @@ class RecoveryLikelihood(Method, FollowsClasses, Inpaints, HasLevels, RunsLevels
         weights: tuple[float, ...],
         steps: int,
         generator: torch.Generator | None,
-        known: Known | None = None,
+        known: Known | MeasuredAtLevels | None = None,
         chain: RecoveryChain | None = None,
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 (Alg. 2)."""

@@ -14,6 +14,7 @@ from ebmzoo.tasks.likelihood import Likelihood
 from ebmzoo.tasks.ood import OutOfDistributionDetection
 from ebmzoo.tasks.reconstruction import Reconstruction
 from ebmzoo.tasks.representation import Representation
+from ebmzoo.tasks.restoration import Restoration
 from ebmzoo.tasks.revision import Revision
 from ebmzoo.tasks.stability import Stability
 from ebmzoo.tasks.stages import Stages
@@ -32,6 +33,7 @@ __all__ = [
     "OutOfDistributionDetection",
     "Reconstruction",
     "Representation",
+    "Restoration",
     "Result",
     "Revision",
     "Stability",

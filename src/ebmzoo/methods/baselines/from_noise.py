@@ -16,9 +16,9 @@ from ebmzoo.descent import Descent
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods.base import Method, Samples
+from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import RunsChain
-from ebmzoo.ranges import ImageRange
+from ebmzoo.methods.restoring import RestoresByEnergy
 
 
 def before_last(sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -41,12 +41,10 @@ def noise_first(sampler: Langevin, energy: Energy, x: Tensor, generator: torch.G
     return replace(sampler, steps=1, noise=0.0)(energy, y, generator=generator)
 
 
-class ChainFromNoise(Method, RunsChain):
+class ChainFromNoise(RestoresByEnergy, RunsChain):
     """A method with a network `energy_net` alone; it says where its chains start and what one chain is."""
 
     energy_net: EnergyNet
-    sampler: Langevin
-    range: ImageRange
     rounds: int
     energy_optimizer: OptimizerCallable
     lr_schedule: LRSchedulerCallable | None
@@ -67,6 +65,10 @@ class ChainFromNoise(Method, RunsChain):
     @final
     def energy(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network("energy_net")(self.range.inward(x)))
+
+    @final
+    def chain_energy(self) -> Energy:
+        return self.network("energy_net")
 
     @property
     @final

@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 from ebmzoo.compose import Hat, OfLatent, OfResidual
 from ebmzoo.descent import Descent, each
-from ebmzoo.energy import EnergyNet
+from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
@@ -22,11 +22,13 @@ from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import RunsChain, StartsFromGenerator
 from ebmzoo.methods.from_generator import WithGenerator
 from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
+from ebmzoo.methods.restoring import RestoresByEnergy
 from ebmzoo.networks.base import Generator
+from ebmzoo.ranges import ImageRange
 
 
 @final
-class HatEBM(WithGenerator, StartsFromGenerator, RunsChain):
+class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     """An image is the sum of a generator's and a residual, x = G(z) + y, and the energy is of the sum.
 
     p(y | z) ∝ exp(−E(G(z) + y)), z ~ N(0, I). An iteration is
@@ -60,6 +62,7 @@ class HatEBM(WithGenerator, StartsFromGenerator, RunsChain):
     """
 
     calibrates = False
+    range = ImageRange(-1, 1)
     bank_images: Tensor
     bank_latents: Tensor
     bank_filled: Tensor
@@ -154,6 +157,9 @@ class HatEBM(WithGenerator, StartsFromGenerator, RunsChain):
     def energy(self, x: Tensor) -> Tensor:
         """E(x), of the image as the sum."""
         return cast(Tensor, self.network("energy_net")(x))
+
+    def chain_energy(self) -> Energy:
+        return self.network("energy_net")
 
     def sample(
         self,

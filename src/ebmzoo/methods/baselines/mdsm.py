@@ -19,10 +19,10 @@ from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Denoises
+from ebmzoo.methods.base import Samples
 from ebmzoo.methods.denoising import falling, linked
 from ebmzoo.methods.readings import Readings, squared_error
+from ebmzoo.methods.restoring import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.schedule import GeometricNoise, column
 
@@ -56,7 +56,7 @@ class Cooling:
 
 
 @final
-class MDSM(Method, Denoises):
+class MDSM(RestoresByDenoiser):
     """Multi-scale denoising score matching: an energy E whose one step −σ₀²∇E restores images from noise of any σ.
 
     p(x) ∝ exp(−E(x)), E(x) = x·(x − r(x, σ₀))/2σ₀² with the network of a denoiser, which makes ∇E conservative:

@@ -1,0 +1,179 @@
+"""`ebmzoo restore`: give degraded pictures back as images of a checkpoint's model."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ebmzoo.commands.quiet import quietly
+from ebmzoo.data import FromFile, prepare, to_uint8
+from ebmzoo.data.decode import Frame, decode
+from ebmzoo.errors import UserError
+from ebmzoo.given import shape_of
+from ebmzoo.methods import Method
+from ebmzoo.methods.capabilities import Restores, Restoring
+from ebmzoo.metrics import fidelity
+from ebmzoo.operators import OPERATORS, Operator
+from ebmzoo.progress import tracked
+from ebmzoo.report.pictures import save_grid, save_png
+from ebmzoo.tasks.restoration import RANGE, consistency
+from ebmzoo.training.checkpoint import load
+from ebmzoo.training.config import ZooParser
+
+
+def main(args: list[str]) -> None:
+    """Read the flags after `restore` and restore."""
+    parser = ZooParser(prog="ebmzoo restore", description="Restore degraded pictures with a checkpoint's model.")
+    parser.add_argument("images", nargs="+", type=str, help="the pictures, as image files")
+    parser.add_function_arguments(restore, skip={"images", "degrade"})
+    parser.add_argument(
+        "--degrade",
+        action="store_true",
+        help="the pictures are clean and of the model's size: degrade them first, and tell how near to them it comes",
+    )
+    flags = vars(parser.instantiate(parser.parse_args(args[1:])))
+    with quietly():
+        restore(**flags)
+
+
+def restore(
+    ckpt_path: str,
+    operator: str,
+    images: list[str],
+    out: str = "restored",
+    degrade: bool = False,
+    sigma: float | None = None,
+    mask: str | None = None,
+    n: int = 1,
+    steps: int | None = None,
+    restoring: Restoring = Restoring(),  # noqa: B008  (frozen)
+    seed: int = 0,
+    weights: Literal["ema", "raw"] = "ema",
+    batch_size: int = 64,
+    device: str = "auto",
+) -> None:
+    """Restore degraded pictures with a checkpoint's model.
+
+    Args:
+        ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
+        operator: what degraded the pictures. sr4 and sr8: they are 4 or 8 times smaller than the model's images; color:
+            grey; blur: blurred by a Gaussian of one pixel; denoise: with noise of the size sigma; inpaint: with a part
+            hidden that mask shows. All but sr4 and sr8 are of the model's size.
+        images: the pictures, as image files.
+        out: the folder for the PNG files: of each picture one of what was given beside what came of it, and each
+            restored image alone, at the model's size.
+        degrade: the pictures are clean and of the model's size: degrade them first, and tell how near to them it comes.
+        sigma: the standard deviation of the noise on the pictures, in units of [-1, 1], 2/255 for one of 256 levels;
+            none unless given, and needed for denoise.
+        mask: an image file of the model's size for inpaint; hidden is what is not black, or, where some of it is
+            transparent, what is not.
+        n: how many restorations of each picture, from different random numbers.
+        steps: steps on images instead of the method's own number.
+        restoring: the other numbers.
+        seed: the same seed gives the same images on the same kind of device.
+        weights: ema for the averaged weights, raw for those being trained.
+        batch_size: images in one chain.
+        device: auto, cpu, cuda, cuda:1, …
+    """
+    for key, value in {"n": n, "batch_size": batch_size}.items():
+        if value < 1:
+            raise UserError(f"{key} is {value}; it must be 1 or more")
+    chosen = operator_of(operator, sigma, mask)
+    restoring = restoring if steps is None else replace(restoring, steps=steps)
+    method = load(ckpt_path)
+    if not isinstance(method, Method) or not isinstance(method, Restores) or not method.can_restore:
+        raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__} that does not restore images")
+    method.use_averages = weights == "ema"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        method = method.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    if method.sample(1, steps=0).images[0].numel() == 2:
+        raise UserError(f"ckpt_path: {ckpt_path} holds a model of points of the plane, which has no images to restore")
+    channels, size, _ = shape_of(method)
+    chosen.check(channels, size)
+    paths = [Path(path) for path in images]
+    torch.manual_seed(seed)
+    clean: Tensor | None = None
+    if degrade:
+        clean = torch.cat([_read(path, (channels, size, size), "a clean picture") for path in paths])
+        y = chosen.degraded(clean)
+    else:
+        y = torch.cat([_read(path, chosen.measured(channels, size), f"one for {chosen.name}") for path in paths])
+        y = chosen(chosen.pinv(y))  # what no image could be measured as, such as what is under a mask, tells nothing
+    made = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
+    for i, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
+        seen = chosen.pinv(y[i : i + 1])
+        row = [seen, made[i]] if clean is None else [clean[i : i + 1], seen, made[i]]
+        save_grid(torch.cat(row).clamp(-1, 1), Path(out) / f"{name}.png", columns=n + len(row) - 1)
+        for k, image in enumerate(made[i]):
+            save_png(to_uint8(image).expand(3, -1, -1), Path(out) / f"{name}_{k}.png")
+        off = f"A x is off by {consistency(made[i], y[i : i + 1].expand(n, -1, -1, -1), chosen):.3g}"
+        near = "" if clean is None else f"PSNR {_psnr(made[i], clean[i])}, that of A⁺y {_psnr(seen, clean[i])}, "
+        print(f"{path}: {Path(out) / f'{name}.png'} ({near}{off})")
+
+
+def operator_of(name: str, sigma: float | None, mask: str | None) -> Operator:
+    """The operator of that name, with its noise and its mask.
+
+    Raises:
+        UserError: there is none of that name, or one of the flags is missing or does not go with it.
+    """
+    if name not in OPERATORS:
+        near = difflib.get_close_matches(name, OPERATORS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATORS)}"
+        raise UserError(f"operator: there is no '{name}'; {hint}")
+    changes: dict[str, Any] = {}
+    if (name == "inpaint") != (mask is not None):
+        raise UserError("--mask and --operator inpaint go together: the mask is white where to fill in")
+    if mask is not None:
+        if (lacking := FromFile(mask).available()) is not None:
+            raise UserError(f"--mask: {lacking}")
+        changes["mask"] = FromFile(mask)
+    if name == "denoise" and not sigma:
+        raise UserError("--operator denoise needs --sigma, the standard deviation of the noise in units of [-1, 1]")
+    if sigma is not None:
+        changes["noise"] = sigma
+    return replace(OPERATORS[name], **changes)  # type: ignore[type-var]
+
+
+def _restored(method: Restores, operator: Operator, y: Tensor, restoring: Restoring, batch_size: int) -> Tensor:
+    assert isinstance(method, Method)
+    parts = []
+    for given in tracked(torch.split(y, batch_size), "restoring", unit="batch"):
+        stages = method.restored(given.to(method.device), operator, restoring)
+        parts.append(stages[-1].states[-1].float().cpu())
+    return torch.cat(parts)
+
+
+def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
+    """An image file as `(1, C, H, W)` in [-1, 1] of exactly that shape, colours to grey where C is 1."""
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image file") from error
+    if size != (width, height):
+        raise UserError(f"{path} has {size[0]}×{size[1]} pixels, but {what} must have {width}×{height} for this model")
+    _, pixels = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))
+    return prepare(pixels)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The names of the files without their endings, with their place before them where two are the same."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [f"{i}_{stem}" for i, stem in enumerate(stems)]
+
+
+def _psnr(made: Tensor, clean: Tensor) -> str:
+    psnr = fidelity(made, clean.expand(len(made), -1, -1, -1), RANGE)["psnr"]
+    return f"{float(psnr.double().mean()):.2f} dB"

@@ -1,0 +1,139 @@
+"""How well a method restores images of which it is given less: by a linear operator, with or without noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.masks import Half
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base import Method
+from ebmzoo.methods.capabilities import Restores, Restoring, Stage
+from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
+from ebmzoo.operators import Downsample, GaussianBlur, Grayscale, Identity, Masking, Operator
+from ebmzoo.progress import tracked
+from ebmzoo.ranges import ImageRange
+from ebmzoo.report.pictures import save_strips
+from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.budget import Budget
+from ebmzoo.tasks.conditional import diverging
+
+RANGE = ImageRange(-1.0, 1.0)
+STANDARD = (Downsample(4), Downsample(8), Grayscale(), GaussianBlur(), Identity(), Masking(Half()))
+
+
+class Restoration(Task):
+    """Test images x degraded to y = A x + σε and restored from y alone, with no training for it.
+
+    Rows: `<operator>/start`, A⁺y, and `<operator>/<stage>`, the end of each of the method's stages. Columns, of images
+    clamped to [-1, 1]: `psnr` and `ssim` against x, means of one image's value; `consistency`, the root mean square of
+    A x̂ − y over all that is measured, which for a perfect x̂ is the noise σ; `nfe`, network evaluations of an image up
+    to there. In an operator's picture the rows are x, A⁺y and the stages.
+    Source: LIEBM, §4.4, Table 7 and Fig. 5, whose rows G(m⁰), G(m) and G(m) + Y are `inferred`, `latent`, `residual`.
+
+    Args:
+        operators: A with σ; None is 4× and 8× super-resolution, colorization, deblurring, denoising and inpainting, as
+            many of them as the images allow.
+        restoring: the numbers of the chains.
+        n: at most so many test images, in the set's order.
+        batch_size: images in one chain.
+        shown: how many images a picture shows.
+
+    Raises:
+        UserError: a number is out of its range, or two operators have one name.
+    """
+
+    name = "restoration"
+
+    def __init__(
+        self,
+        operators: list[Operator] | None = None,
+        restoring: Restoring = Restoring(),  # noqa: B008  (frozen)
+        n: int = 64,
+        batch_size: int = 64,
+        shown: int = 8,
+    ) -> None:
+        for key, value in {"n": n, "batch_size": batch_size, "shown": shown}.items():
+            if value < 1:
+                raise UserError(f"restoration.{key} is {value}; it must be 1 or more")
+        names = [operator.name for operator in operators or ()]
+        if len(set(names)) < len(names):
+            raise UserError(f"restoration.operators is [{', '.join(names)}]; give each name once")
+        self.operators, self.restoring = operators, restoring
+        self.n, self.batch_size, self.shown = n, batch_size, shown
+
+    @classmethod
+    def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
+        return cls()
+
+    def under(self, budget: Budget) -> None:
+        self.n = budget.share_of(self.n)
+
+    def can_ask(self, method: Method) -> bool:
+        return isinstance(method, Restores) and method.can_restore
+
+    def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
+        images = data.test_set.images[: self.n]
+        channels, size = images.shape[1], images.shape[2]
+        result = Result(self.name)
+        result.protocol = {
+            "images": len(images),
+            "data": data.test_set.name,
+            "ssim_window": ssim_window(size, size),
+            "restoring": asdict(self.restoring),
+        }
+        x, seed = prepare(images), int(torch.randint(2**31, ()))  # every operator has the same noise
+        asked = []
+        for operator in self.operators or STANDARD:
+            lacking = operator.lacks(channels, size)
+            if lacking is None:
+                asked.append(operator)
+            elif self.operators is not None:
+                result.notes.append(f"{operator.name}: left out, it needs {lacking}")
+        result.protocol["degraded_by"] = {operator.name: repr(operator) for operator in asked}
+        for operator in tracked(asked, "operators", total=len(asked)):
+            y = operator.degraded(x, torch.Generator().manual_seed(seed))
+            start = operator.pinv(y)
+            self._measure(operator, "start", start, x, y, 0, result)
+            with diverging(result, f"{operator.name}/psnr"):
+                stages = self._restore(method, y, operator, seed)
+                for stage in stages:
+                    self._measure(operator, stage.name, stage.states[-1], x, y, stage.nfe[-1], result)
+                if folder is not None:
+                    strips = [x, start, *(stage.states[-1] for stage in stages)]
+                    path = folder / f"restoration_{operator.name}.png"
+                    save_strips(torch.stack([strip[: self.shown].clamp(-1, 1) for strip in strips]), path)
+                    result.pictures.append(str(path))
+        return result
+
+    def _restore(self, method: Method, y: Tensor, operator: Operator, seed: int) -> list[Stage]:
+        """The ends of the stages of all images, on the CPU."""
+        assert isinstance(method, Restores)
+        parts: list[list[Stage]] = []
+        for at, given in enumerate(torch.split(y, self.batch_size)):
+            random = torch.Generator(method.device).manual_seed(seed + at)
+            parts.append(method.restored(given.to(method.device), operator, self.restoring, generator=random))
+        return [
+            Stage(alike[0].name, [torch.cat([stage.states[-1].float().cpu() for stage in alike])], [alike[0].nfe[-1]])
+            for alike in zip(*parts, strict=True)
+        ]
+
+    def _measure(
+        self, operator: Operator, stage: str, made: Tensor, x: Tensor, y: Tensor, nfe: int, result: Result
+    ) -> None:
+        found, row = fidelity(made, x, RANGE), f"{operator.name}/{stage}"
+        for metric in ("psnr", "ssim"):
+            result.figures[f"{row}/{metric}"] = float(found[metric].double().mean())
+        result.figures[f"{row}/consistency"] = consistency(made, y, operator)
+        result.figures[f"{row}/nfe"] = nfe
+
+
+def consistency(made: Tensor, y: Tensor, operator: Operator) -> float:
+    """The root mean square of A x̂ − y, of images clamped to [-1, 1]."""
+    return math.sqrt((operator(made.clamp(-1, 1)) - y).double().square().mean())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,9 +69,8 @@ def execute(plan: Plan, command: Command = in_a_process, tell: Callable[[str], N
         with _locked(run.run_dir, wait=False) as mine:
             if not mine:
                 continue  # another process is at it
-            outcomes[run.name] = _one(
-                run, plan.test, command, environment, lambda s, at=at: tell(f"{at}/{len(plan.runs)} {s}")
-            )
+            place = f"{at}/{len(plan.runs)}"
+            outcomes[run.name] = _one(run, plan.test, command, environment, partial(_tell, tell, place))
         if outcomes[run.name].status == "made":
             done += 1
             left = (time.monotonic() - start) / done * (len(plan.runs) - at)
@@ -81,6 +81,10 @@ def execute(plan: Plan, command: Command = in_a_process, tell: Callable[[str], N
                 error = _failure(run)
                 outcomes[run.name] = Outcome(run, "failed" if error else "kept", error=error)
     return [outcomes[run.name] for run in plan.runs]
+
+
+def _tell(tell: Callable[[str], None], place: str, sentence: str) -> None:
+    tell(f"{place} {sentence}")
 
 
 def _one(
@@ -174,7 +178,7 @@ def _trained(run: Run) -> bool:
     if record.exists() and json.loads(record.read_text()).get("finished"):
         return True
     steps = run.wanted().get("trainer", {}).get("max_steps", -1)
-    return steps > 0 and int(read(run.checkpoint)["global_step"]) >= steps
+    return bool(steps > 0 and int(read(run.checkpoint)["global_step"]) >= steps)
 
 
 def _marker(run: Run) -> Any:

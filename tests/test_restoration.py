@@ -308,6 +308,20 @@ def test_a_denoiser_is_given_falling_noise_around_what_is_known():
     torch.testing.assert_close(operator(stages[1].states[-1]), y)
 
 
+@pytest.mark.parametrize("n", [0.05, 0.3, 2.0])
+def test_a_denoiser_ends_at_the_noise_of_the_measurement(n):
+    """There x̃ is y itself; where y has less noise than the smallest σ of training it ends at that."""
+    method = Constant()
+    y = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    (stage,) = method.restored(y, Identity(noise=n), Restoring(steps=5))
+    sigmas = [sigma for _, sigma in method.given]
+    assert sigmas[0] == pytest.approx(max(1.0, n))
+    assert sigmas[-1] == pytest.approx(max(0.1, n))
+    if n >= 0.1:
+        torch.testing.assert_close(method.given[-1][0], y)
+    assert stage.nfe == [0, 5]
+
+
 # all methods
 
 

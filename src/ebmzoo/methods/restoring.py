@@ -144,7 +144,8 @@ class MeasuredAtLevels:
 class RestoresByDenoiser(Method, Restores, Denoises):
     """A method with a denoiser r of many σ: x ← r(x̃_k, σ_k), x̃_{k+1} = x + σ_{k+1} ε with what y tells put back.
 
-    σ_k falls geometrically from the largest to the smallest of training, `restoring.steps` of them, 50 for None.
+    σ_k falls geometrically from the largest to the smallest of training, `restoring.steps` of them, 50 for None; with
+    noise on y to that of A⁺y, where what y tells needs no more: for A = I the answer is r(y, σ) itself.
     Source: Wang et al. 2023 (DDNM), Algorithm 1, with the noise of training in place of a diffusion's.
     """
 
@@ -155,11 +156,12 @@ class RestoresByDenoiser(Method, Restores, Denoises):
         self, y: Tensor, operator: Operator, restoring: Restoring, *, generator: torch.Generator | None = None
     ) -> list[Stage]:
         measured, steps = Measured(y, operator), 50 if restoring.steps is None else restoring.steps
-        first, last = float(self.noise.sigma[0]), float(self.noise.sigma[-1])
         start = x = operator.pinv(y)
+        last = max(float(self.noise.sigma[-1]), operator.noise * operator.amplification(x.shape[-1]))
+        first = max(float(self.noise.sigma[0]), last)
         with self.evaluating():
             for k in range(steps):
-                sigma = first * (last / first) ** (k / max(steps - 1, 1))
+                sigma = max(last, first * (last / first) ** (k / (steps - 1))) if steps > 1 else last
                 eps = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
                 x = self.denoise(measured.put_back(x + sigma * eps, eps, 1.0, sigma), sigma)
             stage = Stage("denoised", [start, x], [0, steps])

@@ -10,7 +10,7 @@ from ebmzoo.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
 from ebmzoo.report.scorecard import scorecard
-from ebmzoo.tasks import Generation, OutOfDistributionDetection, Result, Task
+from ebmzoo.tasks import Generation, OutOfDistributionDetection, Result, Stages, Task
 from ebmzoo.tasks.base import answered, mean_of
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.suite import suite
@@ -71,6 +71,11 @@ def test_picked_tasks_and_mistakes_in_their_names():
         suite([], method, data, STANDARD, ["stages"])
     with pytest.raises(UserError, match="compositional needs settings of its own"):
         suite([], method, data, STANDARD, ["compositional"])
+
+
+def test_only_what_the_config_names():
+    named = [OutOfDistributionDetection(n=7), Stages()]
+    assert names(suite(named, liebm(), TinyData(), STANDARD, ["config"])) == ["ood"], "stages cannot be asked of it"
 
 
 def test_budgets_set_counts_and_seeds():

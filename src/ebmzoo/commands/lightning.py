@@ -107,7 +107,10 @@ class ZooCLI(LightningCLI):
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the scorecard says it better than Lightning's table
             parser.add_argument(
-                "--only", type=str, default=None, help="the tasks to ask, with commas; also `--tasks generation,ood`"
+                "--only",
+                type=str,
+                default=None,
+                help="the tasks to ask, with commas, or `config`; also `--tasks generation,ood`",
             )
             parser.add_argument(
                 "--budget",

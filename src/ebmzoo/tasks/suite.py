@@ -33,13 +33,16 @@ def suite(
         method: what they are asked of.
         data: whose images they use.
         budget: their counts of samples, images and seeds.
-        picked: the names of those to ask; None for all.
+        picked: the names of those to ask, `config` for those that the config names; None for all.
         again: ask also what has been answered.
 
     Raises:
         UserError: a name is picked that is no task's, or that of a task that cannot be asked here.
     """
-    every = {task.name: task for task in [*named, *_others(named)]}
+    if picked is not None and list(picked) == ["config"]:
+        every, picked = {task.name: task for task in named}, None
+    else:
+        every = {task.name: task for task in [*named, *_others(named)]}
     for name in picked or ():
         if name not in every and name not in _names():
             near = difflib.get_close_matches(name, {*every, *_names()}, n=1)

@@ -37,8 +37,7 @@ OUTSIDE = {
     "in": "digits",
     "in_images": 297,
     "out_images": {"uniform": 297, "interpolation": 198},
-    "near": ["interpolation"],
-    "far": ["uniform"],
+    "kinds": {"uniform": "far", "interpolation": "near"},
     "scores": {"score": "|f(x)|"},
     "weights": "ema",
     "seed": 0,
@@ -175,9 +174,28 @@ def test_detection_counts_only_the_sets_of_the_figure(tmp_path):
         assert set(by_told(runs, f"ood/{of_far}/auroc_score")) == {"images of uniform = 297", "images of uniform = 50"}
 
 
+def test_what_the_task_writes_is_what_is_read(tmp_path):
+    """The protocol above is written by hand; this one by the task itself."""
+    from ebmzoo.data import Inverted, UniformNoise
+    from ebmzoo.tasks import OutOfDistributionDetection
+    from tiny import TinyData, without_latent
+
+    data = TinyData(ood=[UniformNoise(), Inverted()])
+    runs = []
+    for name, scores in (("a", ["energy"]), ("b", ["energy", "gradient"])):
+        made(tmp_path / name)
+        task = OutOfDistributionDetection(n=16, scores=scores, resamples=20, near=["inverted"])
+        task(without_latent(), data).write(tmp_path / name / "test")
+        runs.append(tmp_path / name)
+    records = read_records(runs)
+    for figure in ("near/auroc_energy", "far/auroc_energy", "uniform/fpr95_energy"):
+        (column,) = columns_of(records, f"ood/{figure}")
+        assert set(column.cells) == {"a", "b"}, figure
+
+
 def test_means_over_other_sets_are_other_columns(tmp_path):
     figures = {"far/auroc_score": 0.9}
-    more = {"out_images": {"uniform": 297, "inverted": 297}, "far": ["uniform", "inverted"], "near": []}
+    more = {"out_images": {"uniform": 297, "inverted": 297}, "kinds": {"uniform": "far", "inverted": "far"}}
     runs = read_records([asked(made(tmp_path / "a"), figures), asked(made(tmp_path / "b"), figures, more)])
     assert len(columns_of(runs, "ood/far/auroc_score")) == 2
 

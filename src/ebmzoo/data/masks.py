@@ -31,6 +31,10 @@ class Mask(ABC):
         """None when usable, else one sentence that says what to do."""
         return None
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
+        return f"{type(self).__name__}({told})"
+
 
 class CentralSquare(Mask):
     """A square of side round(`fraction` · size), at least one pixel, in the middle (CDRL, Fig. 7, first two rows).

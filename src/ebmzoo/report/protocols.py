@@ -11,6 +11,7 @@ from ebmzoo.report.records import Record
 BY_NATURE = {
     *("seed", "seeds", "checkpoint", "checkpoint_sha256", "versions", "settings", "steps"),
     *("chains", "latent_chain", "auroc_score_of_seeds", "intervals", "chosen"),
+    *("temperature", "reverse", "reverse_chains", "refuted", "left_out", "trace"),
 }
 """What a protocol tells that differs between methods, or is a result: no reason to refuse.
 
@@ -78,7 +79,7 @@ def _outside(protocol: Mapping[str, Any], name: str) -> dict[str, Any]:
     How a score is computed is the method's; `near/…` and `far/…` are means over the sets that the protocol lists.
     """
     row, _, column = name.rpartition("/")
-    sets = protocol[row] if row in ("near", "far") else [row]
+    sets = [k for k, kind in protocol["kinds"].items() if kind == row] if row in ("near", "far") else [row]
     kept = {k: protocol.get(k) for k in ("in", "in_images", "weights")}
     kept["out_images"] = {k: v for k, v in protocol["out_images"].items() if k in sets}
     if column.endswith("_chosen"):

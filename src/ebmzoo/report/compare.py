@@ -183,10 +183,10 @@ def _chain(record: Record, row: str) -> str | None:
     if not told:
         return None
     if not told["steps"]:
-        return f"no chain, from {told['start']}"
+        return f"no chain, from {told['start'].rstrip(',')}"
     temperature = told.get("temperature")
     at = f", temperature {temperature:.3g}" if isinstance(temperature, float | int) else ""
-    return f"{told['steps']} steps from {told['start']}{at}"
+    return f"{told['steps']} steps from {told['start'].rstrip(',')}{at}"
 
 
 def _chains(records: Sequence[Record], key: str) -> Words:

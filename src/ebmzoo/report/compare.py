@@ -180,7 +180,8 @@ def _chain(record: Record, row: str) -> str | None:
     task, _, name = row.partition("/")
     chains = record.results.get(task, {}).get("protocol", {}).get("chains") or {}
     told = chains.get(name or "full") or chains.get("full")
-    if not told:
+    has_row = any(key.rpartition("/")[0] == row for key in record.figures)
+    if not told or not has_row:
         return None
     if not told["steps"]:
         return f"no chain, from {told['start'].rstrip(',')}"

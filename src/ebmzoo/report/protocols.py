@@ -11,7 +11,16 @@ from ebmzoo.report.records import Record
 BY_NATURE = {
     *("seed", "seeds", "checkpoint", "checkpoint_sha256", "versions", "settings", "steps"),
     *("chains", "latent_chain", "auroc_score_of_seeds", "intervals", "chosen"),
-    *("temperature", "reverse", "reverse_chains", "refuted", "left_out", "trace"),
+    *(
+        "temperature",
+        "reverse",
+        "reverse_chains",
+        "refuted",
+        "left_out",
+        "trace",
+        "decoder_sigma",
+        "importance_samples",
+    ),
 }
 """What a protocol tells that differs between methods, or is a result: no reason to refuse.
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ebmzoo.commands.place import placed
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.data import FromFile, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
@@ -89,13 +90,7 @@ def restore(
     method = load(ckpt_path)
     if not isinstance(method, Method) or not isinstance(method, Restores) or not method.can_restore:
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__} that does not restore images")
-    method.use_averages = weights == "ema"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        method = method.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    method = placed(method, weights, device)
     if method.sample(1, steps=0).images[0].numel() == 2:
         raise UserError(f"ckpt_path: {ckpt_path} holds a model of points of the plane, which has no images to restore")
     channels, size, _ = shape_of(method)

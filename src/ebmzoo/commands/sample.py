@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from ebmzoo.commands.place import placed
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
@@ -77,13 +78,7 @@ def sample(
     method = load(ckpt_path)
     if not isinstance(method, Method):
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
-    method.use_averages = weights == "ema"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        method = method.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    method = placed(method, weights, device)
     torch.manual_seed(seed)
     if given is None and method.sample(1, steps=0).images[0].numel() == 2:
         points, made = draw_points(method, n, batch_size, steps)

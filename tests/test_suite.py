@@ -10,11 +10,24 @@ from ebmzoo.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
 from ebmzoo.report.scorecard import scorecard
-from ebmzoo.tasks import Generation, OutOfDistributionDetection, Result, Stages, Task
+from ebmzoo.tasks import Cost, Generation, OutOfDistributionDetection, Result, Stages, Task
 from ebmzoo.tasks.base import answered, mean_of
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.suite import suite
-from tiny import TinyData, cdrl, dual_mcmc, liebm, trainer, vae
+from tiny import (
+    TinyData,
+    cdrl,
+    denoising_ebm,
+    drl,
+    dual_mcmc,
+    hat_ebm,
+    liebm,
+    mdsm,
+    score_network,
+    trainer,
+    triangle,
+    vae,
+)
 
 STANDARD = BUDGETS["standard"]
 
@@ -51,6 +64,17 @@ def test_a_test_asks_all_that_a_method_can_do():
     assert not {"density", "stages", "denoising", "inpainting"} & set(asked)
     assert {"inpainting"} <= set(names(suite([], cdrl(), data, STANDARD)))
     assert "revision" in names(suite([], vae(), data, STANDARD)), "its latents can be revised"
+
+
+@pytest.mark.parametrize(
+    "made", [vae, triangle, hat_ebm, drl, mdsm, score_network, denoising_ebm], ids=lambda m: m.__name__
+)
+def test_cost_is_asked_only_of_what_samples_in_steps(made):
+    method, data = made(), TinyData()
+    cost = Cost(steps=(2, 1), timed=2, repeats=1)
+    assert cost.fits(method, data) == (made not in (vae, triangle))
+    if cost.fits(method, data):
+        assert cost(method, data).figures["steps_1/nfe"] > 0
 
 
 def test_what_a_config_names_comes_first_with_its_settings_and_lends_its_extractors():

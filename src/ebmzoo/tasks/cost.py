@@ -12,6 +12,7 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
+from ebmzoo.methods.from_generator import GeneratorAlone
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, stopwatch
@@ -59,6 +60,9 @@ class Cost(Task):
             raise UserError(f"cost.n is {n}; it must be 2 or more, or 0 for no Fréchet distance")
         self.steps, self.timed, self.repeats, self.n = steps, timed, repeats, n
         self.extractors, self.split, self.batch_size = extractors or [], split, batch_size
+
+    def can_ask(self, method: Method) -> bool:
+        return not isinstance(method, GeneratorAlone)  # whose samples have no steps
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:

@@ -16,8 +16,14 @@ from ebmzoo.errors import UserError
 from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Elbo, Generates, Reconstructs, Restores, Restoring, Stage
 from ebmzoo.methods.baselines import IGEBM
-from ebmzoo.methods.recovery import Known
-from ebmzoo.methods.restoring import Measured, MeasuredAtLevels, RestoresByDenoiser, RestoresByEnergy, by_latents
+from ebmzoo.methods.restoring import (
+    Known,
+    Measured,
+    MeasuredAtLevels,
+    RestoresByDenoiser,
+    RestoresByEnergy,
+    by_latents,
+)
 from ebmzoo.networks import SNGANEnergy
 from ebmzoo.operators import Downsample, GaussianBlur, Grayscale, Identity, Masking, Projection
 from ebmzoo.ranges import ImageRange

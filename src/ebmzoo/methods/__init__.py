@@ -25,7 +25,7 @@ from ebmzoo.methods.denoising_ebm import DenoisingEBM, Learning
 from ebmzoo.methods.dual_mcmc import DualMCMC, Teaching
 from ebmzoo.methods.liebm import LIEBM, Elbo
 from ebmzoo.methods.readings import Readings
-from ebmzoo.methods.recovery import RecoveryChain
+from ebmzoo.methods.recovery_chain import RecoveryChain
 from ebmzoo.methods.two_stage import Sampling
 from ebmzoo.ssrl.stage import EncoderStage
 

@@ -15,7 +15,8 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.methods.readings import Readings, squared_error
-from ebmzoo.methods.recovery import RecoveryChain, RecoveryLikelihood, latent_shape
+from ebmzoo.methods.recovery import RecoveryLikelihood, latent_shape
+from ebmzoo.methods.recovery_chain import RecoveryChain
 from ebmzoo.networks.base import Initializer, LevelEnergyNet
 from ebmzoo.schedule import CosineSchedule, NoiseSchedule, column
 

@@ -128,6 +128,21 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of images, `clean`, where not `hidden`; `noise` is the ε of all levels."""
+
+    clean: Tensor
+    hidden: Tensor
+    noise: Tensor
+    schedule: NoiseSchedule
+
+    def put_back(self, y: Tensor, level: int, scale: Tensor | float) -> Tensor:
+        """`y`, with m (ᾱ x + σ̄ ε) of the level where x is known."""
+        i = torch.full((len(y),), level, device=y.device)
+        return torch.where(self.hidden, y, scale * self.schedule.noised(self.clean, i, self.noise))
+
+
+@dataclass(frozen=True)
 class MeasuredAtLevels:
     """`Measured` at the levels of a schedule; `noise` is the ε of all levels."""
 

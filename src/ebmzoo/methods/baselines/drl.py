@@ -13,7 +13,8 @@ from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.readings import Readings
-from ebmzoo.methods.recovery import RecoveryChain, RecoveryLikelihood
+from ebmzoo.methods.recovery import RecoveryLikelihood
+from ebmzoo.methods.recovery_chain import RecoveryChain
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.schedule import DRLSchedule, NoiseSchedule, column
 

@@ -74,6 +74,29 @@ def test_reservoir_keeps_each_state_alike():
     assert (kept - p * rounds).abs().max() < 5 * math.sqrt(p * (1 - p) * rounds)
 
 
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_reservoir_is_algorithm_r(storage):
+    """Of each state in its turn: the k-th fills slot k, or replaces slot ⌊u (k + 1)⌋ if there is one; the last wins."""
+    buffer = ReplayBuffer(5, (1, 2, 2), "reservoir", storage=storage)
+    expected, count, twice = buffer.states.clone(), 0, 0
+    for start in range(0, 63, 9):  # more states at once than slots, so that several go to one
+        new = states(start, 9) / 63
+        torch.manual_seed(start)
+        u = torch.rand(9)
+        taken = set()
+        for state, chance in zip(buffer._pack(new), u, strict=True):
+            slot = count if count < 5 else int(chance * (count + 1))
+            if slot < 5:
+                expected[slot] = state
+                twice += slot in taken
+                taken.add(slot)
+            count += 1
+        torch.manual_seed(start)
+        buffer.store(new, torch.zeros(9, dtype=torch.long))
+        assert torch.equal(buffer.states, expected)
+    assert twice > 0
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("storage", ["float32", "uint8"])
 def test_resumes_to_the_last_bit(policy, storage):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class ReplayBuffer(nn.Module):
         dtype = torch.uint8 if storage == "uint8" else torch.float32
         self.register_buffer("states", torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
+        self.count = 0  # `stored`, on the host, which else would wait for the device at every draw
+        self.register_load_state_dict_post_hook(_count)  # type: ignore[no-untyped-call]
         if policy == "slot":
             self.states.copy_(self._pack(self.fresh(size)))
 
@@ -79,10 +81,10 @@ class ReplayBuffer(nn.Module):
                 raise UserError(f"replay.size is {self.size}, too small to draw {n} different slots")
             slots = torch.randperm(self.size, device=device, generator=generator)[:n]
         else:
-            filled = max(1, min(int(self.stored), self.size))
+            filled = max(1, min(self.count, self.size))
             slots = torch.randint(filled, (n,), device=device, generator=generator)
         anew = torch.rand(n, device=device, generator=generator) < (self.reinit_prob if renew else 0.0)
-        if self.policy != "slot" and int(self.stored) == 0:
+        if self.policy != "slot" and self.count == 0:
             anew[:] = True
         new = self.fresh(n, generator)
         keep = anew.logical_not().view(-1, *[1] * len(self.shape))
@@ -96,15 +98,20 @@ class ReplayBuffer(nn.Module):
             self.states[slots] = self._pack(x)
         elif self.policy == "ring":
             x = x[-self.size :]
-            self.states[(self.stored + n - len(x) + torch.arange(len(x), device=device)) % self.size] = self._pack(x)
+            self.states[(self.count + n - len(x) + torch.arange(len(x), device=device)) % self.size] = self._pack(x)
         else:
-            packed = self._pack(x)
-            order = int(self.stored) + torch.arange(n, device=device)
+            order = self.count + torch.arange(n, device=device)
             pick = (torch.rand(n, device=device, generator=generator) * (order + 1)).long()
             where = torch.where(order < self.size, order, pick)
-            for i in (where < self.size).nonzero().flatten().tolist():  # in order: a later state may replace an earlier
-                self.states[where[i]] = packed[i]
+            # Of those that go to one slot the last stays; all others write what is there anyway.
+            to = torch.where(where < self.size, where, self.size)
+            last = torch.full((self.size + 1,), -1, device=device).scatter_reduce(0, to, order - self.count, "amax")
+            slots = torch.where(where < self.size, where, 0)
+            writer = last[slots].view(-1, *[1] * len(self.shape))
+            packed = self._pack(x)[last[slots].clamp_min(0)]
+            self.states[slots] = torch.where(writer >= 0, packed, self.states[slots])
         self.stored += n
+        self.count += n
 
     def _pack(self, x: Tensor) -> Tensor:
         if self.states.dtype == torch.uint8:
@@ -113,3 +120,7 @@ class ReplayBuffer(nn.Module):
 
     def _unpack(self, states: Tensor) -> Tensor:
         return to_float(states) if states.dtype == torch.uint8 else states
+
+
+def _count(buffer: ReplayBuffer, _: Any) -> None:
+    buffer.count = int(buffer.stored)

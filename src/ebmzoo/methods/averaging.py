@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ebmzoo.errors import UserError
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+
+class Average(AveragedModel):
+    """θ̄ ← d·θ̄ + (1 − d)·θ of one network, started at θ; buffers are copied, not averaged.
+
+    Unlike its base it never waits for the device to learn how often it was updated: it counts on the host too.
+    """
+
+    def __init__(self, network: nn.Module, decay: float, start: int) -> None:
+        super().__init__(network)
+        self.decay, self.start = decay, start
+        # The base copies the weights again at its first update; the average starts at the initial weights.
+        self.n_averaged.fill_(1)
+        self.updates = 1
+        self.requires_grad_(False)
+        self.register_load_state_dict_post_hook(_count)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """One step of the recursion towards the weights of `model`, all tensors at once."""
+        weight = 1.0 if self.updates <= self.start else 1 - self.decay
+        if weights := tuple(self.module.parameters()):
+            torch._foreach_lerp_(weights, tuple(model.parameters()), weight)
+        if buffers := tuple(self.module.buffers()):
+            torch._foreach_copy_(buffers, tuple(model.buffers()))
+        self.n_averaged += 1
+        self.updates += 1
+
+
+def _count(average: Average, _: Any) -> None:
+    average.updates = int(average.n_averaged)
 
 
 def averaged(decay: float, start: int = 0, **networks: nn.Module | None) -> nn.ModuleDict:
-    """θ̄ ← d·θ̄ + (1 − d)·θ of each network by name, started at θ; buffers are copied, not averaged.
+    """The `Average` of each network by name; those that are None are left out. The averages need no gradient.
 
-    At the first `start` updates d is 0: the average is θ itself. The averages need no gradient. Networks that are None
-    are left out.
+    At the first `start` updates d is 0: the average is θ itself.
 
     Raises:
         UserError: the decay is not in [0, 1], or `start` is negative.
@@ -23,17 +54,4 @@ def averaged(decay: float, start: int = 0, **networks: nn.Module | None) -> nn.M
         raise UserError(f"ema_decay is {decay}; it must be between 0 and 1")
     if start < 0:
         raise UserError(f"ema_start is {start}; it must be 0 or more")
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's own lacks annotations
-    copy = get_ema_multi_avg_fn(0.0)  # type: ignore[no-untyped-call]
-
-    def copy_then_average(kept: Tensors, weights: Tensors, update: Tensor | int) -> None:
-        (copy if int(update) <= start else average)(kept, weights, update)
-
-    averages = nn.ModuleDict()
-    for name, network in networks.items():
-        if network is not None:
-            averages[name] = made = AveragedModel(network, multi_avg_fn=copy_then_average if start else average)
-            # AveragedModel copies the weights again at its first update; the average starts at the initial weights.
-            made.n_averaged.fill_(1)
-            made.requires_grad_(False)
-    return averages
+    return nn.ModuleDict({name: Average(net, decay, start) for name, net in networks.items() if net is not None})

@@ -11,12 +11,12 @@ from typing import Any, cast, final
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
+from ebmzoo.methods.averaging import Average
 from ebmzoo.methods.readings import Readings
 from ebmzoo.randomness import repeatable
 
@@ -136,7 +136,7 @@ class Method(LightningModule, ABC):
             if descent.schedule is not None:
                 schedules[name].step()
             if name in self.averages:
-                cast(AveragedModel, self.averages[name]).update_parameters(descent.network)
+                cast(Average, self.averages[name]).update_parameters(descent.network)
         return torch.stack(squares).sum().sqrt()
 
     def configure_optimizers(self) -> Any:

@@ -11,14 +11,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.optim.swa_utils import AveragedModel
 
 from ebmzoo.compose import Composed, Given, Joint, agreement
 from ebmzoo.descent import Descent
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.averaging import Average, averaged
 from ebmzoo.methods.base import Samples
 from ebmzoo.methods.capabilities import Conditions, Encodes, RunsChain
 from ebmzoo.methods.conditioning import check_given
@@ -146,7 +145,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
             load_encoder(self.encoder, self.encoder_checkpoint)
             if self.objective is not None:  # what was copied of h before must be copied again
                 self.objective.attach(self.encoder)
-                cast(AveragedModel, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
+                cast(Average, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
 
     def iterate(self, images: Tensor, labels: Tensor) -> Readings:
         if self.encoder is not None and self.objective is None:
@@ -194,7 +193,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
             return {}
         loss = cast(Tensor, self.objective(self.encoder, images, negatives=negatives))
         self.descend(loss, "ssrl")
-        cast(AveragedModel, self.averages["encoder"]).update_parameters(self.encoder)
+        cast(Average, self.averages["encoder"]).update_parameters(self.encoder)
         self.objective.after_step(self.encoder, self.progress)
         return {"ssrl_loss": loss.detach()}
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.errors import UserError
@@ -60,4 +59,6 @@ class TimeEmbedding(nn.Module):
             if self.label is None:
                 return temb
             index = torch.zeros_like(time, dtype=torch.int64) if labels is None else labels + 1
-            return temb + cast(Tensor, self.label(F.one_hot(index, self.label.in_features).to(dtype)))
+            # F.one_hot looks at the values of its argument, for which the host would wait at every step of a chain.
+            onehot = index[:, None] == torch.arange(self.label.in_features, device=index.device)
+            return temb + cast(Tensor, self.label(onehot.to(dtype)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,15 @@ class SampleGrid(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, which also says which phase the run is in, without the version of the logger."""
+    """Lightning's bar, which also says which phase the run is in, without the version of the logger.
+
+    It reads what an iteration tells of itself once a second at most, for the host then waits for the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, Any] = {}
+        self._due = -math.inf
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)
@@ -75,8 +85,11 @@ class ProgressBar(TQDMProgressBar):
             self.train_progress_bar.set_description(f"{trainer.lightning_module.phase}, epoch {trainer.current_epoch}")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        return {k.removeprefix("train/"): v for k, v in shown.items() if k != "v_num"}
+        if (now := time.monotonic()) >= self._due:
+            told = super().get_metrics(trainer, pl_module)
+            self._shown = {k.removeprefix("train/"): v for k, v in told.items() if k != "v_num"}
+            self._due = now + 1
+        return self._shown
 
 
 KEYS = ("energy", "ood_score", "label")

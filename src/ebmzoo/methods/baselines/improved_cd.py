@@ -160,7 +160,7 @@ class ImprovedCD(ChainFromNoise):
 
     def _entropy(self, x: Tensor) -> Tensor:
         """−L_ent, of the states stored before this iteration; 0 while there are few."""
-        if int(self.replay.stored) < 10 * self.neighbours:
+        if self.replay.count < 10 * self.neighbours:
             return torch.zeros((), device=x.device)
         others = self.augment(self.replay.draw(self.neighbours)[0])
         return nearest_neighbour_entropy(x, self.range.inward(others))

@@ -1,0 +1,157 @@
+"""What an iteration must not do: wait for the device, work twice, keep more than one step of a chain."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ebmzoo import methods
+from ebmzoo.methods import Method, baselines
+from ebmzoo.methods.averaging import averaged
+from ebmzoo.training.callbacks import ProgressBar
+from family import FAMILY
+from tiny import TinyData, trainer, without_latent
+
+WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select"}
+"""Operations whose result the host needs, so that on a GPU it waits for the device."""
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which the host would wait, but for those on the tensors `on_host`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.on_host = Counter(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        masked = name.startswith("aten::index") and any(
+            isinstance(part, torch.Tensor) and part.dtype == torch.bool
+            for arg in args
+            if isinstance(arg, list | tuple)
+            for part in arg
+        )
+        if (name in WAITS or masked) and args[0].data_ptr() not in self.on_host:
+            self.seen[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def second_stage(name):
+    return 2 if name.startswith("LIEBM") else 1
+
+
+def fitted(name, tmp_path, monkeypatch, around):
+    """A short fit, in the energy's stage where there are two, with each `training_step` inside `around(method)`."""
+    method, step = FAMILY[name](), Method.training_step
+
+    def watched(self, batch, batch_idx):
+        with around(self):
+            step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Method, "training_step", watched)
+    trainer(tmp_path, max_epochs=second_stage(name)).fit(method, TinyData(n=24))
+    return method
+
+
+def test_the_family_is_whole():
+    every = {c for m in (methods, baselines) for c in vars(m).values() if isinstance(c, type) and issubclass(c, Method)}
+    concrete = {c for c in every if not getattr(c, "__abstractmethods__", None)}
+    assert {type(make()) for make in FAMILY.values()} == concrete
+
+
+CHAINS = {
+    "VAE": 0,
+    "Divergence Triangle": 0,
+    "MDSM": 0,
+    "score network": 0,
+    "Dual-MCMC": 2,  # on images and on latents
+    "Dual-MCMC, official": 3,  # and on images once more
+    "Denoising-EBM": 2,  # on latents and on images
+    "IGEBM": 2,  # the last step, which has no noise, is a chain of its own
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_host_waits_once_a_chain(name, tmp_path, monkeypatch):
+    """For the check that the chain is finite, and for nothing else: not the buffer, averages, norms or readings."""
+    steps = []
+
+    def around(method):
+        steps.append(Waits())
+        # Adam's count of steps is on the host, whatever its device
+        states = [state for optimizer in method.trainer.optimizers for state in optimizer.state.values()]
+        steps[-1].on_host = {state["step"].data_ptr() for state in states if "step" in state}
+        return steps[-1]
+
+    fitted(name, tmp_path, monkeypatch, around)
+    chains = CHAINS.get(name, 1)
+    assert steps[-1].seen == ({"aten::nonzero": chains} if chains else {})
+
+
+def test_waits_are_seen():
+    flags = torch.tensor([True, False])
+    with Waits() as waits:
+        float(torch.ones(()))
+        flags.nonzero()
+        flags[flags]
+        nn.functional.one_hot(torch.tensor([1]))
+    assert waits.seen["aten::_local_scalar_dense"] >= 2
+    assert waits.seen["aten::nonzero"] == 1
+    assert waits.seen["aten::index"] == 1
+
+
+def test_the_bar_reads_once_a_second(tmp_path, monkeypatch):
+    clock, waited = [0.0], []
+    monkeypatch.setattr("ebmzoo.training.callbacks.time.monotonic", lambda: clock[0])
+
+    class Watched(ProgressBar):
+        def on_train_batch_end(self, *args, **kwargs):
+            clock[0] += 0.4
+            with Waits() as waits:
+                super().on_train_batch_end(*args, **kwargs)
+            waited.append(sum(waits.seen.values()) > 0)
+            shown.append(self.train_progress_bar.postfix)
+
+    shown = []
+    fit = trainer(tmp_path, callbacks=[Watched()], enable_progress_bar=True)
+    fit.fit(without_latent(), TinyData(n=64))
+    assert waited == [True, False, False, True, False, False, True, False]
+    assert "energy_gap" in shown[-1]
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_average_is_that_of_torch(start):
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    mine = averaged(0.9, start, net=net)["net"]
+    reference = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for update in range(5):
+        with torch.no_grad():
+            net(torch.randn(4, 3))
+            for p in net.parameters():
+                p.add_(torch.randn_like(p))
+        if update < start:  # it copies at its first update
+            reference.n_averaged.zero_()
+        elif reference.n_averaged == 0:
+            reference.n_averaged.fill_(1)
+        mine.update_parameters(net)
+        reference.update_parameters(net)
+        for a, b in zip(mine.module.state_dict().values(), reference.module.state_dict().values(), strict=True):
+            assert torch.equal(a, b), update
+
+
+def test_a_loaded_average_goes_on_where_it_was():
+    net = nn.Linear(2, 2)
+    one, two = averaged(0.5, 3, net=net)["net"], averaged(0.5, 3, net=net)["net"]
+    one.update_parameters(net)
+    one.update_parameters(net)
+    two.load_state_dict(one.state_dict())
+    for average in (one, two):
+        nn.init.constant_(net.weight, 1.0)
+        average.update_parameters(net)  # the third, still a copy
+        nn.init.constant_(net.weight, 3.0)
+        average.update_parameters(net)
+    assert torch.equal(two.module.weight, torch.full((2, 2), 2.0))
+    assert torch.equal(one.module.weight, two.module.weight)

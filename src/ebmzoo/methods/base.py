@@ -43,10 +43,14 @@ class Method(LightningModule, ABC):
 
     A method is one file: `descents` names its networks and their optimizers, `iterate` is its paper's algorithm box.
     `training_step` is the same for all: one batch is one iteration and one `global_step`, however many optimizers step.
+    `accumulate` is the trainer's `accumulate_grad_batches`, of which see `descend`.
     """
 
     averages: nn.ModuleDict
     use_averages: bool = True
+    accumulate: int = 1
+    _stepped: tuple[str, ...] = ()
+    _kept: dict[str, Tensor] | None = None
 
     @abstractmethod
     def descents(self) -> dict[str, Descent]:
@@ -104,6 +108,7 @@ class Method(LightningModule, ABC):
     @final
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
+        self._stepped = ()
         for name, value in self.iterate(images, labels).items():
             self.log(f"train/{name}", value, prog_bar=name in ("energy_gap", "displacement", "ssrl_loss"))
         # Lightning counts optimizer steps; here a batch counts once, whatever was stepped in it (see `descend`).
@@ -116,28 +121,69 @@ class Method(LightningModule, ABC):
         """One gradient step on `loss` for the networks named; returns the norm of the gradient, before any limit.
 
         Only the networks named are changed. Their schedules move one step and so do their averages.
+
+        With `accumulate` k the gradient is the mean of k successive batches', and the step, with all that moves with
+        it, is taken in the last of them. That is one batch of k times the size, but for batch statistics, and for a
+        loss that waits for another step of its own iteration. The norm is that of the batches so far.
+
+        Raises:
+            UserError: gradients are accumulated, and a network would step twice in one iteration.
         """
-        order = list(self.descents().items())
-        optimizers = self.trainer.optimizers
+        order = self.descents()
+        optimizers = dict(zip(order, self.trainer.optimizers, strict=True))
+        scheduled = [name for name, descent in order.items() if descent.schedule is not None]
         configs = self.trainer.lr_scheduler_configs
-        scheduled = [name for name, descent in order if descent.schedule is not None]
-        schedules = {n: c.scheduler for n, c in zip(scheduled, configs, strict=True)}
-        for optimizer in optimizers:
-            optimizer.zero_grad()  # a loss may have reached networks that were not its own
-        self.manual_backward(loss)
+        schedules = {name: config.scheduler for name, config in zip(scheduled, configs, strict=True)}
+        self._backward(loss, order, names)
         squares = []
-        for (name, descent), optimizer in zip(order, optimizers, strict=True):
+        for name, descent in order.items():
             if name not in names:
                 continue
-            limit = descent.clip_norm if descent.clip_norm is not None else float("inf")
-            squares.append(torch.nn.utils.clip_grad_norm_(descent.network.parameters(), limit).square())
+            parameters = list(descent.network.parameters())
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            squares.append(norm.square())
+            if not self.steps_now:
+                continue
+            if descent.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, descent.clip_norm, norm)
             # Not through LightningOptimizer.step, which would raise global_step once for each optimizer.
-            self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None, model=self)
-            if descent.schedule is not None:
+            self.trainer.strategy.optimizer_step(optimizers[name], closure=lambda: None, model=self)
+            if name in schedules:
                 schedules[name].step()
             if name in self.averages:
                 cast(Average, self.averages[name]).update_parameters(descent.network)
-        return torch.stack(squares).sum().sqrt()
+        return torch.stack(squares).sum().sqrt() * (self.accumulate / (self._gathered + 1))
+
+    def _backward(self, loss: Tensor, order: dict[str, Descent], names: tuple[str, ...]) -> None:
+        """Add 1/k of the gradient of `loss` to that of the networks named, and leave the others' as it was."""
+        others: list[tuple[nn.Parameter, Tensor | None]] = []
+        for name, descent in order.items():
+            for p in descent.network.parameters():
+                if name not in names and self.accumulate > 1:
+                    others.append((p, p.grad))
+                if name not in names or self._gathered == 0:
+                    p.grad = None
+        if self.accumulate > 1:
+            if twice := [name for name in names if name in self._stepped]:
+                raise UserError(
+                    f"trainer.accumulate_grad_batches is {self.accumulate}; it must be 1, for {type(self).__name__} "
+                    f"steps its {twice[0]} more than once in an iteration"
+                )
+            self._stepped = (*self._stepped, *names)
+            loss = loss / self.accumulate
+        self.manual_backward(loss)
+        for p, grad in others:
+            p.grad = grad
+
+    @property
+    def _gathered(self) -> int:
+        """Of how many batches before this one the gradients are kept."""
+        return self.global_step % self.accumulate
+
+    @property
+    def steps_now(self) -> bool:
+        """Whether networks step in this iteration: in every one, or in the last of `accumulate`."""
+        return self._gathered == self.accumulate - 1
 
     def configure_optimizers(self) -> Any:
         configured = []
@@ -176,6 +222,8 @@ class Method(LightningModule, ABC):
         if (precision := str(self.trainer.precision)) not in PRECISIONS:
             raise UserError(f"trainer.precision is {precision}; energies need fp32, so choose one of {PRECISIONS}")
         self.to(memory_format=torch.channels_last)
+        # 64-true: Lightning converts after this, too late for the dry run.
+        self.trainer.precision_plugin.convert_module(self)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ImageData | PlaneData):
             self.check_data(data)
@@ -185,10 +233,25 @@ class Method(LightningModule, ABC):
         """From `on_fit_start` on, whether a fit goes on from no checkpoint: one holds what else would be loaded."""
         return self.trainer.ckpt_path is None
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._gathered:
+            kept = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+            checkpoint["gathered"] = {"accumulate": self.accumulate, "gradients": kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        gathered = checkpoint.get("gathered", {})
+        self._kept = gathered["gradients"] if gathered.get("accumulate") == self.accumulate else None
+
     def on_fit_start(self) -> None:
         self.train()  # `load` gives a method in eval mode
         if self.trainer.world_size > 1:  # chains and latents are each process's own
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+
+    def on_train_start(self) -> None:  # after `on_fit_start` Lightning clears gradients
+        if self._kept is not None and not self.starts_anew:
+            for name, p in self.named_parameters():
+                p.grad = self._kept[name].to(p) if name in self._kept else None
+        self._kept = None
 
     def check_data(self, data: ImageData | PlaneData) -> None:
         """Raises `UserError` when the networks do not fit the data's images, or points."""

@@ -193,8 +193,9 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
             return {}
         loss = cast(Tensor, self.objective(self.encoder, images, negatives=negatives))
         self.descend(loss, "ssrl")
-        cast(Average, self.averages["encoder"]).update_parameters(self.encoder)
-        self.objective.after_step(self.encoder, self.progress)
+        if self.steps_now:
+            cast(Average, self.averages["encoder"]).update_parameters(self.encoder)
+            self.objective.after_step(self.encoder, self.progress)
         return {"ssrl_loss": loss.detach()}
 
     @property

@@ -150,7 +150,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
     def descents(self) -> dict[str, Descent]:
         descents = each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
         if self.encoder is not None and self.encoder_stage is not None:
-            descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer)
+            descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer, self.accumulate)
         return descents
 
     def setup(self, stage: str) -> None:
@@ -253,7 +253,8 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         assert self.encoder_stage is not None
         loss = cast(Tensor, self.encoder_stage.objective(self.encoder, images, negatives=negatives))
         self.descend(loss, "encoder")
-        self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
+        if self.steps_now:
+            self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
         return loss.detach()
 
     def _teach(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> Readings:

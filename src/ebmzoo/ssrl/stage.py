@@ -25,7 +25,7 @@ class EncoderStage:
         objective: the self-supervised loss.
         epochs: how many of the trainer's epochs come first and train the encoder alone.
         optimizer: of the encoder (and of the objective's own weights, if it has any).
-        warmup_steps: iterations over which the learning rate rises linearly from 0.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
         drop_epochs: the learning rate is multiplied by 0.2 so many epochs before the stage's end.
         jointly: train the encoder in every iteration of the method instead, with the model's own latents as extra
             negatives (CLEL); `epochs` then has no effect.
@@ -38,9 +38,10 @@ class EncoderStage:
     drop_epochs: tuple[int, ...] = (50, 25)
     jointly: bool = False
 
-    def descent(self, encoder: Encoder, trainer: Trainer) -> Descent:
-        """The encoder's optimizer and its schedule over the stage."""
-        return Descent(nn.ModuleList([encoder, self.objective]), self.optimizer, partial(self._schedule, trainer))
+    def descent(self, encoder: Encoder, trainer: Trainer, batches: int = 1) -> Descent:
+        """The encoder's optimizer and its schedule over the stage, with a step in each so many `batches`."""
+        schedule = partial(self._schedule, trainer, batches)
+        return Descent(nn.ModuleList([encoder, self.objective]), self.optimizer, schedule)
 
     def progress(self, trainer: Trainer) -> float:
         """How much of the stage is done, in [0, 1]."""
@@ -51,11 +52,11 @@ class EncoderStage:
     def _epochs(self, trainer: Trainer) -> int:
         return (trainer.max_epochs or -1) if self.jointly else self.epochs
 
-    def _schedule(self, trainer: Trainer, optimizer: Optimizer) -> LambdaLR:
-        return LambdaLR(optimizer, partial(self._rate, trainer))
+    def _schedule(self, trainer: Trainer, batches: int, optimizer: Optimizer) -> LambdaLR:
+        return LambdaLR(optimizer, partial(self._rate, trainer, batches))
 
-    def _rate(self, trainer: Trainer, step: int) -> float:
-        epochs, per_epoch = self._epochs(trainer), trainer.num_training_batches
+    def _rate(self, trainer: Trainer, batches: int, step: int) -> float:
+        epochs, per_epoch = self._epochs(trainer), trainer.num_training_batches / batches
         # At step 0 the data is not set up yet, and asking for it would be too early to resume within an epoch.
         drops = [(epochs - before) * per_epoch for before in self.drop_epochs if before < epochs] if step > 0 else []
         return warmup_then_drops(step, warmup=self.warmup_steps, drops=drops)

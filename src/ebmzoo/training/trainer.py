@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+
+from ebmzoo.methods.base import Method
 
 
 class ZooTrainer(Trainer):
-    """A `Trainer` whose data-parallel strategies bear several backward passes a batch."""
+    """A `Trainer` whose data-parallel strategies bear several backward passes a batch, and which lets a `Method`
+    accumulate gradients."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -19,6 +22,15 @@ class ZooTrainer(Trainer):
                 "find_unused_parameters": True,
                 "broadcast_buffers": False,
             } | self.strategy._ddp_kwargs
+        self.batches_a_step = self.accumulate_grad_batches
+
+    def fit(self, model: LightningModule, *args: Any, **kwargs: Any) -> None:
+        # Lightning accumulates for a module that does not step its optimizers itself, and else refuses to.
+        steps_itself = isinstance(model, Method)
+        if isinstance(model, Method):
+            model.accumulate = self.batches_a_step
+        self.accumulate_grad_batches = 1 if steps_itself else self.batches_a_step
+        super().fit(model, *args, **kwargs)
 
 
 # `inference_mode` kills gradients even inside enable_grad; the data module deals out batches to processes itself.

@@ -1,6 +1,7 @@
 """What an iteration must not do: wait for the device, work twice, keep more than one step of a chain."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -155,3 +156,91 @@ def test_a_loaded_average_goes_on_where_it_was():
         average.update_parameters(net)
     assert torch.equal(two.module.weight, torch.full((2, 2), 2.0))
     assert torch.equal(one.module.weight, two.module.weight)
+
+
+B, K = 8, 2
+"""The images of a batch, and the steps of each chain in the family."""
+ENERGY = {"energy_net": K * B + 2 * B}  # a chain; then data and chain in one pass
+MADE = ENERGY | {"generator": B}
+PASSES = {
+    "LIEBM, no latent": MADE,
+    "LIEBM, encoder": MADE | {"encoder": B},  # z
+    "LIEBM, encoder jointly": MADE | {"encoder": B + 2 * B},  # and two views
+    "LIEBM, EJM": MADE | {"encoder": K * B + B},  # the chain's energy has h in it
+    "LIEBM, ERM": MADE | {"generator": B + B, "inference": B, "encoder": B + B},  # and the bound: q(x), G(m), h(G(m))
+    "LIEBM, q alone": MADE | {"generator": B + B, "inference": B, "encoder": B + B},
+    "CLEL": ENERGY | {"encoder": B + 2 * B},  # z and two views
+    "CLEL, no latent": ENERGY,
+    "CDRL": ENERGY | {"initializer": B},
+    "CDRL, no initializer": ENERGY,
+    # start, latent chain, and the revised latents; q of data and of chains, whose batch statistics are their own
+    "Dual-MCMC": ENERGY | {"generator": B + K * B + B, "inference": 2 * B},
+    # and start and chain drawn anew from the generator just updated
+    "Dual-MCMC, official": {"energy_net": 2 * K * B + 2 * B, "generator": B + K * B + B + B, "inference": 2 * B},
+    "CoopNets": MADE,
+    # E's step; q's: q(x), G(z), q(G(m)); G's, by the new q and E: q(x), G(z), q(G(m)), E(G(m))
+    "Divergence Triangle": {"energy_net": 2 * B + B, "generator": B + B + B, "inference": 2 * B + 2 * B},
+    "VAE": {"generator": B, "inference": B},
+    "Hat EBM": ENERGY | {"generator": B + B},  # the start, and the pairs of the bank
+    "DRL": ENERGY,
+    "IGEBM": ENERGY,
+    "Improved CD": {"energy_net": K * B + 2 * B + B},  # and E held fixed, of the chain's end as a function of E
+    "Short-run EBM": ENERGY,
+    "MDSM": {"denoiser": B},
+    "score network": {"denoiser": B},
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_no_image_passes_a_network_twice_in_vain(name, tmp_path, monkeypatch):
+    seen = Counter()
+
+    def around(method):
+        seen.clear()
+        return nullcontext()
+
+    make = FAMILY[name]
+
+    def hooked():
+        method = make()
+        for part in ("energy_net", "generator", "inference", "encoder", "initializer", "denoiser"):
+            if (network := getattr(method, part, None)) is not None:
+                layer = next(m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+                layer.register_forward_pre_hook(lambda _, args, part=part: seen.update({part: len(args[0])}))
+        return method
+
+    monkeypatch.setitem(FAMILY, name, hooked)
+    fitted(name, tmp_path, monkeypatch, around)
+    assert seen == PASSES[name]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if name != "Denoising-EBM"])
+def test_no_gradient_is_computed_in_vain(name, tmp_path, monkeypatch):
+    """A backward pass reaches the parameters of the networks that it is for, and no others."""
+    descend, vain = Method.descend, set()
+
+    def watched(self, loss, *names):
+        self.zero_grad()
+        norm = descend(self, loss, *names)
+        meant = {id(p) for n in names for p in self.descents()[n].network.parameters()}
+        vain.update(n for n, p in self.named_parameters() if p.grad is not None and id(p) not in meant)
+        return norm
+
+    monkeypatch.setattr(Method, "descend", watched)
+    fitted(name, tmp_path, monkeypatch, lambda _: nullcontext())
+    assert not vain
+
+
+@pytest.mark.parametrize("name", ["LIEBM, encoder", "LIEBM, encoder jointly", "CLEL"])
+def test_the_latents_are_taken_without_a_graph(name, tmp_path, monkeypatch):
+    graphs = []
+    kind = type(FAMILY[name]())
+    latent = kind._latent
+
+    def watched(self, images):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: graphs.append(t) or t, lambda t: t):
+            return latent(self, images)
+
+    monkeypatch.setattr(kind, "_latent", watched)
+    fitted(name, tmp_path, monkeypatch, lambda _: nullcontext())
+    assert not graphs

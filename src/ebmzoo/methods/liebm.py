@@ -18,7 +18,7 @@ from torch.optim import Adam
 from ebmzoo import gaussian
 from ebmzoo.compose import Composed, Informed, Joint, agreement
 from ebmzoo.descent import Descent, each
-from ebmzoo.energy import Energy, at_least_fp32
+from ebmzoo.energy import Energy, at_least_fp32, frozen
 from ebmzoo.errors import UserError
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
@@ -144,6 +144,8 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         self.objective = encoder_stage.objective if encoder_stage is not None else None  # its weights are the run's
         if encoder is not None and encoder_stage is not None:
             encoder_stage.objective.attach(encoder)
+        elif encoder is not None:
+            encoder.requires_grad_(False)
         self.encoder_checkpoint = encoder_checkpoint
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
@@ -232,11 +234,10 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         changed = self.range.inward(self.augment(self.range.outward(x0)))
         return torch.where(augmented.view(-1, 1, 1, 1), changed, x0), augmented
 
+    @torch.no_grad()
     def _latent(self, images: Tensor) -> Tensor | None:
         """z = h(v(x)), with h as it stands: no gradient reaches it from the energy (§3.1)."""
-        if self.encoder is None:
-            return None
-        return cast(Tensor, self.encoder(self.augment(images))).detach()
+        return None if self.encoder is None else cast(Tensor, self.encoder(self.augment(images)))
 
     def _settle_encoder(self) -> None:
         """A pretrained h is frozen: no gradient, and no batch statistics of its own."""
@@ -275,10 +276,12 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         assert self.encoder is not None
         mu, logvar = q(x)
         m = gaussian.draw(mu, logvar)
+        held = [self.encoder] if elbo.pixels else [self.encoder, self.generator]
         self.generator.train(elbo.pixels)  # where G does not learn from the bound, its batch statistics do not either
-        made = self.generator(m)
+        with frozen(*held):
+            made = self.generator(m)
+            latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
         self.generator.train()
-        latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
         kl = gaussian.kl(mu, logvar).sum(1).mean()
         pixels = squared_error(x, self.range.inward(made)).mean()
         bound = (pixels if elbo.pixels else 0) + latent + kl

@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from ebmzoo import gaussian
 from ebmzoo.descent import Descent, each
-from ebmzoo.energy import EnergyNet
+from ebmzoo.energy import EnergyNet, frozen
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
@@ -86,7 +86,8 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
         grad_norm = self.descend(loss_energy, "energy_net")
 
         mu, logvar = self.inference(x)
-        fit = squared_error(x, self.generator(gaussian.draw(mu, logvar))).mean()
+        with frozen(self.generator):
+            fit = squared_error(x, self.generator(gaussian.draw(mu, logvar))).mean()
         kl = gaussian.kl(mu, logvar).mean()
         of_made = gaussian.nll(m, *self.inference(made.detach())).mean()
         self.descend(fit + kl + self.latent_weight * of_made, "inference")
@@ -94,8 +95,9 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
         # the inference network and the energy just updated
         z = gaussian.draw(*self.inference(x)).detach()
         fit = squared_error(x, self.generator(z)).mean()
-        of_made = gaussian.nll(m, *self.inference(made)).mean()
-        self.descend(fit + self.energy_net(made).mean() + self.latent_weight * of_made, "generator")
+        with frozen(self.inference, self.energy_net):
+            of_made, energy_made = gaussian.nll(m, *self.inference(made)).mean(), self.energy_net(made).mean()
+        self.descend(fit + energy_made + self.latent_weight * of_made, "generator")
         return energies_told(data, ends) | {
             "grad_norm": grad_norm,
             "loss_energy": loss_energy.detach(),

@@ -112,7 +112,7 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         z0 = torch.randn(len(images), self.latent, device=images.device)
         with torch.no_grad():
             start = self.generator(z0)
-        z, chain = self._walk(Hat(self.energy_net, self.generator), z0, self.sampler)
+        z, chain = self._walk(Hat(self.energy_net, self.generator), z0, self.sampler, start=start)
 
         x = images + self.data_noise * torch.randn_like(images)
         data, ends = contrast(self.energy_net, x, chain)
@@ -136,11 +136,17 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         return cast(Tensor, loss.detach())
 
     def _walk(
-        self, hat: Hat, z: Tensor, sampler: Langevin, generator: torch.Generator | None = None
+        self,
+        hat: Hat,
+        z: Tensor,
+        sampler: Langevin,
+        generator: torch.Generator | None = None,
+        *,
+        start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The end of the chain that starts at (y, z) = (0, z): z and x = G(z) + y."""
+        """The end of the chain that starts at (y, z) = (0, z): z and x = G(z) + y; `start` is G(z), where known."""
         with torch.no_grad():
-            image = hat.generator(z)
+            image = hat.generator(z) if start is None else start
         y = torch.zeros_like(image)
         if self.latent_sampler is None:
             return z, image + sampler(OfResidual(hat.energy, image), y, generator=generator)

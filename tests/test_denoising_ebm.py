@@ -19,6 +19,7 @@ from ebmzoo.methods.baselines import Cooling
 from ebmzoo.methods.denoising import falling, linked
 from ebmzoo.networks import SNGANGenerator
 from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
+from ebmzoo.networks.moments import LatentMoments
 from ebmzoo.schedule import GeometricNoise
 from ebmzoo.training.config import build_model
 from tiny import SIZE, TinyData, denoising_ebm, mdsm, score_network, trainer
@@ -179,6 +180,50 @@ def test_falling_and_linked():
     assert [float(x) for x in states] == [1.0, 0.5, 0.25]
 
 
+def test_the_map_of_latents_has_their_moments_and_preconditions_the_chain():
+    """L is known up to the shrinkage; a step on u is z ← z − η LLᵀ ∇U(z) + √(2η) L ξ."""
+    latents, random = LatentMoments(3, rate=0.0).double(), torch.Generator().manual_seed(0)
+    identity = latents.map()
+    u = torch.randn(5, 3, generator=random, dtype=torch.float64)
+    torch.testing.assert_close(identity(u), u)
+    z = torch.randn(400, 3, generator=random, dtype=torch.float64) * torch.tensor([0.1, 1.0, 3.0]) + 2
+    for batch in z.chunk(4):
+        latents.follow(*latents.of(batch))
+    placed = latents.map()
+    torch.testing.assert_close(placed.mean, z.mean(0))
+    covariance = torch.cov(z.T, correction=0)
+    level = covariance.trace() / 3 * torch.eye(3, dtype=torch.float64)
+    product = placed.factor @ placed.factor.T
+    torch.testing.assert_close(product, 0.999 * covariance + 0.001 * level)
+
+    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+
+    def energy(z):
+        return (weights * z.square()).sum(1) / 2
+
+    end = placed(Langevin(1, 0.1, 0.0)(lambda u: energy(placed(u)), u))
+    torch.testing.assert_close(end, placed(u) - 0.1 * (weights * placed(u)) @ product)
+
+
+def test_moments_forget_at_their_rate():
+    latents = LatentMoments(1, rate=0.25)
+    for value in (4.0, 8.0, 0.0, 0.0, 0.0, 0.0):
+        latents.follow(torch.tensor([value]), torch.tensor([[1.0]]))
+    assert float(latents.mean) == pytest.approx(12 / 4 * 0.75**2)
+
+
+def test_a_checkpoint_of_before_moments_leaves_the_chain_as_it_was():
+    method = denoising_ebm()
+    method.latents.follow(torch.ones(4), 2 * torch.eye(4))
+    old = {k: v for k, v in denoising_ebm().state_dict().items() if not k.startswith("latents.")}
+    again = denoising_ebm()
+    again.load_state_dict(old)
+    u = torch.randn(3, 4)
+    torch.testing.assert_close(again.latents.map()(u), u)
+    again.load_state_dict(method.state_dict())
+    assert torch.equal(again.latents.map()(u), method.latents.map()(u))
+
+
 # ── the iteration ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,9 +242,12 @@ def watched(method, monkeypatch):
 
 
 def independent(method, x, w, prior):
-    """The losses written out from Algorithm 1, with the draws in its order; `w` is the weight 1/2σ² of the energies."""
+    """The losses written out from Algorithm 1, with the draws in its order; `w` is the weight 1/2σ² of the energies.
+
+    With the `prior` latents are z = μ + L u, by the moments of those seen so far, else u itself.
+    """
     r, h, n = method.denoiser, method.decoder, len(x)
-    set_of = method.noise.sigma
+    set_of, seen = method.noise.sigma, []
 
     def noised(x, sigma):
         return x + sigma.view(-1, 1, 1, 1) * torch.randn_like(x)
@@ -211,16 +259,25 @@ def independent(method, x, w, prior):
     for _ in range(method.learning.reconstructions):
         sigma = set_of[torch.randint(128, (n,))]
         noisy = noised(x, sigma)
-        losses.append(((h(r.encode(noisy, sigma)) - x) ** 2).sum() / n)
+        seen.append(r.encode(noisy, sigma).detach())
+        losses.append(((h(seen[-1]) - x) ** 2).sum() / n)
         losses.append(((r(noisy, sigma) - x) ** 2).sum() / n)
     sigma = set_of[torch.randint(128, (n,))]
-    z = torch.randn(n, 4)
+    latents = torch.cat(seen)
+    covariance = torch.cov(latents.T, correction=0)
+    factor = torch.linalg.cholesky(0.999 * covariance + 0.001 * covariance.trace() / 4 * torch.eye(4))
+
+    def place(u):
+        return latents.mean(0) + u @ factor.T if prior else u
+
+    u = torch.randn(n, 4)
     h.eval()
     for _ in range(method.semantic.steps):
-        z = z.detach().requires_grad_()
-        energy = error(h(z), sigma) + (z.square().sum(1) / 2 if prior else 0)
-        (grad,) = torch.autograd.grad(energy.sum(), z)
-        z = z.detach() - 0.1 * grad + math.sqrt(0.2) * torch.randn_like(z)
+        u = u.detach().requires_grad_()
+        energy = error(h(place(u)), sigma) + (u.square().sum(1) / 2 if prior else 0)
+        (grad,) = torch.autograd.grad(energy.sum(), u)
+        u = u.detach() - 0.1 * grad + math.sqrt(0.2) * torch.randn_like(u)
+    z = place(u).detach()
     x0 = h(z).detach()
     of_data = r.encode(noised(x, sigma), sigma).detach()
     both = error(h(torch.cat([of_data, z])), sigma.repeat(2))
@@ -292,7 +349,8 @@ def test_the_texture_chain_starts_at_the_image_of_the_latent_before_the_decoder_
     def scramble(self, loss, *names):
         with torch.no_grad():
             if semantic.ends:
-                images_of_ends.append(copy.deepcopy(self.decoder).eval()(semantic.ends[0][1]))
+                z = self.latents.map()(semantic.ends[0][1])
+                images_of_ends.append(copy.deepcopy(self.decoder).eval()(z))
             for parameter in getattr(self, names[0]).parameters():
                 parameter.mul_(1.5)
         return torch.tensor(0.0)
@@ -509,7 +567,7 @@ def test_latents_and_denoising_are_the_network_s():
 
 
 def test_presets():
-    assert Learning.paper() == Learning(3, 1.0, 0, 0.0, prior=False)
+    assert Learning.paper() == Learning(3, 1.0, 0, 0.0, prior=False, moments=False)
     assert Sampling.paper() == Sampling(35, 100, None, denoise=False)
     sampling = replace(Sampling.paper(), latent_steps=3, image_steps=4)
     sampled = denoising_ebm(sampling=sampling, texture=Langevin(2, 0.01)).sample(2)

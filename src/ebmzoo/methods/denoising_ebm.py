@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast, final
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
@@ -26,6 +27,7 @@ from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_tol
 from ebmzoo.methods.two_stage import Sampling, TwoEnergies, TwoStage
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder
+from ebmzoo.networks.moments import Affine, LatentMoments
 from ebmzoo.schedule import GeometricNoise, column
 
 
@@ -40,7 +42,9 @@ class Learning:
         sigma_floor: σ below which w(σ) rises no more. Across the images' manifold the curvature of U is 2 w(σ), so a
             step size above σ² oscillates and above 2σ² diverges. A gradient step with w floored at σ₀ is the step of
             Eq. 7 with η scaled by σ²/σ₀² below σ₀.
-        prior: add |z|²/2, of the chain's start N(0, I), to the semantic chain's energy.
+        prior: add |u|²/2, of the chain's start N(0, I), to the semantic chain's energy.
+        moments: the latents' chain is one of u, z = μ + L u, with the mean and covariance of f(x̃, σ). Without it, as
+            printed, it starts at z⁰ ~ N(0, I), where the latents of data are not and h has learnt nothing.
     """
 
     reconstructions: int = 3
@@ -48,6 +52,7 @@ class Learning:
     warmup: int = 5000
     sigma_floor: float = 0.3
     prior: bool = True
+    moments: bool = True
 
     def __post_init__(self) -> None:
         for key, least in {"reconstructions": 1, "weight": 0, "warmup": 0, "sigma_floor": 0}.items():
@@ -57,7 +62,7 @@ class Learning:
     @classmethod
     def paper(cls) -> Learning:
         """Algorithm 1 as printed."""
-        return cls(weight=1.0, warmup=0, sigma_floor=0.0, prior=False)
+        return cls(weight=1.0, warmup=0, sigma_floor=0.0, prior=False, moments=False)
 
 
 @final
@@ -68,7 +73,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
     An iteration (Alg. 1), with a σ for each image drawn from the set, and again for each of the L, is
 
         L times: x̃ = x + σε, L_h = mean |h(sg f(x̃, σ)) − x|², L_r = mean |r(x̃, σ) − x|²        (Eq. 13, 1)
-        z⁰ ~ N(0, I), z^K by K Langevin steps on U_s                                                (Eq. 15)
+        z⁰ = μ + L u, u ~ N(0, I), z^K by K Langevin steps on U_s                                   (Eq. 15)
         x^T by T Langevin steps on U_c from x⁰ = h(z^K)                                             (Eq. 16)
         L_s = λ mean (U_s(sg f(x̃, σ)) − U_s(z^K)), of h alone, and
         L_c = λ mean (U_c(x) − U_c(x^T)), of r alone                                                (Eq. 12, 14)
@@ -145,6 +150,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         self.optimizer_of = {"denoiser": denoiser_optimizer, "decoder": decoder_optimizer}
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser, decoder=decoder)
+        self.latents = LatentMoments(decoder.latent) if decoder is not None and learning.moments else None
 
     def descents(self) -> dict[str, Descent]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
@@ -186,33 +192,50 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         sigma, readings = self.noise.draw(len(x)), {}
         noisy = x + column(sigma, x) * torch.randn_like(x)
         if self.decoder is not None:
-            loss = squared_error(self.decoder(self._latent(noisy, sigma)), x).mean()
+            z = self._latent(noisy, sigma)
+            self._follow(z)
+            loss = squared_error(self.decoder(z), x).mean()
             readings = {"grad_norm_decoder": self.descend(loss, "decoder"), "loss_decoder": loss.detach()}
         loss = squared_error(self.denoiser(noisy, sigma), x).mean()
         return readings | {"grad_norm": self.descend(loss, "denoiser"), "loss_denoising": loss.detach()}
 
     def _energies(self) -> TwoEnergies:
         """Of the weights being trained."""
-        return TwoEnergies(self.denoiser, self.decoder, self.sigma_floor)
+        return TwoEnergies(self.denoiser, self.decoder, self.sigma_floor, self._map())
+
+    def _map(self) -> Affine | None:
+        return None if self.latents is None else self.latents.map()
 
     def _latent(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():
             return cast(DenoisingAutoEncoder, self.denoiser).encode(noisy, sigma)
+
+    def _follow(self, z: Tensor) -> None:
+        """Take the latents of a batch, of all processes, into their moments."""
+        if self.latents is None:
+            return
+        of_batch = self.latents.of(z)
+        if dist.is_available() and dist.is_initialized():
+            for moment in of_batch:
+                dist.all_reduce(moment)
+                moment /= dist.get_world_size()
+        self.latents.follow(*of_batch)
 
     def _teach_decoder(self, x: Tensor, sigma: Tensor, readings: Readings) -> tuple[Readings, Tensor]:
         """The semantic chain (lines 7–9), h's step by L_s (lines 14, 15), and x⁰ of h before that step (line 10)."""
         assert self.decoder is not None and self.semantic is not None  # noqa: PT018
         energies = self._energies()
         with in_eval_mode(self.denoiser, self.decoder):
-            z0 = torch.randn(len(x), self.decoder.latent, device=x.device)
-            z = self.semantic(energies.of_latents(sigma, self.learning.prior), z0)
+            u0 = torch.randn(len(x), self.decoder.latent, device=x.device)
+            u = self.semantic(energies.of_chain(sigma, self.learning.prior), u0)
             with torch.no_grad():
+                z = energies.decoding.latent(u)
                 x0 = self.decoder(z)
             of_data = self._latent(x + column(sigma, x) * torch.randn_like(x), sigma)
             with frozen(self.denoiser):
-                data, ends = contrast(energies.of_latents(sigma.repeat(2), prior=False), of_data, z)
+                data, ends = contrast(energies.of_latents(sigma.repeat(2)), of_data, z)
         norm = self.descend(self.learning.weight * (data - ends).mean(), "decoder")
-        told = energies_told(data, ends) | chain_told(self.semantic, z0, z) | {"grad_norm": norm}
+        told = energies_told(data, ends) | chain_told(self.semantic, u0, u) | {"grad_norm": norm}
         return readings | {f"semantic_{key}": value for key, value in told.items()}, x0
 
     def _teach_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> Readings:
@@ -282,5 +305,5 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """Of the weights that evaluation uses."""
         r = cast(Denoiser, self.network("denoiser"))
         h = None if self.decoder is None else cast(Generator, self.network("decoder"))
-        energies, prior = TwoEnergies(r, h, self.sigma_floor), self.learning.prior
+        energies, prior = TwoEnergies(r, h, self.sigma_floor, self._map()), self.learning.prior
         return TwoStage(energies, self.semantic, self.texture, self.noise, self.sampling, prior, self.shape)

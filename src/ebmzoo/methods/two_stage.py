@@ -16,6 +16,7 @@ from ebmzoo.methods.capabilities import Stage
 from ebmzoo.methods.denoising import falling, linked
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser
+from ebmzoo.networks.moments import Affine
 from ebmzoo.schedule import GeometricNoise
 
 
@@ -50,30 +51,56 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """u to h(z), z = μ + L u, or u itself without `latents`."""
+
+    decoder: Generator
+    latents: Affine | None
+
+    def latent(self, u: Tensor) -> Tensor:
+        """z `(B, latent)`."""
+        return u if self.latents is None else self.latents(u)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.decoder(self.latent(u))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
 class TwoEnergies:
     """U_c(x, σ) = w(σ) |x − r(x + σε, σ)|², U_s(z, σ) = U_c(h(z), σ); w(σ) = 1/2 max(σ, `floor`)².
 
+    Chains on latents move u of z = μ + L u (`LatentMoments`); without `latents` it is z, as the paper has it.
     Source: Denoising-EBM, Eq. 7 and 8. Shapes: σ is `(B,)`, and so are the energies.
     """
 
     denoiser: Denoiser
     decoder: Generator | None
     floor: float
+    latents: Affine | None
 
     def of_images(self, sigma: Tensor, generator: torch.Generator | None = None) -> DenoisingError:
         """U_c(·, σ)."""
         return DenoisingError(self.denoiser, sigma, self.floor, generator=generator)
 
-    def of_latents(self, sigma: Tensor, prior: bool, generator: torch.Generator | None = None) -> Energy:
-        """U_s(·, σ), with |z|²/2 where there is a `prior`."""
+    def of_latents(self, sigma: Tensor) -> Energy:
+        """U_s(·, σ) of z."""
         assert self.decoder is not None
-        energy = OfDecoder(self.of_images(sigma, generator), self.decoder)
+        return OfDecoder(self.of_images(sigma), self.decoder)
+
+    def of_chain(self, sigma: Tensor, prior: bool, generator: torch.Generator | None = None) -> Energy:
+        """U_s(μ + L u, σ) of u, with |u|²/2 where there is a `prior`."""
+        energy = OfDecoder(self.of_images(sigma, generator), self.decoding)
         return Tilted(energy, 1.0) if prior else energy
+
+    @property
+    def decoding(self) -> Decoding:
+        assert self.decoder is not None
+        return Decoding(self.decoder, self.latents)
 
 
 @dataclass(frozen=True)
 class TwoStage:
-    """z⁰ ~ N(0, I), z^K by K steps on U_s; x⁰ = h(z^K), x^T by T steps on U_c; x^T or r(x^T, σ)   (Eq. 15 and 16).
+    """u⁰ ~ N(0, I), z^K by K steps on U_s; x⁰ = h(z^K), x^T by T steps on U_c; x^T or r(x^T, σ)   (Eq. 15 and 16).
 
     A step has its own σ where `sampling.sigma` falls; of all chains an image has one σ where it is null. A step on U_s
     is 2 network evaluations, of h and r; one on U_c, the decoding of z^K and the last denoising are 1 each.
@@ -84,7 +111,7 @@ class TwoStage:
         texture: the chain on images, or None.
         noise: the set of σ.
         sampling: the numbers of steps, and σ.
-        prior: of `TwoEnergies.of_latents`.
+        prior: of `TwoEnergies.of_chain`.
         shape: of an image, where the chain on images starts from noise.
     """
 
@@ -147,12 +174,11 @@ class TwoStage:
         self, n: int, chain: Langevin, drawn: Tensor | None, keep: int, generator: torch.Generator | None
     ) -> Stage:
         """h(z⁰), …, h(z^K)."""
-        h = self.energies.decoder
-        assert h is not None
-        z = torch.randn(n, h.latent, device=self.noise.sigma.device, generator=generator)
+        decoding = self.energies.decoding
+        u = torch.randn(n, decoding.decoder.latent, device=self.noise.sigma.device, generator=generator)
         sigmas, kept = self._sigmas(n, chain.steps, drawn), spaced(chain.steps, keep)
-        links = ((chain.lasting(1), self.energies.of_latents(sigma, self.prior, generator)) for sigma in sigmas)
-        states = [h(z) for k, z in enumerate(linked(links, z, generator)) if k in kept]
+        links = ((chain.lasting(1), self.energies.of_chain(sigma, self.prior, generator)) for sigma in sigmas)
+        states = [decoding(u) for k, u in enumerate(linked(links, u, generator)) if k in kept]
         return Stage("semantic", states, [2 * k + 1 for k in kept])
 
     def _images(

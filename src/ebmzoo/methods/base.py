@@ -10,7 +10,9 @@ from typing import Any, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
@@ -18,6 +20,7 @@ from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
 from ebmzoo.methods.averaging import Average
 from ebmzoo.methods.readings import Readings
+from ebmzoo.methods.reduction import mean_of_meant
 from ebmzoo.randomness import repeatable
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
@@ -50,6 +53,7 @@ class Method(LightningModule, ABC):
     use_averages: bool = True
     accumulate: int = 1
     _stepped: tuple[str, ...] = ()
+    _meant: set[int] = set()  # noqa: RUF012  (replaced, never changed)
     _kept: dict[str, Tensor] | None = None
 
     @abstractmethod
@@ -171,6 +175,7 @@ class Method(LightningModule, ABC):
                 )
             self._stepped = (*self._stepped, *names)
             loss = loss / self.accumulate
+        self._meant = {id(p) for name in names for p in order[name].network.parameters()}
         self.manual_backward(loss)
         for p, grad in others:
             p.grad = grad
@@ -246,6 +251,9 @@ class Method(LightningModule, ABC):
         self.train()  # `load` gives a method in eval mode
         if self.trainer.world_size > 1:  # chains and latents are each process's own
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and strategy._ddp_comm_hook is None:
+            cast(DistributedDataParallel, strategy.model).register_comm_hook(lambda: self._meant, mean_of_meant)
 
     def on_train_start(self) -> None:  # after `on_fit_start` Lightning clears gradients
         if self._kept is not None and not self.starts_anew:

@@ -4,7 +4,7 @@ PYTHON ?= python3
 # One thread a worker: two workers with a thread for every core would be slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint install
+.PHONY: demo test lint install bench
 
 install: $(VENV)/installed
 
@@ -29,3 +29,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The chain and the iterations beside a plain loop and other libraries; leave the machine alone meanwhile.
+bench: install
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks

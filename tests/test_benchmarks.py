@@ -1,0 +1,80 @@
+"""The benchmark at a size that says nothing of speed: that all of it runs, and that chains agree."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.__main__ import main
+from benchmarks.ceiling import flops
+from benchmarks.chains import chains, disagreement, plain
+from benchmarks.networks import energies
+from benchmarks.report import rows
+from benchmarks.timing import Timed, in_turn
+from ebmzoo.langevin import Langevin
+
+
+def test_contenders_take_turns_and_ratios_are_within_a_round():
+    order, seconds = [], iter([9.0, 9.0, 1.0, 2.0, 10.0, 20.0, 3.0, 6.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.timing.once", lambda work, device: (work(), next(seconds))[1])
+        works = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+        timed = in_turn(works, 3, torch.device("cpu"), per=2)
+    assert order == ["a", "b"] * 4
+    assert timed["a"].seconds == (0.5, 5.0, 1.5)
+    assert (timed["a"].median, timed["a"].spread) == (1.5, (0.5, 5.0))
+    assert timed["b"].over(timed["a"]) == 2.0
+
+
+def test_chains_of_equal_seeds_agree_with_the_plain_loop_and_a_wrong_one_is_told():
+    torch.manual_seed(0)
+    for name, net in energies(tiny=True).items():
+        x = torch.rand(3, 3, 32, 32) * 2 - 1
+        far = disagreement(net.eval(), x, 2)
+        assert {"plain loop", "ebmzoo, fp32"} <= set(far), name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.chains.with_ebmzoo", lambda net, x, sampler: Langevin(1, 1.0, 0.01)(net, x))
+        with pytest.raises(AssertionError, match="ebmzoo, fp32"):
+            disagreement(net, x, 2)
+
+
+def test_the_plain_loop_is_langevin():
+    x = torch.ones(2, 1, 4, 4)
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x.square().sum((1, 2, 3)) / 2
+
+    assert torch.allclose(plain(Square(), x, 3, 0.5, 0.0), x / 8)
+
+
+def test_a_convolution_s_arithmetic_is_counted_forward_and_in_its_input_alone():
+    class Energy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 5, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x).sum((1, 2, 3))
+
+    assert flops(Energy(), torch.rand(3, 2, 8, 8)) == 2 * (2 * 3 * 2 * 5 * 9 * 64)
+
+
+def test_rows_tell_ratios_and_what_the_sampler_adds():
+    timed = {"plain loop": Timed((4.0,)), "ebmzoo, bf16": Timed((1.01,)), "network alone, bf16": Timed((1.0,))}
+    head, *found = rows(timed, {"fp32": 2.0, "bf16": 0.5}, "plain loop")
+    assert head[-1] == "over the network alone"
+    assert [row[2] for row in found] == ["1.00", "3.96", "4.00"]
+    assert [row[-2:] for row in found] == [["50%", "–"], ["50%", "+1.0%"], ["50%", "–"]]
+
+
+def test_all_of_it_runs(tmp_path, capsys):
+    main(["--tiny", "--rounds", "1", "--batch", "4", "--out", str(tmp_path)])
+    told = json.loads((tmp_path / "cpu.json").read_text()) if not torch.cuda.is_available() else None
+    if told is not None:
+        assert set(told) == {"machine", "steps", "iterations"}
+        assert set(told["iterations"]) == {"contrastive divergence", "LIEBM"}
+        assert set(told["steps"]["LIEBM"]["seconds"]) == set(chains(nn.Identity(), torch.rand(1, 3, 8, 8), 1))
+        assert "| plain loop |" in (tmp_path / "cpu.md").read_text()
+    assert "one Langevin step of CDRL" in capsys.readouterr().out

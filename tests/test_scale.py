@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
+from ebmzoo.errors import UserError
 from scale_script import EXACT, REDUCED, fitted
+from test_marginal_baselines import short_run
 
 SCRIPT = Path(__file__).with_name("scale_script.py")
 
@@ -46,3 +50,12 @@ def test_processes_exchange_the_gradients_of_a_descent_alone(name, processes):
         counted, meant, every = (told["bytes", name][key] for key in ("counted", "meant", "all"))
         assert counted == meant
         assert 0 < meant[-1] < REDUCED[name] * every
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_sharded_parameters_are_refused_in_a_sentence(strategy):
+    """On the CPU Lightning refuses them before, and in a sentence too."""
+    method = short_run()
+    method._trainer = SimpleNamespace(strategy=strategy(), precision="32-true")
+    with pytest.raises(UserError, match=r"trainer.strategy shards .* use ddp"):
+        method.setup("fit")

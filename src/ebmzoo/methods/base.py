@@ -10,7 +10,7 @@ from typing import Any, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -226,6 +226,11 @@ class Method(LightningModule, ABC):
         """Check the networks against the data, by a dry run on one image, before anything is trained or loaded."""
         if (precision := str(self.trainer.precision)) not in PRECISIONS:
             raise UserError(f"trainer.precision is {precision}; energies need fp32, so choose one of {PRECISIONS}")
+        if isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise UserError(
+                "trainer.strategy shards the parameters, which chains on frozen networks and copies for averages do "
+                "not bear; use ddp (see docs/scaling.md)"
+            )
         self.to(memory_format=torch.channels_last)
         # 64-true: Lightning converts after this, too late for the dry run.
         self.trainer.precision_plugin.convert_module(self)

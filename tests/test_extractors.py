@@ -242,7 +242,8 @@ def test_classifier_features_refuse_other_files(tmp_path: Path, trained: tuple[C
         torch.save(content, path)
         problem = ClassifierFeatures(str(path)).available()
         assert problem is not None, name
-        assert problem.startswith(f"{path} is not a classifier's checkpoint"), name
+        assert problem.startswith(str(path)), name
+        assert "is not a classifier's checkpoint" in problem, name
     assert not (tmp_path / "owned").exists()
     truncated = tmp_path / "truncated"
     truncated.write_bytes(trained[1].read_bytes()[:1000])

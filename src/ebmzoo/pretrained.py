@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ebmzoo.errors import UserError
+from ebmzoo.weights import read_weights
 
 
 def load_pretrained(network: nn.Module, path: str | Path, prefix: str, kind: str) -> None:
@@ -25,12 +24,7 @@ def load_pretrained(network: nn.Module, path: str | Path, prefix: str, kind: str
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; it must be the checkpoint of an {kind}, made by `ebmzoo fit`")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint that can be read safely; one made by `ebmzoo fit` is needed"
-        ) from error
+    checkpoint = read_weights(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     weights = {k.removeprefix(prefix): v for k, v in (state or {}).items() if k.startswith(prefix)}
     if not weights:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from ebmzoo.benchmark.plan import Plan, Run, agrees
 from ebmzoo.errors import UserError
-from ebmzoo.training.checkpoint import KEY, read
+from ebmzoo.training.checkpoint import read
+from ebmzoo.training.migration import KEY
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes; one that trains on a single device must not take itself for one of many."""

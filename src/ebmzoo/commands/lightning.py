@@ -22,8 +22,9 @@ from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
-from ebmzoo.training.checkpoint import KEY, LastCheckpoint, read
+from ebmzoo.training.checkpoint import LastCheckpoint, read
 from ebmzoo.training.config import ZooParser, mendable
+from ebmzoo.training.migration import KEY
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 from ebmzoo.training.watchdog import DivergedError, Event, Watchdog, events_of

@@ -17,8 +17,9 @@ from ebmzoo.methods import Method
 from ebmzoo.report.pictures import save_grid, save_png, scatter
 from ebmzoo.tasks.density import draw_points
 from ebmzoo.tasks.generation import draw
-from ebmzoo.training.checkpoint import KEY, load, read
+from ebmzoo.training.checkpoint import load, read
 from ebmzoo.training.config import ZooParser
+from ebmzoo.training.migration import KEY
 
 
 def main(args: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.fingerprint import sha256
 from ebmzoo.metrics.classifier import ResNetClassifier
 from ebmzoo.progress import tracked
+from ebmzoo.weights import read_weights
 
 
 class FeatureExtractor(nn.Module, ABC):
@@ -92,18 +92,19 @@ class ClassifierFeatures(FeatureExtractor):
                 raise UserError(
                     f"no classifier at {path}: make it with `ebmzoo fit --config configs/classifier_<data>.yaml`."
                 )
+            how = "make one with `ebmzoo fit --config configs/classifier_<data>.yaml`."
             try:
-                saved = torch.load(path, map_location="cpu", weights_only=True)
+                saved = read_weights(path)
+            except UserError as error:
+                raise UserError(f"{error}, so it is not a classifier's checkpoint: {how}") from error
+            try:
                 self.facts = dict(saved["classifier"])
                 net = ResNetClassifier(**{k: self.facts[k] for k in ("in_channels", "num_classes", "width", "blocks")})
                 net.load_state_dict(
                     {k.removeprefix("net."): v for k, v in saved["state_dict"].items() if k.startswith("net.")}
                 )
-            except (UnpicklingError, EOFError, KeyError, TypeError, RuntimeError) as error:
-                raise UserError(
-                    f"{path} is not a classifier's checkpoint: make one with "
-                    "`ebmzoo fit --config configs/classifier_<data>.yaml`."
-                ) from error
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"{path} is not a classifier's checkpoint: {how}") from error
             self.net = net.eval().requires_grad_(False)
         return self.net
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -15,9 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from ebmzoo import __version__
 from ebmzoo.errors import UserError
 from ebmzoo.randomness import random_state, set_random_state
-
-FORMAT = 1
-KEY = "ebmzoo"
+from ebmzoo.training.migration import FORMAT, KEY, migrated
+from ebmzoo.weights import read_weights
 
 
 class LastCheckpoint(Checkpoint):
@@ -94,36 +92,40 @@ def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, on the CPU, with no code run from the file.
+    """A checkpoint's contents in the newest format, on the CPU, with no code run from the file.
 
     Raises:
-        UserError: no such file, not a checkpoint, or not one of `ebmzoo`.
+        UserError: no such file, not a checkpoint, or not one of `ebmzoo`, or one of a newer.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"ckpt_path: there is no file {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # zip, pickle and torch each raise their own
-        raise UserError(f"ckpt_path: {path} is not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "config" not in checkpoint[KEY]:
-        raise UserError(f"ckpt_path: {path} was not written by `ebmzoo fit`, it carries no config")
-    if checkpoint[KEY]["format"] > FORMAT:
-        written = checkpoint[KEY]["version"]
-        raise UserError(f"ckpt_path: {path} was written by ebmzoo {written}, newer than this {__version__}; update it")
-    return checkpoint
+        return migrated(read_weights(path), path)
+    except UserError as error:
+        raise UserError(f"ckpt_path: {error}") from error
 
 
-def load(path: str | Path) -> LightningModule:
+def load(path: str | Path, trust: bool = False) -> LightningModule:
     """The model of a checkpoint, in eval mode on the CPU, built from the config that the file carries.
 
+    Args:
+        path: the file.
+        trust: let its config name any class there is, which runs that class's code; without it only classes of ebmzoo
+            and of what it builds on.
+
     Raises:
-        UserError: the file is no checkpoint of `ebmzoo`.
+        UserError: the file is no checkpoint of `ebmzoo`, or, without `trust`, names another's class.
     """
     from ebmzoo.training.config import build_model
 
     checkpoint = read(path)
-    model = build_model(checkpoint[KEY]["config"])
-    model.on_load_checkpoint(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
+    try:
+        model = build_model(checkpoint[KEY]["config"], trust)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+    except UserError as error:
+        raise UserError(f"ckpt_path: {path}: {error}") from error
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"ckpt_path: {path} does not hold the weights of the model that its config names") from error
     return model.eval()

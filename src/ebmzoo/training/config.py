@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import UserError
+from ebmzoo.training.trust import nothing_foreign, refusal
 
 
 class ZooParser(LightningArgumentParser):
@@ -29,6 +30,8 @@ class ZooParser(LightningArgumentParser):
 
     def sentence(self, message: str) -> str:
         """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
+        if (refused := refusal(message)) is not None:
+            return refused
         told = _gist(message)
         unknown = re.search(r"(?:[Kk]ey|[Oo]ption) '([\w.-]+)' is not (?:expected|accepted)", told)
         unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", told)
@@ -86,21 +89,22 @@ def mendable() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__ or cause.__context__
-        raise UserError(str(cause) if cause is not None else _gist(str(error))) from error
+        told = str(cause) if cause is not None else refusal(str(error)) or _gist(str(error))
+        raise UserError(told) from error
 
 
-def build_model(config: str) -> LightningModule:
+def build_model(config: str, trust: bool = True) -> LightningModule:
     """The `model:` of a config's YAML text, instantiated.
 
     Raises:
-        UserError: the text holds no model.
+        UserError: the text holds no model, or, without `trust`, names what is not of ebmzoo or what it builds on.
     """
     section = (yaml.safe_load(config) or {}).get("model")
     if section is None:
         raise UserError("the config has no model")
     parser = ZooParser()
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    with mendable():
+    with mendable(), nothing_foreign(trust):
         model = parser.instantiate(parser.parse_object({"model": section})).model
     assert isinstance(model, LightningModule)
     return model

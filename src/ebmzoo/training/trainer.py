@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from ebmzoo.methods.base import Method
+from ebmzoo.training.migration import MigratingIO
 
 
 class ZooTrainer(Trainer):
@@ -22,6 +24,8 @@ class ZooTrainer(Trainer):
                 "find_unused_parameters": True,
                 "broadcast_buffers": False,
             } | self.strategy._ddp_kwargs
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = MigratingIO()
         self.batches_a_step = self.accumulate_grad_batches
 
     def fit(self, model: LightningModule, *args: Any, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ def steps_of_chains(args: argparse.Namespace, device: torch.device) -> dict[str,
     told = {}
     for name, net in seeded(energies(args.tiny), device).items():
         x = torch.rand(args.batch, 3, 32, 32, device=device) * 2 - 1
-        agreed = disagreement(net, x[: min(8, args.batch)], 3)
+        agreed = disagreement(net, x[:4], 2)
         bound = {}
         for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
             shape = (8, 16, 8, 8) if args.tiny else (args.batch, 256, 16, 16)
@@ -73,8 +73,8 @@ def machine(device: torch.device) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run, print and keep the figures; gives them too."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
-    parser.add_argument("--steps", type=int, default=2, help="steps of a chain")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a chain")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only", choices=("steps", "iterations"), help="one of the two parts")
     parser.add_argument("--quick", action="store_true", help="two rounds of a small batch: to see that all runs")

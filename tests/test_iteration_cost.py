@@ -1,7 +1,8 @@
 """What an iteration must not do: wait for the device, work twice, keep more than one step of a chain."""
 
+import warnings
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebmzoo import methods
+from ebmzoo.energy import frozen, gradient
+from ebmzoo.langevin import Langevin
 from ebmzoo.methods import Method, baselines
 from ebmzoo.methods.averaging import averaged
+from ebmzoo.networks import SNGANEnergy
+from ebmzoo.replay import ReplayBuffer
 from ebmzoo.training.callbacks import ProgressBar
 from family import FAMILY
 from tiny import TinyData, trainer, without_latent
@@ -44,7 +49,7 @@ def second_stage(name):
     return 2 if name.startswith("LIEBM") else 1
 
 
-def fitted(name, tmp_path, monkeypatch, around):
+def fitted(name, tmp_path, monkeypatch, around, **changes):
     """A short fit, in the energy's stage where there are two, with each `training_step` inside `around(method)`."""
     method, step = FAMILY[name](), Method.training_step
 
@@ -53,7 +58,7 @@ def fitted(name, tmp_path, monkeypatch, around):
             step(self, batch, batch_idx)
 
     monkeypatch.setattr(Method, "training_step", watched)
-    trainer(tmp_path, max_epochs=second_stage(name)).fit(method, TinyData(n=24))
+    trainer(tmp_path, max_epochs=second_stage(name), **changes).fit(method, TinyData(n=24))
     return method
 
 
@@ -244,3 +249,84 @@ def test_the_latents_are_taken_without_a_graph(name, tmp_path, monkeypatch):
     monkeypatch.setattr(kind, "_latent", watched)
     fitted(name, tmp_path, monkeypatch, lambda _: nullcontext())
     assert not graphs
+
+
+class Kept:
+    """A tensor that a graph keeps for its backward pass, counted while it does."""
+
+    def __init__(self, tensor, live):
+        self.tensor, self.live = tensor, live
+        live["now"] += tensor.nbytes
+        live["peak"] = max(live["peak"], live["now"])
+
+    def __del__(self):
+        self.live["now"] -= self.tensor.nbytes
+
+
+def kept_by(work):
+    """The most bytes that graphs keep at one time while `work` runs."""
+    live = {"now": 0, "peak": 0}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: Kept(t, live), lambda kept: kept.tensor):
+        work()
+    assert live["now"] == 0  # nothing outlives it
+    return live["peak"]
+
+
+def energy_net():
+    torch.manual_seed(0)
+    return SNGANEnergy(in_channels=1, size=8, width=16, bias="all")
+
+
+def test_memory_of_a_chain_is_flat_in_its_steps():
+    net, x = energy_net(), torch.rand(8, 1, 8, 8)
+    peaks = [kept_by(lambda steps=steps: Langevin(steps, 0.1)(net, x)) for steps in (1, 2, 20)]
+    assert peaks[0] == peaks[1] == peaks[2] > 0
+    with frozen(net):
+        assert kept_by(lambda: gradient(net, x)) == peaks[0]  # that of one gradient, which keeps no parameter's part
+    assert kept_by(lambda: gradient(net, x)) > peaks[0]
+
+
+def test_bf16_keeps_half(tmp_path):
+    net, x = energy_net(), torch.rand(8, 1, 8, 8)
+    fp32 = kept_by(lambda: Langevin(2, 0.1, precision="fp32")(net, x))
+    bf16 = kept_by(lambda: Langevin(2, 0.1, precision="bf16")(net, x))
+    assert 0.4 * fp32 < bf16 < 0.7 * fp32
+
+
+def test_a_buffer_of_uint8_takes_a_quarter():
+    nbytes = {
+        storage: ReplayBuffer(100, (3, 32, 32), storage=storage).states.nbytes for storage in ("float32", "uint8")
+    }
+    assert nbytes == {"float32": 100 * 3 * 32 * 32 * 4, "uint8": 100 * 3 * 32 * 32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_of_a_chain_is_flat_on_a_gpu():
+    net, x = energy_net().cuda(), torch.rand(64, 1, 8, 8, device="cuda")
+    peaks = []
+    for steps in (2, 4, 40):
+        torch.cuda.reset_peak_memory_stats()
+        Langevin(steps, 0.1)(net, x)
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[2] <= peaks[1] + 4096  # but for the flag of each step that its states are finite
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_host_waits_once_a_chain_on_a_gpu(name, tmp_path, monkeypatch):
+    """Not even inside operations: CUDA itself tells of every wait, and those are the checks of chains."""
+    waits = []
+
+    @contextmanager
+    def around(method):
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            yield
+        torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(w.message) for w in told))
+
+    fitted(name, tmp_path, monkeypatch, around, accelerator="gpu")
+    assert waits[-1] <= 2 * CHAINS.get(name, 1)  # the number of bad steps, and which

@@ -22,7 +22,7 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float, negatives: Tensor | N
         z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
         keys = z if negatives is None else torch.cat([z, F.normalize(negatives.detach().float(), dim=1)])
         views = torch.arange(len(z), device=z.device)
-        logits = (z @ keys.mT / temperature).index_put((views, views), z.new_tensor(-torch.inf))
+        logits = (z @ keys.mT / temperature).index_put((views, views), z.new_full((), -torch.inf))
         return F.cross_entropy(logits, views.roll(len(z1)))
 
 

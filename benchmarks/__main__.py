@@ -33,7 +33,7 @@ def steps_of_chains(args: argparse.Namespace, device: torch.device) -> dict[str,
         for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
             shape = (8, 16, 8, 8) if args.tiny else (args.batch, 256, 16, 16)
             bound[precision] = flops(net, x) / rate(device, dtype, shape)
-        timed = in_turn(chains(net, x, args.steps), args.rounds, device, per=args.steps)
+        timed = in_turn(chains(net, x, args.steps, args.compile), args.rounds, device, per=args.steps)
         told[name] = {"disagreement": agreed, "ceiling": bound, "seconds": timed}
         print(table(f"one Langevin step of {name}, batch {args.batch}, 32×32", timed, bound, "plain loop"), flush=True)
     return told
@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=1, help="steps of a chain")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only", choices=("steps", "iterations"), help="one of the two parts")
+    parser.add_argument(
+        "--compile", action="store_true", help="also our chain with `compile`, minutes of compiling each"
+    )
     parser.add_argument("--quick", action="store_true", help="two rounds of a small batch: to see that all runs")
     parser.add_argument("--tiny", action="store_true", help="networks of a few weights, for the tests")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the figures")

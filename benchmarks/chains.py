@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,7 +72,7 @@ def bare(net: nn.Module, x: Tensor, steps: int, precision: str) -> Tensor:
     return grad
 
 
-def chains(net: nn.Module, x: Tensor, steps: int) -> dict[str, Chain]:
+def chains(net: nn.Module, x: Tensor, steps: int, compiled: bool = False) -> dict[str, Chain]:
     """The contenders: others' with a network as PyTorch makes it, ours and the bare one channels-last."""
     fast, image = copy.deepcopy(net).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     ours = {p: Langevin(steps, STEP_SIZE, NOISE, precision=p) for p in ("fp32", "bf16")}
@@ -84,6 +85,9 @@ def chains(net: nn.Module, x: Tensor, steps: int) -> dict[str, Chain]:
     found["network alone, fp32"] = lambda: bare(fast, image, steps, "fp32")
     found["ebmzoo, bf16"] = lambda: with_ebmzoo(fast, x, ours["bf16"])
     found["network alone, bf16"] = lambda: bare(fast, image, steps, "bf16")
+    if compiled:
+        sampler = replace(ours["bf16"], compile=True)
+        found["ebmzoo, compiled, bf16"] = lambda: with_ebmzoo(fast, x, sampler)
     return found
 
 

@@ -21,7 +21,7 @@ def rows(timed: Mapping[str, Timed], bound: Mapping[str, float], reference: str)
         row += [f"{timed[other].over(of):.2f}" for other in (reference, *peers)]
         precision = next((p for p in bound if name.endswith(p)), "fp32" if bound else None)
         row.append(f"{bound[precision] / of.median:.0%}" if precision else "–")
-        alone = timed.get(name.replace("ebmzoo", "network alone")) if name.startswith("ebmzoo") else None
+        alone = timed.get(name.replace("ebmzoo", "network alone")) if name.startswith("ebmzoo,") else None
         row.append(f"{of.over(alone) - 1:+.1%}" if alone else "–")
         found.append(row)
     empty = {at for at in range(len(found[0])) if all(row[at] == "–" for row in found[1:])}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -39,6 +40,8 @@ class Langevin:
         precision: bf16 runs the network under bf16 autocast, fp32 without autocast, ambient as the caller does. The
             state, its noise and its gradient stay fp32 in all three.
         channels_last: keep image states channels-last in memory, which convolutions run faster on.
+        compile: run E by `torch.compile`, on a GPU as a CUDA graph. The first chain of an energy waits for the
+            compiler, minutes for a large one; weights, spectral norms and step sizes may change afterwards.
     """
 
     steps: int
@@ -49,6 +52,7 @@ class Langevin:
     bounds: tuple[float, float] | None = None
     precision: Literal["ambient", "fp32", "bf16"] = "ambient"
     channels_last: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -102,7 +106,7 @@ class Langevin:
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
-        with during_chain(energy, x.device, self.precision):
+        with during_chain(energy, x.device, self.precision, once=not self.compile):
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
@@ -123,7 +127,7 @@ class Langevin:
         eta, tau = self._sizes(x, step_size, noise)
         yield x
         for k in range(self.steps):
-            with during_chain(energy, x.device, self.precision):
+            with during_chain(energy, x.device, self.precision, once=not self.compile):
                 finite = torch.ones(1, dtype=torch.bool, device=x.device)
                 x = self._step(energy, x, eta, tau, generator, finite[0])
             _raise_if_diverged(finite, first=k + 1)
@@ -145,7 +149,7 @@ class Langevin:
         generator: torch.Generator | None,
         finite: Tensor,
     ) -> Tensor:
-        grad = gradient(energy, x)
+        grad = gradient(compiled(energy, x.device.type) if self.compile else energy, x)
         if self.clip is not None:
             grad = grad.clamp(-self.clip, self.clip)
         step = eta * grad
@@ -183,14 +187,37 @@ def _modules(energy: object) -> Iterator[nn.Module]:
                 yield from _modules(part)
 
 
+def _value(energy: Energy, x: Tensor) -> Tensor:
+    return energy(x)
+
+
+@cache
+def _compiler(device: str) -> Callable[[Energy, Tensor], Tensor]:
+    # the energy is an argument, so that those made anew for every chain, of the same networks, are compiled once
+    return torch.compile(_value, mode="reduce-overhead" if device == "cuda" else None)
+
+
+def compiled(energy: Energy, device: str) -> Energy:
+    """The same energy, whose networks run compiled."""
+    run = _compiler(device)
+
+    def value(x: Tensor) -> Tensor:
+        if device == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # the gradient of the step before has been used
+        return run(energy, x)
+
+    return value
+
+
 @contextmanager
-def during_chain(energy: Energy, device: torch.device, precision: str) -> Iterator[None]:
-    """Parameters frozen, reparametrised weights (spectral norm) computed once, autocast as asked."""
+def during_chain(energy: Energy, device: torch.device, precision: str, once: bool = True) -> Iterator[None]:
+    """Parameters frozen, autocast as asked, and with `once` reparametrised weights (spectral norm) computed once."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(frozen(*_modules(energy)))
-        stack.enter_context(parametrize.cached())
+        if once:
+            stack.enter_context(parametrize.cached())
         if precision != "ambient":
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"))
         yield

@@ -1,0 +1,119 @@
+"""Each option of the sampler that is there for speed gives the chain of the plain one, within its precision."""
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+
+from ebmzoo import langevin
+from ebmzoo.compose import Given, Joint
+from ebmzoo.energy import gradient
+from ebmzoo.langevin import Langevin
+from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, SNGANFeatures
+
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """`torch.compile` without the code generator, which takes the time: what it follows and guards is the same."""
+    torch._dynamo.reset()
+
+    @cache
+    def compiler(device):
+        return torch.compile(langevin._value, backend="aot_eager")
+
+    monkeypatch.setattr(langevin, "_compiler", compiler)
+    yield
+    torch._dynamo.reset()
+
+
+def nets():
+    torch.manual_seed(0)
+    yield LatentEnergy(SNGANFeatures(3, 32, 8, 16), latent=4, hidden=8)
+    yield CLELEnergy(CLELFeatures(3, 8, (1, 2), 1, 1, hidden=16, latent=4, spectral_norm="conv"), latent=4, hidden=8)
+
+
+def chain(sampler, energy, x, seed=3, **sizes):
+    torch.manual_seed(seed)
+    return sampler(energy, x, **sizes)
+
+
+def images(n=4):
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+PLAIN = Langevin(3, 0.5, 0.01, precision="fp32", channels_last=False)
+
+
+def test_channels_last_gives_the_same_chain():
+    for net in nets():
+        net.eval()
+        fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
+        torch.testing.assert_close(
+            chain(Langevin(3, 0.5, 0.01, precision="fp32"), fast, images()), chain(PLAIN, net, images())
+        )
+
+
+def test_bf16_gives_the_chain_within_its_precision_and_the_noise_to_the_last_bit():
+    """Of a step of bf16, 8 bits: relative to how far the gradient moves the image."""
+    for net in nets():
+        net.eval()
+        eta = 0.1 / float(gradient(net, images()).abs().max())
+        low, high = (Langevin(3, eta, 0.0, precision=precision) for precision in ("bf16", "fp32"))
+        moved = chain(high, net, images()) - images()
+        error = (chain(low, net, images()) - images() - moved).norm() / moved.norm()
+        assert 0 < error < 0.05, type(net)
+        noise = [chain(Langevin(3, 0.0, 0.01, precision=precision), net, images()) for precision in ("bf16", "fp32")]
+        assert torch.equal(*noise)
+        assert noise[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_compiled_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(device, request):
+    if device == "cpu":
+        request.getfixturevalue("traced")
+    fast = Langevin(3, 0.5, 0.01, precision="fp32", channels_last=False, compile=True)
+    x = images().to(device)
+    for net in nets():
+        net.eval().to(device)
+        eta = 0.1 / float(gradient(net, x).abs().max())
+        before = chain(fast, net, x, step_size=eta)
+        torch.testing.assert_close(before, chain(PLAIN, net, x, step_size=eta), rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1.3).add_(0.01)
+        net.train()
+        net(x)  # a power iteration, where there is one
+        net.eval()
+        after = chain(fast, net, x, step_size=eta)
+        assert (after - before).abs().max() > 1e-3
+        torch.testing.assert_close(after, chain(PLAIN, net, x, step_size=eta), rtol=1e-4, atol=1e-5)
+        sizes = {"step_size": eta * torch.linspace(0.1, 1, 4, device=device), "noise": 0.0}
+        torch.testing.assert_close(chain(fast, net, x, **sizes), chain(PLAIN, net, x, **sizes), rtol=1e-4, atol=1e-5)
+
+
+def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):
+    net = next(nets()).eval()
+    fast = Langevin(2, 0.5, 0.01, precision="fp32", channels_last=False, compile=True)
+    plain = Langevin(2, 0.5, 0.01, precision="fp32", channels_last=False)
+    counter, graphs = torch._dynamo.utils.counters, []
+    for seed in range(3):
+        energy = Given(Joint(net, 0.5), torch.randn(1, 4, generator=torch.Generator().manual_seed(seed)))
+        torch.testing.assert_close(chain(fast, energy, images()), chain(plain, energy, images()), rtol=1e-4, atol=1e-5)
+        graphs.append(counter["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs == graphs[:1] * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_memory_of_a_chain_does_not_grow_with_its_steps():
+    net = next(nets()).cuda().eval()
+    peaks = []
+    for steps in (2, 2, 20):  # the first makes room for all
+        torch.cuda.reset_peak_memory_stats()
+        Langevin(steps, 0.5, 0.01)(net, images(64).cuda())
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[2] <= 1.02 * peaks[1]

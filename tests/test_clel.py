@@ -17,7 +17,6 @@ from ebmzoo.methods import CLEL
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.networks import CLELEnergy, CLELFeatures, ResNetEncoder, ViTEncoder
 from ebmzoo.ssrl import BYOL, MAE, WMSE, Augment, SimCLR
-from test_resume import train
 from tiny import TinyData, Watch, encoder, trainer
 
 N, SLOTS, ETA, TAU = 6, 16, 2.0, 0.01
@@ -260,31 +259,6 @@ def test_the_encoder_may_have_the_larger_batch(watched, monkeypatch):
 
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-SETTINGS = {
-    "CLEL": lambda: clel(
-        energy_schedule=lambda o: LinearLR(o, 0.1, total_iters=5),
-        encoder_schedule=lambda o: CosineAnnealingLR(o, T_max=12),
-        ema_start=2,
-    ),
-    "no latent": without_latent,
-}
-
-
-@pytest.mark.parametrize(("setting", "cut"), [("CLEL", 3), ("CLEL", 7), ("no latent", 7)])
-def test_resumed_is_never_cut(setting, cut, tmp_path):
-    (tmp_path / "cut").mkdir()
-    make = SETTINGS[setting]
-    whole = train(tmp_path, make, max_epochs=3)
-    train(tmp_path / "cut", make, max_epochs=3, max_steps=cut)
-    torch.manual_seed(99)
-    resumed = train(tmp_path / "cut", make, tmp_path / "cut" / "last.ckpt", max_epochs=3)
-    assert "replay.states" in whole["state_dict"]
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
-    for one, two in zip(whole["optimizer_states"], resumed["optimizer_states"], strict=True):
-        for key, state in one["state"].items():
-            assert all(torch.equal(state[k], two["state"][key][k]) for k in state)
 
 
 def test_averages_are_copies_first_and_then_follow_the_recursion(tmp_path):

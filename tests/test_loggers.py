@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 import ebmzoo.methods
@@ -23,7 +23,7 @@ from ebmzoo.cli import main
 from ebmzoo.methods import Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
 from ebmzoo.report.account import has_key
-from ebmzoo.report.loggers import Identity, ZooWandbLogger, flat, log_scorecard, loggers
+from ebmzoo.report.loggers import Identity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
 from ebmzoo.report.tables import FIGURES, HISTOGRAMS, tables
 from ebmzoo.ssrl import Pretraining, SimCLR
 from ebmzoo.tasks import Result, Task
@@ -68,7 +68,7 @@ def test_without_a_key_wandb_is_offline_and_one_run_has_one_identity(tmp_path, m
     monkeypatch.delenv("WANDB_MODE")
     plain, first = loggers(tmp_path / "run", IDENTITY)
     again = loggers(tmp_path / "run", Identity("LIEBM", "TinyData", "ablation"))[1]
-    assert type(plain) is CSVLogger
+    assert type(plain) is ZooCSVLogger
     assert first._offline
     assert first._id == again._id
     assert first._wandb_init["tags"] == again._wandb_init["tags"] == ["LIEBM", "TinyData", "method"]
@@ -84,14 +84,14 @@ def test_without_wandb_there_is_csv(monkeypatch, tmp_path):
     monkeypatch.setattr("ebmzoo.report.loggers.find_spec", lambda name: None)
     chosen = loggers(tmp_path, IDENTITY)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert [type(logger) for logger in chosen] == [CSVLogger]
+    assert [type(logger) for logger in chosen] == [ZooCSVLogger]
     trainer(tmp_path, max_steps=1, logger=chosen).fit(tiny.without_latent(), TinyData())
     assert (tmp_path / "csv" / "version_0").exists()
 
 
 def test_wandb_can_be_switched_off(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert [type(logger) for logger in loggers(tmp_path, IDENTITY)] == [CSVLogger]
+    assert [type(logger) for logger in loggers(tmp_path, IDENTITY)] == [ZooCSVLogger]
     assert not (tmp_path / "wandb.json").exists()
 
 
@@ -234,7 +234,7 @@ def lines_of(folder):
 
 def test_error_of_wandb_is_told_once_and_the_run_goes_on(tmp_path, capsys):
     run = Broken()
-    chosen = [CSVLogger(tmp_path, name="csv"), ZooWandbLogger(experiment=run, offline=True)]
+    chosen = [ZooCSVLogger(tmp_path, name="csv"), ZooWandbLogger(experiment=run, offline=True)]
     fit = trainer(tmp_path, max_epochs=2, logger=chosen, log_every_n_steps=1, callbacks=[SampleGrid(3, n=4)])
     fit.fit(tiny.without_latent(), TinyData())
     assert fit.global_step == len(lines_of(tmp_path)) == 8

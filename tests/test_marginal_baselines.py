@@ -20,7 +20,6 @@ from ebmzoo.methods.baselines.improved_cd import held_energy, last_step, nearest
 from ebmzoo.networks.igebm import IGEBMResNet, PostActivationBlock
 from ebmzoo.networks.short_run import ShortRunNet
 from ebmzoo.ranges import dequantized
-from test_resume import train
 from tiny import TinyData, Watch, cooperative, trainer
 
 UNIT = Langevin(steps=2, step_size=0.1, noise=0.01, bounds=(0, 1))
@@ -492,25 +491,3 @@ def test_samples_from_the_buffer_say_so(make):
     made = method.sample(3, steps=0)
     assert made.start == "replay"
     assert torch.equal(made.images, torch.full((3, 1, 8, 8), 0.25))
-
-
-SETTINGS = {
-    "short-run": short_run,
-    "IGEBM": lambda: igebm(energy_net=IGEBMResNet(1, 4, "small"), replay_size=20),
-    "Improved CD": lambda: improved_cd(replay_size=20),
-}
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_resumed_is_never_cut(setting, tmp_path):
-    (tmp_path / "cut").mkdir()
-    make = SETTINGS[setting]
-    whole = train(tmp_path, make, max_epochs=2)
-    train(tmp_path / "cut", make, max_epochs=2, max_steps=3)
-    torch.manual_seed(99)
-    resumed = train(tmp_path / "cut", make, tmp_path / "cut" / "last.ckpt", max_epochs=2)
-    assert resumed["global_step"] == whole["global_step"] == 8
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
-    for key, state in whole["optimizer_states"][0]["state"].items():
-        assert all(torch.equal(state[k], resumed["optimizer_states"][0]["state"][key][k]) for k in state)

@@ -56,8 +56,7 @@ def test_checkpoint_is_never_half_a_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(fit, "save_checkpoint", broken)
-    with pytest.raises(OSError, match="disk full"):
-        keep.save(fit)
+    assert keep.save(fit) == "disk full"
     assert (tmp_path / "last.ckpt").read_bytes() == good
 
 

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ebmzoo.methods.base import Method
 from ebmzoo.report.account import has_key
 from ebmzoo.report.tables import tables
+from ebmzoo.spared import spared
 
 KEPT = "wandb.json"
 """The file of a run's folder that keeps its identity."""
@@ -58,6 +59,18 @@ class Identity:
         run_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
         return self
+
+
+class ZooCSVLogger(CSVLogger):
+    """A `CSVLogger` that keeps its rows until they can be written: a full disk does not cost a run."""
+
+    def save(self) -> None:
+        with spared(f"curves in {self.root_dir}"):
+            super().save()
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        with spared(f"hyperparameters in {self.root_dir}"):
+            super().log_hyperparams(params)
 
 
 class ZooWandbLogger(WandbLogger):
@@ -106,7 +119,7 @@ class ZooWandbLogger(WandbLogger):
 
 def loggers(run_dir: Path, identity: Identity) -> list[Logger]:
     """The loggers of one command in a run; all commands in one run's folder share one W&B run."""
-    chosen: list[Logger] = [CSVLogger(run_dir, name="csv")]
+    chosen: list[Logger] = [ZooCSVLogger(run_dir, name="csv")]
     wanted = find_spec("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled"
     if wanted and getattr(rank_zero_only, "rank", 0) == 0:  # the other processes of a run have nothing to tell
         chosen.append(_wandb(run_dir, identity.kept(run_dir)))

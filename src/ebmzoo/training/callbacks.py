@@ -18,6 +18,7 @@ from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.randomness import repeatable
 from ebmzoo.report.pictures import grid, save_png, scatter
+from ebmzoo.spared import spared
 
 POINTS = 2500
 """How many samples show a density of the plane."""
@@ -61,7 +62,8 @@ class SampleGrid(Callback):
             elif find_spec("matplotlib") is not None:
                 pictures[name] = scatter(images.flatten(1), data.extent)
         for name, picture in pictures.items():
-            save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")
+            with spared(f"sample grids in {trainer.default_root_dir}"):
+                save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for name, picture in pictures.items():

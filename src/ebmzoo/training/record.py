@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ebmzoo.spared import spared
+
 
 class TrainingRecord(Callback):
     """Keeps how many iterations, images and seconds the run took, and how large its networks are.
@@ -62,8 +64,8 @@ class TrainingRecord(Callback):
         self._write(trainer, pl_module, finished=False)
 
     def _write(self, trainer: Trainer, module: LightningModule, finished: bool) -> None:
-        if not trainer.is_global_zero:
-            return
+        if not trainer.is_global_zero or (self.path.exists() and not self._recent):
+            return  # what came to no iteration has nothing to add to the record of those before
         told = self.state_dict() | {
             "finished": finished,
             "seconds_per_iteration_median": statistics.median(self._recent) if self._recent else None,
@@ -74,8 +76,9 @@ class TrainingRecord(Callback):
             "threads": torch.get_num_threads(),
             "precision": str(trainer.precision),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(told, indent=2) + "\n")
+        with spared(str(self.path)):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def parameters(module: LightningModule) -> dict[str, int]:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from ebmzoo.methods.base import Method
-from ebmzoo.training.migration import MigratingIO
+from ebmzoo.training.durable import DurableIO
 
 
 class ZooTrainer(Trainer):
@@ -25,7 +25,7 @@ class ZooTrainer(Trainer):
                 "broadcast_buffers": False,
             } | self.strategy._ddp_kwargs
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.strategy.checkpoint_io = MigratingIO()
+            self.strategy.checkpoint_io = DurableIO()
         self.batches_a_step = self.accumulate_grad_batches
 
     def fit(self, model: LightningModule, *args: Any, **kwargs: Any) -> None:

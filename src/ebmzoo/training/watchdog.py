@@ -18,6 +18,8 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method
 from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.randomness import repeatable
+from ebmzoo.spared import spared
+from ebmzoo.training.ranks import of_all
 
 Kind = Literal["non_finite", "exploding_energy", "dead_energy", "collapsed_generator"]
 
@@ -37,9 +39,10 @@ class Event:
     def write(self, folder: Path) -> None:
         """Add it to `<folder>/events.jsonl` and say it on the standard error."""
         print(self.told, file=sys.stderr)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "events.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(self)) + "\n")
+        with spared(f"event in {folder / 'events.jsonl'}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "events.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(self)) + "\n")
 
 
 class DivergedError(UserError):
@@ -100,6 +103,12 @@ class Watchdog(Callback):
         self.patience, self.every_n_steps = patience, every_n_steps
         self._in_a_row: dict[str, int] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_a_row": dict(self._in_a_row)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._in_a_row = dict(state_dict["in_a_row"])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -110,14 +119,22 @@ class Watchdog(Callback):
         seen |= self._in_time("dead_energy", _dead(readings, self.dead_ratio))
         if trainer.global_step % (10 * self.every_n_steps) == 0 and isinstance(pl_module, Method):
             seen |= self._in_time("collapsed_generator", self._collapsed(pl_module, batch))
-        for kind, told in seen.items():
-            self._tell(trainer, kind, told)
+        self._tell_all(trainer, seen)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lets no state be saved that a run could not go on from."""
+        stops: tuple[str, ...] = self.stops
+        seen = {kind: told for kind, told in self._at_once(_readings(trainer)) if kind in stops}
         for name, value in checkpoint["state_dict"].items():
             if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-                told = f"{name} holds NaN or infinity; the last checkpoint is of before"
-                raise DivergedError(_event(trainer, "non_finite", told))
+                seen["non_finite"] = f"{name} holds NaN or infinity; the last checkpoint is of before"
+                break
+        for event in self._events(trainer, seen):
+            raise DivergedError(event)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, DivergedError):
+            _log(trainer, exception.event)
 
     def _at_once(self, readings: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         # The ratio is over √K·τ, which may be 0; the displacement itself stands beside it.
@@ -145,16 +162,26 @@ class Watchdog(Callback):
         self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if told is not None else 0
         return {kind: told} if told is not None and self._in_a_row[kind] == self.patience else {}
 
-    def _tell(self, trainer: Trainer, kind: str, told: str) -> None:
-        event = _event(trainer, kind, told)
-        if kind in self.stops:
-            raise DivergedError(event)
-        if trainer.is_global_zero:
-            event.write(Path(trainer.default_root_dir))
+    def _tell_all(self, trainer: Trainer, seen: Mapping[str, str]) -> None:
+        for event in self._events(trainer, seen):
+            if event.event in self.stops:
+                raise DivergedError(event)
+            if trainer.is_global_zero:
+                event.write(Path(trainer.default_root_dir))
+            _log(trainer, event)
+
+    def _events(self, trainer: Trainer, seen: Mapping[str, str]) -> list[Event]:
+        """What any process has seen; all go on, or stop, together. Every process must call it."""
+        step, found = trainer.global_step, dict[str, str]()
+        for one in of_all(dict(seen)):
+            found = one | found
+        return [Event(step, kind, f"iteration {step}: {told}{_REMEDIES[kind]}") for kind, told in found.items()]
 
 
-def _event(trainer: Trainer, kind: str, told: str) -> Event:
-    return Event(trainer.global_step, kind, f"iteration {trainer.global_step}: {told}{_REMEDIES[kind]}")
+def _log(trainer: Trainer, event: Event) -> None:
+    """The event as a point among the run's curves."""
+    for logger in trainer.loggers:
+        logger.log_metrics({f"watchdog/{event.event}": 1.0}, step=event.step)
 
 
 _REMEDIES = {

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ebmzoo.compose import Composed, Joint
 from ebmzoo.data import Shapes
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition
+from ebmzoo.given import Condition, image_data
 from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Elbo, Samples
 from ebmzoo.methods.capabilities import Conditions
@@ -538,7 +539,7 @@ def test_a_method_that_cannot_condition_says_so(flags):
     condition = Condition.asked(*flags)
     for method in (without_latent(), Oracle(Corners().images)):
         with pytest.raises(UserError, match=rf"{condition.flag} needs a method .* a {type(method).__name__} that"):
-            condition.draw(method, "", 2, 8, None)
+            condition.draw(method, TinyData, 2, 8, None)
 
 
 def test_flags_exclude_each_other():
@@ -549,10 +550,13 @@ def test_flags_exclude_each_other():
 
 def test_latents_of_a_config_s_own_data():
     config = "data: {class_path: tiny.TinyData, init_args: {n: 16}}"
+    read = partial(image_data, config, trust=True)
     method, data = Corners(), TinyData(n=16)
-    z = Condition.asked(None, None, "a, 2").latents(method, config, 5)
+    z = Condition.asked(None, None, "a, 2").latents(method, read, 5)
     torch.testing.assert_close(z, torch.eye(4)[[0, 2]])
-    torch.testing.assert_close(Condition.asked("d", None, None).latents(method, config, 5), torch.eye(4)[3])
+    torch.testing.assert_close(Condition.asked("d", None, None).latents(method, read, 5), torch.eye(4)[3])
     assert len(data.train_set) == 16
     with pytest.raises(UserError, match="names no image data"):
-        Condition.asked("d", None, None).latents(method, "model: {}", 5)
+        image_data("model: {}")
+    with pytest.raises(UserError, match=r"'tiny.TinyData' is neither a class of ebmzoo"):
+        image_data(config)

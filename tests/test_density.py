@@ -297,21 +297,22 @@ def test_the_commands_take_points(tmp_path, monkeypatch, capsys):
     (tmp_path / "plane.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(tmp_path / "plane.yaml")])
     checkpoint = str(tmp_path / "run" / "last.ckpt")
-    main(["test", "--ckpt_path", checkpoint])
+    foreign = ["--trust", "true"]  # the network is this file's
+    main(["test", "--ckpt_path", checkpoint, *foreign])
     told = capsys.readouterr().out
     assert "total_variation" in told
     figures = json.loads((tmp_path / "run" / "test" / "density.json").read_text())["figures"]
     assert set(figures) >= {"total_variation", "black_mass", "truth/black_mass", "samples/black", "real/black", "nfe"}
     assert (tmp_path / "run" / "test" / "density.png").exists()
-    main(["predict", "--ckpt_path", checkpoint])
+    main(["predict", "--ckpt_path", checkpoint, *foreign])
     assert np.load(tmp_path / "run" / "predictions.npz")["energy"].shape == (32,)
     for out in ("points.npz", "points.png"):
-        main(["sample", "--ckpt_path", checkpoint, "--n", "7", "--out", str(tmp_path / out)])
+        main(["sample", "--ckpt_path", checkpoint, "--n", "7", "--out", str(tmp_path / out), *foreign])
     points = np.load(tmp_path / "points.npz")["points"]
     assert points.shape == (7, 2)
     assert len(np.unique(np.round(points * 127.5 % 1, 3))) > 2, "not rounded to a picture's values"
     with Image.open(tmp_path / "points.png") as picture:
         assert picture.size[0] > 100
     with pytest.raises(SystemExit):
-        main(["sample", "--ckpt_path", checkpoint, "--out", str(tmp_path / "folder")])
+        main(["sample", "--ckpt_path", checkpoint, "--out", str(tmp_path / "folder"), *foreign])
     assert "points of the plane go to a .png" in capsys.readouterr().err

@@ -208,9 +208,9 @@ def command(monkeypatch, tmp_path):
     (tmp_path / "text.png").write_text("no image")
 
     def run(method, *flags, data="{class_path: tiny.TinyData, init_args: {n: 16}}"):
-        monkeypatch.setattr("ebmzoo.commands.sample.load", lambda path: method)
+        monkeypatch.setattr("ebmzoo.commands.sample.load", lambda path, trust: method)
         monkeypatch.setattr("ebmzoo.commands.sample.read", lambda path: {KEY: {"config": f"data: {data}"}})
-        main(["sample", "--ckpt_path", "any", "--n", "5", *flags])
+        main(["sample", "--ckpt_path", "any", "--n", "5", "--trust", "true", *flags])
 
     return run
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ebmzoo import __version__
-from ebmzoo.errors import UserError
+from ebmzoo.errors import Misread, UserError
 
 COMMANDS = {
     "fit": "train a model; all that it makes goes into the config's run_dir",
@@ -55,8 +55,9 @@ def main(args: Sequence[str] | None = None) -> None:
         from ebmzoo.commands import run
 
         run(args)
-    except UserError as error:
-        print(f"ebmzoo: {error}", file=sys.stderr)
+    except (UserError, Misread) as error:
+        told = error.sentence if isinstance(error, Misread) else str(error)
+        print(f"ebmzoo: {told}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("ebmzoo: interrupted", file=sys.stderr)

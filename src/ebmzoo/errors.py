@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""What means: the user can mend this."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,11 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with code 2; in a notebook it is an ordinary `ValueError`.
     """
+
+
+class Misread(SystemExit):
+    """A parser's sentence, on its way past handlers of `ValueError`; who does not meet it ends with exit code 2."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(2)
+        self.sentence = sentence

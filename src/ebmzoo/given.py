@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from lightning.pytorch import LightningDataModule
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ebmzoo.data import ImageData, ImageSet, prepare, to_uint8
-from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.decode import Frame, decode, size_of
 from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base import Method, Samples
@@ -32,7 +30,11 @@ from ebmzoo.tasks.latents import (
     in_batches,
     mean_latent,
 )
-from ebmzoo.training.config import ZooParser, mendable
+from ebmzoo.training.config import ZooParser, mendable, sections
+from ebmzoo.training.trust import nothing_foreign
+
+Reading = Callable[[], ImageData]
+"""Reads the data that the method was trained on, where a condition needs it."""
 
 ENCODED = 5000
 """The latent of a class or a value is the mean over at most so many training images."""
@@ -75,8 +77,8 @@ class Condition(ABC):
         return found[0] if found else None
 
     @abstractmethod
-    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
-        """`n` samples as uint8 `(n, C, H, W)` on the CPU, and the last batch; `config` is the checkpoint's, as text.
+    def draw(self, method: Method, read: Reading, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+        """`n` samples as uint8 `(n, C, H, W)` on the CPU, and the last batch; `read` gives the data.
 
         Raises:
             UserError: the method cannot do it, or the flag's value does not fit the model or its data.
@@ -99,19 +101,19 @@ class Named(Condition):
     wanted: str
     guidance: float | None
 
-    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+    def draw(self, method: Method, read: Reading, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
         if follows(method):
-            labels = self.labels(method, config)
+            labels = self.labels(method, read)
             return draw_of(method, labels.expand(n, *labels.shape), batch_size, steps, self.guidance or 0.0)
-        z = self.latents(method, config, batch_size)
+        z = self.latents(method, read, batch_size)
         return draw_given(method, z.expand(n, *z.shape), batch_size, steps)
 
-    def labels(self, method: Method, config: str) -> Tensor:
+    def labels(self, method: Method, read: Reading) -> Tensor:
         """The class `()`, or the classes `(k,)` to compose; errors as of `draw`."""
-        data = image_data(config)
+        data = read()
         return self._labels(ByClass(method, data).names, data.name)
 
-    def latents(self, method: Method, config: str, batch_size: int) -> Tensor:
+    def latents(self, method: Method, read: Reading, batch_size: int) -> Tensor:
         """z `(d,)`, or `(k, d)` to compose; errors as of `draw`."""
         if not conditions(method):
             what = "samples given latents or classes, such as LIEBM with an encoder or CDRL with classes"
@@ -121,7 +123,7 @@ class Named(Condition):
                 f"--guidance needs a method trained with classes, such as CDRL, and this checkpoint holds a "
                 f"{type(method).__name__}, which samples given latents"
             )
-        return self._latents(method, image_data(config).train_set, batch_size)
+        return self._latents(method, read().train_set, batch_size)
 
     @abstractmethod
     def _labels(self, names: Sequence[str], of: str) -> Tensor: ...
@@ -178,7 +180,7 @@ class Like(Condition):
     path: str
     flag = "--like"
 
-    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+    def draw(self, method: Method, read: Reading, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
         if not conditions(method):
             raise self.lacking(method, "samples given its encoder's latents, such as LIEBM with an encoder")
         z = encoded(method, read_image(Path(self.path), shape_of(method), self.flag))
@@ -196,7 +198,7 @@ class Filling(Condition):
     mask: str | None
     flag = "--inpaint"
 
-    def draw(self, method: Method, config: str, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
+    def draw(self, method: Method, read: Reading, n: int, batch_size: int, steps: int | None) -> tuple[Tensor, Samples]:
         if not isinstance(method, Inpaints):
             raise self.lacking(method, "fills in what a mask hides, such as CDRL")
         x, hidden = self._read(method)
@@ -232,16 +234,16 @@ def _mean(method: Method, images: ImageSet, mask: Tensor, batch_size: int) -> Te
     return mean_latent(method, images.images[first(mask, ENCODED)], batch_size)
 
 
-def image_data(config: str) -> ImageData:
-    """The `data:` of a config's YAML text.
+def image_data(config: str, trust: bool = False) -> ImageData:
+    """The `data:` of a checkpoint's config.
 
     Raises:
-        UserError: it has none, or it cannot be built.
+        UserError: it has none, or it cannot be built, or, without `trust`, it names another's class.
     """
     parser = ZooParser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    section = (yaml.safe_load(config) or {}).get("data")
-    with mendable():
+    section = sections(config).get("data")
+    with mendable(), nothing_foreign(trust):
         data = None if section is None else parser.instantiate(parser.parse_object({"data": section})).data
     if not isinstance(data, ImageData):
         raise UserError("the checkpoint's config names no image data, whose training images are needed")
@@ -262,10 +264,9 @@ def read_image(path: Path, shape: tuple[int, int, int], flag: str) -> Tensor:
     """
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            size = image.size
-    except UnidentifiedImageError as error:
-        raise UserError(f"{flag}: {path} is not an image file") from error
+        size = size_of(path)
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
     if size != (width, height):
         found = f"{size[0]}×{size[1]} pixels"
         raise UserError(f"{flag}: {path} has {found}, but the model's images have {width}×{height}: scale it to that")

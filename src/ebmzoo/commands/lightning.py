@@ -23,10 +23,11 @@ from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import LastCheckpoint, read
-from ebmzoo.training.config import ZooParser, mendable
+from ebmzoo.training.config import ZooParser, mendable, sections
 from ebmzoo.training.migration import KEY
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
+from ebmzoo.training.trust import nothing_foreign
 from ebmzoo.training.watchdog import DivergedError, Event, Watchdog, events_of
 
 OWN = (
@@ -47,10 +48,12 @@ OWN = (
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
+        trust = trusts(args)
         args = with_names_of_tasks(with_config_of_checkpoint(args, Path(folder)))
         tries = 0
-        while (again := ZooCLI(args, tries).again) is not None:
-            args, tries = again, tries + 1
+        with nothing_foreign(trust):
+            while (again := ZooCLI(args, tries).again) is not None:
+                args, tries = again, tries + 1
 
 
 class ZooCLI(LightningCLI):
@@ -105,6 +108,12 @@ class ZooCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # no checkpoint may run code
+        parser.add_argument(
+            "--trust",
+            type=bool,
+            default=False,
+            help="let a checkpoint's config name classes that are not ebmzoo's, which runs their code",
+        )
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the scorecard says it better than Lightning's table
             parser.add_argument(
@@ -262,11 +271,25 @@ def with_config_of_checkpoint(args: list[str], folder: Path) -> list[str]:
         return args
     at = flags.index("--ckpt_path")
     given = args[at].partition("=")[2] or (args[at + 1] if at + 1 < len(args) else "")
-    config = yaml.safe_load(read(given)[KEY]["config"])
+    carried = read(given)[KEY]["config"]
+    try:
+        config = sections(carried)
+    except UserError as error:
+        raise UserError(f"ckpt_path: {given}: {error}") from error
     config["run_dir"] = str(Path(given).parent)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return [args[0], "--config", str(path), *args[1:]]
+
+
+def trusts(args: list[str]) -> bool:
+    """Whether any class may be named: in a config of the user's own always, in a checkpoint's with `--trust true`."""
+    flags = [arg.split("=", 1)[0] for arg in args]
+    if {"--config", "-c"} & set(flags) or "--ckpt_path" not in flags:
+        return True
+    values = [arg.partition("=")[2] or " ".join(args[at + 1 : at + 2]) for at, arg in enumerate(args)]
+    given = [value for flag, value in zip(flags, values, strict=True) if flag == "--trust"]
+    return bool(given) and given[-1].lower() == "true"
 
 
 def with_names_of_tasks(args: list[str]) -> list[str]:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ebmzoo.commands.place import placed
+from ebmzoo.commands.place import placed, writable
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.data import FromFile, prepare, to_uint8
-from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.decode import Frame, decode, size_of
 from ebmzoo.errors import UserError
 from ebmzoo.given import shape_of
 from ebmzoo.methods import Method
@@ -58,6 +57,7 @@ def restore(
     weights: Literal["ema", "raw"] = "ema",
     batch_size: int = 64,
     device: str = "auto",
+    trust: bool = False,
 ) -> None:
     """Restore degraded pictures with a checkpoint's model.
 
@@ -81,13 +81,14 @@ def restore(
         weights: ema for the averaged weights, raw for those being trained.
         batch_size: images in one chain.
         device: auto, cpu, cuda, cuda:1, …
+        trust: let the checkpoint's config name classes that are not ebmzoo's, which runs their code.
     """
     for key, value in {"n": n, "batch_size": batch_size}.items():
         if value < 1:
             raise UserError(f"{key} is {value}; it must be 1 or more")
     chosen = operator_of(operator, sigma, mask)
     restoring = restoring if steps is None else replace(restoring, steps=steps)
-    method = load(ckpt_path)
+    method = load(ckpt_path, trust)
     if not isinstance(method, Method) or not isinstance(method, Restores) or not method.can_restore:
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__} that does not restore images")
     method = placed(method, weights, device)
@@ -97,6 +98,7 @@ def restore(
     chosen.check(channels, size)
     paths = [Path(path) for path in images]
     torch.manual_seed(seed)
+    writable(Path(out))
     clean: Tensor | None = None
     if degrade:
         clean = torch.cat([_read(path, (channels, size, size), "a clean picture") for path in paths])
@@ -152,11 +154,7 @@ def _restored(method: Restores, operator: Operator, y: Tensor, restoring: Restor
 def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
     """An image file as `(1, C, H, W)` in [-1, 1] of exactly that shape, colours to grey where C is 1."""
     channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            size = image.size
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image file") from error
+    size = size_of(path)
     if size != (width, height):
         raise UserError(f"{path} has {size[0]}×{size[1]} pixels, but {what} must have {width}×{height} for this model")
     _, pixels = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ebmzoo.commands.place import placed
+from ebmzoo.commands.place import placed, writable
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition
+from ebmzoo.given import Condition, image_data
 from ebmzoo.methods import Method
 from ebmzoo.report.pictures import save_grid, save_png, scatter
 from ebmzoo.tasks.density import draw_points
@@ -47,6 +48,7 @@ def sample(
     guidance: float | None = None,
     inpaint: str | None = None,
     mask: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Draw images from a checkpoint; where asked, of a class, like an image, of a composition, or filling one in.
 
@@ -70,16 +72,18 @@ def sample(
             shows first the image, then what is left of it, then the n images, .npz and folder hold the n alone.
         mask: an image file as large as that of inpaint; hidden is what is not black, or, where some of it is
             transparent, what is not.
+        trust: let the checkpoint's config name classes that are not ebmzoo's, which runs their code.
     """
     if n < 1:
         raise UserError(f"n is {n}; it must be 1 or more")
     if Path(out).suffix not in (".png", ".npz", ""):
         raise UserError(f"out is {out}; it must end in .png or .npz, or be a folder")
     given = Condition.asked(class_, like, compose, guidance, inpaint, mask)
-    method = load(ckpt_path)
+    method = load(ckpt_path, trust)
     if not isinstance(method, Method):
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
     method = placed(method, weights, device)
+    writable(Path(out).parent if Path(out).suffix else Path(out))
     torch.manual_seed(seed)
     if given is None and method.sample(1, steps=0).images[0].numel() == 2:
         points, made = draw_points(method, n, batch_size, steps)
@@ -88,7 +92,8 @@ def sample(
         images, made = draw(method, n, batch_size, steps)
         _save(images, Path(out))
     else:
-        images, made = given.draw(method, read(ckpt_path)[KEY]["config"], n, batch_size, steps)
+        data = partial(image_data, read(ckpt_path)[KEY]["config"], trust)
+        images, made = given.draw(method, data, n, batch_size, steps)
         _save(images, Path(out), given.beside(method))
     chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
     what = f"{n} images" if given is None else f"{n} images {given}"

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -107,6 +108,22 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
             arrays += pool.map(one, chunk)
     empty = np.zeros((0, frame.channels, frame.size, frame.size), np.uint8)
     return names, torch.from_numpy(np.stack(arrays) if arrays else empty)
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """(width, height) that the image file says it has; its pixels are not read.
+
+    Raises:
+        UserError: there is no such file, or it is no image, or says that it is huge.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image file") from error
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise UserError(f"{path} cannot be read as an image ({reason})") from error
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ebmzoo.data.decode import first_line
 from ebmzoo.errors import UserError
 
 Side = Literal["left", "right", "top", "bottom"]
@@ -180,6 +181,9 @@ def read_mask(path: Path) -> Tensor:
             picture = image.convert("RGBA")
     except UnidentifiedImageError as error:
         raise UserError(f"the mask {path} is not an image file") from error
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise UserError(f"the mask {path} cannot be read as an image ({reason})") from error
     pixels = np.array(picture)
     alpha = pixels[..., 3]
     # A program may add an alpha channel that is opaque all over and says nothing.

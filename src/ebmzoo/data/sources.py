@@ -17,6 +17,8 @@ from ebmzoo.errors import UserError
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 ZIP = (".zip",)
+MOST_BYTES = 2**28
+"""What a picture's file may have: a few bytes of an archive can claim to be any number."""
 KINDS = "a folder, an archive (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip) or an .npz file"
 
 
@@ -40,7 +42,16 @@ def image_files(path: Path) -> Iterator[Entry]:
     elif name.endswith(TAR + ZIP):
         try:
             yield from _in_zip(path) if name.endswith(ZIP) else _in_tar(path)
-        except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        except (
+            tarfile.TarError,
+            zipfile.BadZipFile,
+            lzma.LZMAError,
+            zlib.error,
+            EOFError,
+            OSError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
             raise UserError(
                 f"{path} is not a whole archive ({first_line(error)}): copy or download it again"
             ) from error
@@ -63,13 +74,29 @@ def _inside(archive: Path, member: str) -> str:
 
 
 def _in_folder(folder: Path) -> Iterator[Entry]:
-    for where, folders, files in os.walk(folder, followlinks=True):
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        if (real := os.path.realpath(where)) in seen:
+            folders.clear()  # a link back to where it stands would go round and round
+            continue
+        seen.add(real)
         folders.sort()
         for file in sorted(files):
             path = Path(where, file)
             name = path.relative_to(folder).as_posix()
             if _wanted(name):
+                if not path.is_file():  # a pipe would be waited for
+                    raise UserError(f"path: {path} is no file that can be read: mend or remove it")
                 yield name, path.read_bytes
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"path: {error.filename} cannot be read ({error.strerror})") from error
+
+
+def _small(archive: Path, name: str, size: int) -> None:
+    if size > MOST_BYTES:
+        raise UserError(f"{archive}: {name} unpacks to {size / 2**30:.3g} GiB, so it is no picture and none is read")
 
 
 def _in_tar(archive: Path) -> Iterator[Entry]:
@@ -78,11 +105,17 @@ def _in_tar(archive: Path) -> Iterator[Entry]:
             name = _inside(archive, member.name)
             if member.isdir() or not _wanted(name):
                 continue
+            _small(archive, name, member.size)
             content = tar.extractfile(member) if member.isfile() else None
             if content is None:
                 raise UserError(f"{archive}: {name} is a link, pack the images again with `tar --dereference`")
             # Read now: a compressed archive can only be read forwards, and this one is closed after the last member.
             yield name, partial(bytes, content.read())
+        if archive.suffix == ".tar":  # what is compressed has an end of its own
+            with archive.open("rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise EOFError("the mark of its end is missing")
 
 
 def _in_zip(archive: Path) -> Iterator[Entry]:
@@ -93,4 +126,5 @@ def _in_zip(archive: Path) -> Iterator[Entry]:
                 continue
             if member.flag_bits & 1:
                 raise UserError(f"{archive}: {name} is encrypted, pack the images again without a password")
+            _small(archive, name, member.file_size)
             yield name, partial(bytes, zipped.read(member))

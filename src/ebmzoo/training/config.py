@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,7 @@ import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ebmzoo.errors import UserError
+from ebmzoo.errors import Misread, UserError
 from ebmzoo.training.trust import nothing_foreign, refusal
 
 
@@ -25,8 +24,7 @@ class ZooParser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"ebmzoo: {self.sentence(str(message))}", file=sys.stderr)
-        raise SystemExit(2)
+        raise Misread(self.sentence(str(message))) from ex
 
     def sentence(self, message: str) -> str:
         """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
@@ -82,9 +80,11 @@ def _plain(name: str) -> str:
 
 @contextmanager
 def mendable() -> Iterator[None]:
-    """Within it, what a constructor says of its arguments becomes a `UserError`, freed of its wrapping."""
+    """Within it, what a parser or a constructor says becomes a `UserError`, freed of its wrapping."""
     try:
         yield
+    except Misread as error:
+        raise UserError(error.sentence) from error
     except (ValueError, TypeError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
@@ -93,13 +93,28 @@ def mendable() -> Iterator[None]:
         raise UserError(told) from error
 
 
+def sections(config: str) -> dict[str, Any]:
+    """The keys of a config's YAML text.
+
+    Raises:
+        UserError: it is not YAML, asks for an object of Python, or has no keys.
+    """
+    try:
+        told = yaml.safe_load(config) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"the config is not plain YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(told, dict):
+        raise UserError(f"the config is a {type(told).__name__}, but a mapping with the key model is needed")
+    return told
+
+
 def build_model(config: str, trust: bool = True) -> LightningModule:
     """The `model:` of a config's YAML text, instantiated.
 
     Raises:
         UserError: the text holds no model, or, without `trust`, names what is not of ebmzoo or what it builds on.
     """
-    section = (yaml.safe_load(config) or {}).get("model")
+    section = sections(config).get("model")
     if section is None:
         raise UserError("the config has no model")
     parser = ZooParser()

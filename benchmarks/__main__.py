@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.ceiling import flops, rate
 from benchmarks.chains import chains, disagreement
-from benchmarks.iterations import METHODS, contrastive_divergence, of_methods
+from benchmarks.iterations import METHODS, contrastive_divergence, of_methods, of_schedule
 from benchmarks.networks import energies, seeded
 from benchmarks.report import markdown, table
 from benchmarks.timing import Timed, in_turn
@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--compile", action="store_true", help="also our chain with `compile`, minutes of compiling each"
     )
+    parser.add_argument(
+        "--schedule", action="store_true", help="also LIEBM's full run on CIFAR-10, projected; on a GPU"
+    )
     parser.add_argument("--quick", action="store_true", help="two rounds of a small batch: to see that all runs")
     parser.add_argument("--tiny", action="store_true", help="networks of a few weights, for the tests")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the figures")
@@ -95,6 +98,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         told["steps"] = steps_of_chains(args, device)
     if args.only != "steps":
         told["iterations"] = iterations(args, device)
+    if args.schedule:
+        with tempfile.TemporaryDirectory() as folder:
+            told["hours of LIEBM's schedule"] = hours = of_schedule(10, Path(folder))
+        for config, of_stage in hours.items():
+            print(f"configs/{config}.yaml, all of it at this speed: {of_stage:.1f} h")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{device.type}.json").write_text(json.dumps(told, indent=2, default=_plain) + "\n")
     (args.out / f"{device.type}.md").write_text(markdown(told))

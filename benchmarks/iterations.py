@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,20 @@ def of_methods(
                 taken[style] += of_method(config, batch, each, precision, how, folder)
         found[name] = {style: Timed(tuple(seconds)) for style, seconds in taken.items()}
     return found
+
+
+IMAGES = 50_000
+SCHEDULE = {"simclr_cifar": (512, 1000), "liebm_cifar": (256, 500)}
+"""Batch and epochs of LIEBM's two stages on CIFAR-10, Table 11 and the encoder's code."""
+
+
+def of_schedule(iterations: int, folder: Path) -> dict[str, float]:
+    """Hours of each stage of LIEBM's full run on CIFAR-10, from the median of measured iterations in bf16."""
+    hours = {}
+    for config, (batch, epochs) in SCHEDULE.items():
+        seconds = statistics.median(of_method(config, batch, iterations, "bf16-mixed", "ours", folder))
+        hours[config] = seconds * (IMAGES // batch) * epochs / 3600
+    return hours
 
 
 def contrastive_divergence(net: nn.Module, x: Tensor, steps: int) -> dict[str, Work]:

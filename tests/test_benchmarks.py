@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from benchmarks.__main__ import main
 from benchmarks.ceiling import flops
 from benchmarks.chains import chains, disagreement, plain
+from benchmarks.iterations import CONFIGS, of_schedule
 from benchmarks.networks import energies
 from benchmarks.report import rows
 from benchmarks.timing import Timed, in_turn
@@ -67,6 +69,15 @@ def test_rows_tell_ratios_and_what_the_sampler_adds():
     assert head[-1] == "over the network alone"
     assert [row[2] for row in found] == ["1.00", "3.96", "4.00"]
     assert [row[-2:] for row in found] == [["50%", "–"], ["50%", "+1.0%"], ["50%", "–"]]
+
+
+def test_a_schedule_is_its_iterations_at_the_measured_speed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("benchmarks.iterations.of_method", lambda *args: (asked.append(args[:2]), [9.0, 3.6, 1.0])[1])
+    assert of_schedule(3, tmp_path) == pytest.approx({"simclr_cifar": 97.0, "liebm_cifar": 97.5})
+    for config, batch in asked:
+        data = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["data"]["init_args"]
+        assert data["batch_size"] == batch, config
 
 
 def test_all_of_it_runs(tmp_path, capsys):

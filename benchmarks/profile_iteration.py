@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import statistics
 import tempfile
@@ -20,6 +21,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.iterations import CONFIGS, METHODS, QUIET, Noise
 from ebmzoo.langevin import Langevin
@@ -185,6 +187,29 @@ def kept(config: str, precision: str) -> dict[int, float]:
     return found
 
 
+def steps(config: str, rounds: int = 30) -> dict[str, float]:
+    """Milliseconds of CPU time of a step of Adam, and of an average's, on the config's energy: medians, in turn."""
+    net = module_of(config)[0].network("energy_net")
+    reference = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99))  # type: ignore[no-untyped-call]
+    ours = Average(net, 0.99, 0)
+    contenders: dict[str, Callable[[], Any]] = {
+        "torch's average": lambda: reference.update_parameters(net),
+        "average": lambda: ours.update_parameters(net),
+    }
+    for name, flags in {"Adam": {}, "Adam, foreach": {"foreach": True}, "Adam, fused": {"fused": True}}.items():
+        one = copy.deepcopy(net)
+        for p in one.parameters():
+            p.grad = torch.randn_like(p)
+        contenders[name] = torch.optim.Adam(one.parameters(), 1e-4, **flags).step
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            start = time.process_time()
+            work()
+            taken[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(spent) for name, spent in taken.items()}
+
+
 def handed_on(config: str, folder: str) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """Parameters by network, and the networks of each descent, seen in an iteration of two images without chains."""
     module, _ = module_of(config)
@@ -204,7 +229,7 @@ def handed_on(config: str, folder: str) -> tuple[dict[str, int], list[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ask", nargs="+", choices=["shares", "ddp", "bytes", "memory"], default=["shares"])
+    parser.add_argument("--ask", nargs="+", choices=["shares", "ddp", "bytes", "memory", "steps"], default=["shares"])
     parser.add_argument("--configs", nargs="+", help="in configs/, without .yaml; those of the benchmark if not given")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -231,6 +256,9 @@ def main() -> None:
                 for precision in ("fp32", "bf16"):
                     told = " | ".join(f"{size:.1f}" for size in kept(config, precision).values())
                     print(f"| `{config}` | {precision} | {told} |", flush=True)
+        if "steps" in args.ask:
+            for config in args.configs or ("small/liebm_narrow_cifar",):
+                print(config, ", ".join(f"{name} {spent:.2f} ms" for name, spent in steps(config).items()))
         if "bytes" in args.ask:
             print("| Config | parameters, millions | descents of an iteration | MB |\n|---|---|---|---|")
             for config in args.configs or PAPERS:

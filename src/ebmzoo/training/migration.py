@@ -13,10 +13,17 @@ from ebmzoo.errors import UserError
 KEY = "ebmzoo"
 """Where a checkpoint holds what `ebmzoo` needs beyond what Lightning keeps."""
 
-FORMAT = 1
+FORMAT = 2
 """The format that is written; a change of what a checkpoint holds raises it and adds a step to `STEPS`."""
 
-STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _of_one_process(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept the buffers of process 0 alone, and did not count how often a run had gone back."""
+    checkpoint[KEY] = {"buffers": [], "rollbacks": {}, **checkpoint[KEY]}
+    return checkpoint
+
+
+STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _of_one_process}
 """From each older format to the next: the checkpoint's contents, to be changed and given back."""
 
 

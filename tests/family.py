@@ -40,7 +40,7 @@ FAMILY = {
     "Hat EBM": hat_ebm,
     "DRL": drl,
     "IGEBM": igebm,
-    "Improved CD": improved_cd,
+    "Improved CD": lambda: improved_cd(neighbours=1),  # so that the entropy is learnt from the second batch on
     "Short-run EBM": short_run,
     "MDSM": mdsm,
     "score network": score_network,

@@ -58,7 +58,7 @@ def fitted(name, tmp_path, monkeypatch, around, **changes):
             step(self, batch, batch_idx)
 
     monkeypatch.setattr(Method, "training_step", watched)
-    trainer(tmp_path, max_epochs=second_stage(name), **changes).fit(method, TinyData(n=24))
+    trainer(tmp_path, max_epochs=second_stage(name), **changes).fit(method, TinyData(n=16))
     return method
 
 

@@ -203,7 +203,8 @@ def compiled(energy: Energy, device: str) -> Energy:
 
     def value(x: Tensor) -> Tensor:
         if device == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # the gradient of the step before has been used
+            # the gradient of the step before has been used
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return run(energy, x)
 
     return value

@@ -4,7 +4,7 @@ PYTHON ?= python3
 # One thread a worker: two workers with a thread for every core would be slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint install bench
+.PHONY: demo test test-oldest lint audit install bench
 
 install: $(VENV)/installed
 
@@ -25,10 +25,29 @@ demo: install
 test: install
 	$(PYTEST)
 
+# With the oldest release that pyproject.toml allows of each of its dependencies: uv's `lowest-direct`.
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --dist loadfile
+
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --resolution lowest-direct --python .venv-oldest/bin/python --editable '.[dev]'
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of all that is installed in .venv; it asks pypi.org, so it needs the network.
+audit: install .venv-audit/installed
+	PIPAPI_PYTHON_LOCATION=$(BIN)/python .venv-audit/bin/pip-audit --local --skip-editable
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	touch $@
 
 # The chain and the iterations beside a plain loop and other libraries; leave the machine alone meanwhile.
 bench: install

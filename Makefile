@@ -42,7 +42,8 @@ lint: install
 
 # Known vulnerabilities of all that is installed in .venv; it asks pypi.org, so it needs the network.
 audit: install .venv-audit/installed
-	PIPAPI_PYTHON_LOCATION=$(BIN)/python .venv-audit/bin/pip-audit --local --skip-editable
+	PIPAPI_PYTHON_LOCATION=$(BIN)/python .venv-audit/bin/pip-audit --local --skip-editable --strict --progress-spinner off \
+	|| { echo "audit: not passed; where no vulnerability is listed above, pypi.org could not be asked about all packages"; exit 1; }
 
 .venv-audit/installed:
 	$(PYTHON) -m venv .venv-audit

@@ -1,4 +1,4 @@
-"""What pyproject.toml asks for: each dependency has an oldest version, and no release that was compromised is allowed."""
+"""What pyproject.toml asks for: an oldest version of each dependency, and no release that was compromised."""
 
 import tomllib
 from pathlib import Path

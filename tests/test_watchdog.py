@@ -159,7 +159,7 @@ def test_a_diverged_run_goes_back_with_another_seed_and_a_smaller_step(failing, 
     (event,) = events_of(tmp_path / "run")
     assert "Going back to" in event.told
     assert "model.sampler.step_size 0.5" in event.told
-    main(["test", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--tasks", "ood"])
+    main(["test", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--tasks", "ood", "--trust", "true"])
     assert "! training: iteration" in capsys.readouterr().out
 
 
@@ -169,3 +169,21 @@ def test_changes_of_keys_that_are_not_there(failing, capsys):
             ["fit", "--config", str(failing), "--watchdog.retries", "1", "--watchdog.changes", '{"model.no.key": 0.5}']
         )
     assert "watchdog.changes: there is no key 'model.no.key'" in capsys.readouterr().err
+
+
+def test_a_run_resumed_after_it_went_back_keeps_what_was_changed_and_how_often(failing, tmp_path, capsys):
+    """By its own config, which has the seed that diverges: stopped at 9, and to diverge again at 11."""
+    config = yaml.safe_load(failing.read_text())
+    again = {"class_path": "test_watchdog.Poison", "init_args": {"at": 10}}
+    changes = ["--watchdog.retries", "1", "--watchdog.changes", '{"model.sampler.step_size": 0.5}']
+    main(["fit", "--config", str(failing), *changes, "--trainer.max_steps", "9"])
+    assert read(tmp_path / "run" / "last.ckpt")["global_step"] == 9
+    config["trainer"]["callbacks"].append(again)
+    failing.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(failing), *changes, "--resume", "auto"])
+    assert stopped.value.code == 2, "the one try was used up before"
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert kept["seed_everything"] == 1
+    assert kept["model"]["init_args"]["sampler"]["step_size"] == 0.5
+    assert [event.step for event in events_of(tmp_path / "run")] == [8, 11]

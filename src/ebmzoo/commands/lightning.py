@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from ebmzoo.commands.quiet import quietly
 from ebmzoo.errors import UserError
@@ -22,10 +24,11 @@ from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
-from ebmzoo.training.checkpoint import LastCheckpoint, read
+from ebmzoo.training.checkpoint import LAST, LastCheckpoint, Rollbacks, newest, read
 from ebmzoo.training.config import ZooParser, mendable, sections
 from ebmzoo.training.migration import KEY
 from ebmzoo.training.record import TrainingRecord
+from ebmzoo.training.stop import StopOnSignal
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 from ebmzoo.training.trust import nothing_foreign
 from ebmzoo.training.watchdog import DivergedError, Event, Watchdog, events_of
@@ -50,23 +53,29 @@ def main(args: list[str]) -> None:
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
         trust = trusts(args)
         args = with_names_of_tasks(with_config_of_checkpoint(args, Path(folder)))
-        tries = 0
+        rollbacks = Rollbacks()
         with nothing_foreign(trust):
-            while (again := ZooCLI(args, tries).again) is not None:
-                args, tries = again, tries + 1
+            while (again := ZooCLI(args, rollbacks).again) is not None:
+                args, rollbacks = again
 
 
 class ZooCLI(LightningCLI):
     """LightningCLI for any `LightningModule` and data module by class path, with a run folder and tasks."""
 
-    again: list[str] | None = None
-    """The command line that goes back to the last checkpoint, where a run has diverged and may be tried again."""
+    again: tuple[list[str], Rollbacks] | None = None
+    """The command line to go on with, where a run has diverged and may be tried again, and what has led to it."""
 
-    def __init__(self, args: list[str], tries: int = 0) -> None:
+    resumed: int | None = None
+    """The iteration of the checkpoint that the run goes on from."""
+
+    def __init__(self, args: list[str], rollbacks: Rollbacks | None = None) -> None:
+        self.rollbacks = rollbacks or Rollbacks()
         try:
             self._run(args)
+        except _GoOn as go_on:
+            self.again = [*args, *go_on.flags], self.rollbacks
         except (DivergedError, ChainDivergedError) as error:
-            self.again = self._after(error, args, tries)
+            self.again = self._after(error, args)
             if self.again is None:
                 raise
 
@@ -114,6 +123,13 @@ class ZooCLI(LightningCLI):
             default=False,
             help="let a checkpoint's config name classes that are not ebmzoo's, which runs their code",
         )
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto"] | None,
+                default=None,
+                help="`auto`: go on with the newest good checkpoint in run_dir; start the run where there is none",
+            )
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the scorecard says it better than Lightning's table
             parser.add_argument(
@@ -134,13 +150,21 @@ class ZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         run_dir = Path(config.run_dir)
+        resumes = self.subcommand == "fit" and _resumes(config)
+        if resumes:
+            config.ckpt_path = _found(run_dir)
         if config.ckpt_path is not None:
-            read(config.ckpt_path)
+            checkpoint = read(config.ckpt_path)
+            self.resumed = checkpoint["global_step"]
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs --ckpt_path, a checkpoint that `ebmzoo fit` wrote")
         goes_on = config.ckpt_path is not None and Path(config.ckpt_path).parent == run_dir
-        if self.subcommand == "fit" and not goes_on and (run_dir / "last.ckpt").exists():
+        if self.subcommand == "fit" and not (goes_on or resumes) and (run_dir / LAST).exists():
             config.run_dir = str(_next_free(run_dir))
+        if self.subcommand == "fit" and goes_on and (told := Rollbacks.of(checkpoint)).tries > self.rollbacks.tries:
+            self.rollbacks = told
+            if resumes:  # the config is the one that the run began with
+                raise _GoOn("--resume", "null", "--ckpt_path", config.ckpt_path, *told.flags)
 
     def instantiate_classes(self) -> None:
         with mendable():
@@ -161,11 +185,13 @@ class ZooCLI(LightningCLI):
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if self.subcommand == "fit" and not init.trainer.fast_dev_run:
+            keep = LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every, self.rollbacks)
             callbacks += [
                 SampleGrid(config.grid_every),
                 TrainingRecord(run_dir),
                 init.watchdog,
-                LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every),
+                StopOnSignal(keep),
+                keep,
             ]
         if self.subcommand == "predict":
             callbacks.append(PredictionsFile())
@@ -180,7 +206,7 @@ class ZooCLI(LightningCLI):
             enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
         )
 
-    def _after(self, error: DivergedError | ChainDivergedError, args: list[str], tries: int) -> list[str] | None:
+    def _after(self, error: DivergedError | ChainDivergedError, args: list[str]) -> tuple[list[str], Rollbacks] | None:
         """The command line to go on with after a divergence, None where there is none; what was seen is kept."""
         config = self.config[self.subcommand]
         if self.subcommand != "fit":
@@ -189,20 +215,21 @@ class ZooCLI(LightningCLI):
         seen = (
             error.event if isinstance(error, DivergedError) else Event(step, "non_finite", f"iteration {step}: {error}")
         )
-        if tries >= config.watchdog.retries:
+        if (tries := self.rollbacks.tries) >= config.watchdog.retries:
             if self.trainer.is_global_zero:
                 seen.write(run_dir)
             return None
         changed = {key: _scaled(config, key, factor) for key, factor in (config.watchdog.changes or {}).items()}
-        checkpoint, seed = run_dir / "last.ckpt", int(config.seed_everything) + 1
-        back = str(checkpoint) if checkpoint.exists() else "the start"
+        checkpoint, seed = newest(run_dir), int(config.seed_everything) + 1
+        back = "the start" if checkpoint is None else str(checkpoint)
         told = f"{seen.told}. Going back to {back} (try {tries + 1} of {config.watchdog.retries}) with seed {seed}"
         told += "".join(f", {key} {value}" for key, value in changed.items())
         if self.trainer.is_global_zero:
             Event(seen.step, seen.event, told).write(run_dir)
-        again = [*args, "--run_dir", str(run_dir), "--seed_everything", str(seed)]
-        again += ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
-        return again + [part for key, value in changed.items() for part in (f"--{key}", str(value))]
+        rollbacks = Rollbacks(tries + 1, {"seed_everything": seed} | changed)
+        again = [*args, "--run_dir", str(run_dir), "--resume", "null", *rollbacks.flags]
+        again += [] if checkpoint is None else ["--ckpt_path", str(checkpoint)]
+        return again, rollbacks
 
     def config_text(self) -> str:
         """The run's own keys, resolved, as YAML."""
@@ -228,7 +255,9 @@ class ZooCLI(LightningCLI):
             logger.log_hyperparams(yaml.safe_load(self.config_text()))
 
     def after_fit(self) -> None:
-        checkpoint = Path(self.trainer.default_root_dir) / "last.ckpt"
+        checkpoint = Path(self.trainer.default_root_dir) / LAST
+        if self.trainer.is_global_zero and self.resumed == self.trainer.global_step:
+            print(f"the run had ended already, at iteration {self.resumed}: there was nothing left to train")
         if self.trainer.is_global_zero and checkpoint.exists():
             print(f"checkpoint: {checkpoint}\nnext:       ebmzoo test --ckpt_path {checkpoint}")
 
@@ -317,11 +346,42 @@ def _scaled(config: Any, key: str, factor: float) -> float | int:
     return max(1, round(at * factor)) if isinstance(at, int) else at * factor
 
 
+class _GoOn(Exception):
+    """The command line lacks these flags."""
+
+    def __init__(self, *flags: str) -> None:
+        super().__init__(*flags)
+        self.flags = flags
+
+
+def _resumes(config: Any) -> bool:
+    """Whether a fit looks for a checkpoint by itself: where it is told to, and in a job that SLURM has put back.
+
+    Raises:
+        UserError: it is told to, and is given a checkpoint.
+    """
+    if config.resume is not None and config.ckpt_path is not None:
+        raise UserError(
+            "--resume auto looks for a checkpoint by itself, and --ckpt_path names one; give one of the two"
+        )
+    put_back = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return config.ckpt_path is None and (config.resume is not None or put_back)
+
+
+def _found(run_dir: Path) -> str | None:
+    """The checkpoint that a run goes on with; says which."""
+    found = newest(run_dir)
+    told = f"{run_dir} holds no checkpoint that is whole: the run starts"
+    if found is not None:
+        told = f"going on with {found}, of iteration {read(found)['global_step']}"
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(told)
+    return None if found is None else str(found)
+
+
 def _next_free(run_dir: Path) -> Path:
     count = 2
-    while ((free := run_dir.with_name(f"{run_dir.name}-{count}")) / "last.ckpt").exists():
+    while ((free := run_dir.with_name(f"{run_dir.name}-{count}")) / LAST).exists():
         count += 1
-    print(
-        f"{run_dir} holds a run already; this one goes into {free} (to go on with it: --ckpt_path {run_dir}/last.ckpt)"
-    )
+    print(f"{run_dir} holds a run already; this one goes into {free} (to go on with it: --resume auto)")
     return free

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -25,16 +26,23 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 @dataclass(frozen=True)
 class Rollbacks:
-    """How often the run has gone back after a divergence, and what it changed: the flags that stand for it."""
+    """How often the run has gone back after a divergence, and what was changed: config keys and their numbers."""
 
     tries: int = 0
-    flags: tuple[str, ...] = ()
+    changed: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any]) -> Rollbacks:
         """Those that a checkpoint tells of; none where it is of an ebmzoo that did not."""
         told = checkpoint[KEY].get("rollbacks", {})
-        return cls(told.get("tries", 0), tuple(told.get("flags", ())))
+        # Numbers alone: a class named in a file must not come upon the command line.
+        changed = {key: value for key, value in told.get("changed", {}).items() if isinstance(value, int | float)}
+        return cls(told.get("tries", 0), changed)
+
+    @property
+    def flags(self) -> list[str]:
+        """What the changes are on a command line."""
+        return [f"--{key}={value}" for key, value in self.changed.items()]
 
 
 class LastCheckpoint(Checkpoint):

@@ -1,4 +1,4 @@
-"""One process of a two-process run: `torchrun --nproc_per_node 2 ddp_script.py FOLDER METHOD`; see test_ddp.py."""
+"""One process of a two-process run: `torchrun --nproc_per_node 2 ddp_script.py FOLDER METHOD TASK`; see test_ddp.py."""
 
 import sys
 from pathlib import Path
@@ -6,15 +6,21 @@ from pathlib import Path
 import torch
 
 from ebmzoo.methods import Elbo
+from ebmzoo.training.checkpoint import LastCheckpoint
+from test_clel import clel
+from test_marginal_baselines import igebm
 from tiny import TinyData, Watch, dual_mcmc, liebm, stage, trainer
 
 METHODS = {
     "liebm": lambda: liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1)),
     "dual_mcmc": dual_mcmc,
+    "clel": clel,
+    "igebm": lambda: igebm(replay_size=10),
 }
 
 
-def main(folder: Path, name: str) -> None:
+def alike(folder: Path, name: str) -> None:
+    """What each process saw, drew and learnt."""
     torch.manual_seed(0)
     method = METHODS[name]()
     seen, latents = [], []
@@ -39,5 +45,27 @@ def main(folder: Path, name: str) -> None:
     torch.save(told, folder / f"rank{fit.global_rank}.pt")
 
 
+def resumed(folder: Path, name: str) -> None:
+    """What each process holds at the end of a run of 11 iterations, and of one that is cut at 3, 4 and 7."""
+    found = {}
+    for run, cuts in {"whole": [11], "cut": [3, 4, 7, 11]}.items():
+        last = None
+        for steps in cuts:
+            torch.manual_seed(0)
+            method = METHODS[name]()
+            torch.manual_seed(5 if last is None else 99)
+            keep = LastCheckpoint(folder / run, "model: null", every_n_steps=100)
+            limits = {"max_steps": steps, "max_epochs": -1, "enable_checkpointing": True}
+            fit = trainer(folder, strategy="ddp", devices=2, callbacks=[keep], **limits)
+            fit.fit(method, TinyData(n=32, batch_size=4, flip=True), ckpt_path=last, weights_only=True)
+            last = folder / run / "last.ckpt"
+        found[run] = {
+            "state": method.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in fit.optimizers],
+            "random": torch.get_rng_state(),
+        }
+    torch.save(found, folder / f"rank{fit.global_rank}.pt")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    {"alike": alike, "resumed": resumed}[sys.argv[3]](Path(sys.argv[1]), sys.argv[2])

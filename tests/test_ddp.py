@@ -1,4 +1,4 @@
-"""Two processes under `ddp` on the CPU: different images, different chains, equal weights."""
+"""Two processes under `ddp` on the CPU: different images, different chains, equal weights; and resumed to the bit."""
 
 import os
 import subprocess
@@ -8,21 +8,31 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddp_script import METHODS
+from ebmzoo.training.checkpoint import LastCheckpoint, read
+from test_resume import same
+from tiny import TinyData, trainer
+
 SCRIPT = Path(__file__).with_name("ddp_script.py")
 
 
-@pytest.mark.parametrize("method", ["liebm", "dual_mcmc"])
-def test_two_processes_train_to_equal_weights(method, tmp_path):
+def two_processes(folder, method, task):
+    """What each of two processes told."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
     done = subprocess.run(
-        [*command, str(tmp_path), method],
+        [*command, str(folder), method, task],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("method", ["liebm", "dual_mcmc"])
+def test_two_processes_train_to_equal_weights(method, tmp_path):
+    one, two = two_processes(tmp_path, method, "alike")
     assert one["steps"] == two["steps"] == list(range(1, 13))
     # together the ranks see each image once an epoch, and none twice
     seen = torch.cat([one["seen"][:16], two["seen"][:16]]).flatten(1)
@@ -36,3 +46,24 @@ def test_two_processes_train_to_equal_weights(method, tmp_path):
     # one encoder for all, also in the batch statistics that stage 1 left
     for name in [n for n in one["weights"] if n.startswith("encoder.")]:
         assert torch.equal(one["weights"][name], two["weights"][name]), name
+
+
+@pytest.mark.parametrize(("method", "own"), [("igebm", "replay.states"), ("liebm", "running_mean")])
+def test_two_processes_are_resumed_to_the_last_bit(method, own, tmp_path, capsys):
+    """Each with its own replay buffer, batch statistics and random numbers; and one process may go on alone."""
+    told = two_processes(tmp_path, method, "resumed")
+    for rank in told:
+        same(rank["whole"], rank["cut"])
+    one, two = (rank["whole"]["state"] for rank in told)
+    differing = [name for name in one if not torch.equal(one[name], two[name])]
+    assert any(name.endswith(own) for name in differing), "else this would show nothing"
+    kept = read(tmp_path / "cut" / "last.ckpt")["ebmzoo"]
+    assert [sorted(buffers) for buffers in kept["buffers"]] == [sorted(differing)], "what is alike is kept once"
+    keep = LastCheckpoint(tmp_path / "alone", "model: null")
+    fit = trainer(tmp_path, max_steps=12, max_epochs=-1, callbacks=[keep], enable_checkpointing=True)
+    found = tmp_path / "cut" / "last.ckpt"
+    fit.fit(METHODS[method](), TinyData(n=32, batch_size=4), ckpt_path=found, weights_only=True)
+    assert fit.global_step == 12
+    assert "the checkpoint is of 2 processes and this run has 1: it goes on, but not to the last bit" in (
+        capsys.readouterr().err
+    )

@@ -67,7 +67,7 @@ class Plan:
             raise UserError(f"there is no file {path}")
         try:
             told = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         _check_keys(told, KEYS, str(path))
         if not told.get("runs"):

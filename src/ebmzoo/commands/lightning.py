@@ -25,7 +25,7 @@ from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import LAST, LastCheckpoint, Rollbacks, newest, read
-from ebmzoo.training.config import ZooParser, mendable, sections
+from ebmzoo.training.config import ZooParser, check_files, mendable, sections
 from ebmzoo.training.migration import KEY
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.stop import StopOnSignal
@@ -51,6 +51,7 @@ OWN = (
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
+        check_files(args)
         trust = trusts(args)
         args = with_names_of_tasks(with_config_of_checkpoint(args, Path(folder)))
         rollbacks = Rollbacks()
@@ -75,9 +76,14 @@ class ZooCLI(LightningCLI):
         except _GoOn as go_on:
             self.again = [*args, *go_on.flags], self.rollbacks
         except (DivergedError, ChainDivergedError) as error:
-            self.again = self._after(error, args)
-            if self.again is None:
+            if self.subcommand != "fit":
                 raise
+            step = self.trainer.global_step
+            told = f"iteration {step}: {error}, or lower the learning rate"
+            seen = error.event if isinstance(error, DivergedError) else Event(step, "non_finite", told)
+            self.again = self._after(seen, args)
+            if self.again is None:
+                raise DivergedError(seen) from error
 
     def _run(self, args: list[str]) -> None:
         super().__init__(
@@ -206,18 +212,13 @@ class ZooCLI(LightningCLI):
             enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
         )
 
-    def _after(self, error: DivergedError | ChainDivergedError, args: list[str]) -> tuple[list[str], Rollbacks] | None:
+    def _after(self, seen: Event, args: list[str]) -> tuple[list[str], Rollbacks] | None:
         """The command line to go on with after a divergence, None where there is none; what was seen is kept."""
         config = self.config[self.subcommand]
-        if self.subcommand != "fit":
-            return None
-        run_dir, step = Path(config.run_dir), self.trainer.global_step
-        seen = (
-            error.event if isinstance(error, DivergedError) else Event(step, "non_finite", f"iteration {step}: {error}")
-        )
+        run_dir = Path(config.run_dir)
         if (tries := self.rollbacks.tries) >= config.watchdog.retries:
             if self.trainer.is_global_zero:
-                seen.write(run_dir)
+                seen.write(run_dir, aloud=False)
             return None
         changed = {key: _scaled(config, key, factor) for key, factor in (config.watchdog.changes or {}).items()}
         checkpoint, seed = newest(run_dir), int(config.seed_everything) + 1

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import Misread, UserError
 from ebmzoo.training.trust import nothing_foreign, refusal
+
+LIMITS = ("max_gib", "energy_limit")
+"""The numbers that may be infinite, which is for none."""
+
+
+GROUPS = ("trainer", "watchdog")
+"""The keys of a run that hold keys only, which jsonargparse does not mind."""
 
 
 class ZooParser(LightningArgumentParser):
@@ -26,6 +36,17 @@ class ZooParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise Misread(self.sentence(str(message))) from ex
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().parse_args(*args, **kwargs)
+        of_command = found.get(found.get("subcommand") or "", found)
+        for key in GROUPS:
+            if key in of_command and not isinstance(of_command[key], Namespace):
+                self.error(f"{key} is {of_command[key]}; a mapping of its keys is needed")
+        for key, value in _numbers(found.as_dict()):
+            if math.isnan(value) or value == -math.inf or (value == math.inf and key.rpartition(".")[2] not in LIMITS):
+                self.error(f"{key} is {value}; a finite number is needed")
+        return found
+
     def sentence(self, message: str) -> str:
         """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
         if (refused := refusal(message)) is not None:
@@ -35,8 +56,10 @@ class ZooParser(LightningArgumentParser):
         unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", told)
         no_class = re.search(r"(?:dot import path string: |[Nn]o module named '|has no attribute ')([\w.]+)", message)
         if no_class is not None:
-            near = difflib.get_close_matches(no_class[1].rpartition(".")[2], _classes(), n=1, cutoff=0.5)
-            return f"there is no class '{no_class[1]}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
+            whole = re.findall(r"class_path(?:=| |': )'([\w.]+)'", message)
+            name = next((path for path in whole if no_class[1] in path.split(".")), no_class[1])
+            near = difflib.get_close_matches(name.rpartition(".")[2], _classes(), n=1, cutoff=0.5)
+            return f"there is no class '{name}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
         if unknown is None:
             return told if len(told) <= 400 else f"{told[:200]} … {told[-180:]}"
         name = unknown[1]
@@ -49,6 +72,21 @@ class ZooParser(LightningArgumentParser):
         if (subcommands := getattr(self, "_subcommands_action", None)) is not None:
             parsers += subcommands._name_parser_map.values()
         return [a.dest for p in parsers for a in p._actions if not a.dest.endswith("help")]
+
+
+def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The floating-point numbers of a config with their keys."""
+    if isinstance(node, float):
+        yield key, node
+    elif isinstance(node, Mapping):
+        for name, child in node.items():
+            at = key if name == "init_args" else f"{key}.{name}".lstrip(".")
+            yield from _numbers(child, at)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _numbers(child, key)
+    elif isinstance(node, Namespace):
+        yield from _numbers(vars(node), key)
 
 
 def _gist(message: str) -> str:
@@ -106,6 +144,18 @@ def sections(config: str) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise UserError(f"the config is a {type(told).__name__}, but a mapping with the key model is needed")
     return told
+
+
+def check_files(args: list[str]) -> None:
+    """Raises a `UserError` where a file that the command line gives as a config is no mapping in YAML."""
+    for flag, value in zip(args, [*args[1:], ""], strict=True):
+        name, joined, path = flag.partition("=")
+        if name not in ("--config", "-c") or not Path(path := path if joined else value).is_file():
+            continue  # of what is missing the parser tells
+        try:
+            sections(Path(path).read_text(encoding="utf-8"))
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(f"config: {path} cannot be used: {error}") from error
 
 
 def build_model(config: str, trust: bool = True) -> LightningModule:

@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.cli import main
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
+from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.training.checkpoint import LastCheckpoint, read
 from ebmzoo.training.watchdog import DivergedError, Watchdog, events_of
+from family import FAMILY
 from test_cli import small
 from tiny import TinyData, coopnets, trainer, vae, without_latent
 
@@ -41,6 +42,18 @@ def test_a_nan_batch_ends_the_run_and_the_last_checkpoint_is_of_before(tmp_path)
     made = read(tmp_path / "last.ckpt")
     assert made["global_step"] == 4
     assert all(v.isfinite().all() for v in made["state_dict"].values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_method_tells_of_a_nan_batch_at_once(name, tmp_path):
+    """By a reading, or by the chain itself; and the file that is left is of before."""
+    keep = LastCheckpoint(tmp_path, "model: null", every_n_steps=1)
+    callbacks = [Poison(at=2), watch(), keep]
+    run = trainer(tmp_path, max_steps=6, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises((DivergedError, ChainDivergedError), match=r"finite|NaN"):
+        run.fit(FAMILY[name](), TinyData())
+    assert run.global_step <= 3
+    assert read(tmp_path / "last.ckpt")["global_step"] == 2
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):

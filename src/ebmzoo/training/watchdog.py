@@ -36,9 +36,10 @@ class Event:
     event: str
     told: str
 
-    def write(self, folder: Path) -> None:
-        """Add it to `<folder>/events.jsonl` and say it on the standard error."""
-        print(self.told, file=sys.stderr)
+    def write(self, folder: Path, aloud: bool = True) -> None:
+        """Add it to `<folder>/events.jsonl` and, `aloud`, say it on the standard error."""
+        if aloud:
+            print(self.told, file=sys.stderr)
         with spared(f"event in {folder / 'events.jsonl'}"):
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "events.jsonl").open("a") as file:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ebmzoo.errors import UserError
+
 
 @dataclass(frozen=True)
 class Descent:
@@ -19,6 +21,10 @@ class Descent:
     optimizer: OptimizerCallable
     schedule: Callable[[Optimizer], LRScheduler] | None = None
     clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"model.clip_norm is {self.clip_norm}; it must be above 0, or null for no limit")
 
 
 def each(

@@ -14,3 +14,10 @@ class Misread(SystemExit):
     def __init__(self, sentence: str) -> None:
         super().__init__(2)
         self.sentence = sentence
+
+
+def at_least(least: float, **numbers: float | None) -> None:
+    """Raise a `UserError` about the first of the named numbers that is below `least`; None is no number."""
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise UserError(f"{name}: {number} must be {least} or more")

@@ -11,7 +11,7 @@ from torch.optim import Adam, AdamW
 
 from ebmzoo.autoencoder import ImageCoder
 from ebmzoo.descent import Descent
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import Proposes
 from ebmzoo.methods.readings import Readings, squared_error
@@ -86,6 +86,7 @@ class CDRL(RecoveryLikelihood, Proposes):
         ema_decay: float = 0.9999,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         if initializer is not None and initializer.classes not in (0, energy_net.classes):
             raise UserError(
                 f"model.initializer.classes is {initializer.classes}; it must be 0 or the energy's {energy_net.classes}"

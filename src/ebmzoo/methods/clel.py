@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam
 from ebmzoo.compose import Composed, Given, Joint, agreement
 from ebmzoo.descent import Descent
 from ebmzoo.energy import Energy
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import Average, averaged
 from ebmzoo.methods.base import Samples
@@ -107,6 +107,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
         ema_start: int = 312,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         if encoder is None and (beta != 0 or encoder_objective is not None):
             raise UserError("model.encoder is missing: beta other than 0 and encoder_objective need an encoder")
         if encoder is not None and encoder_objective is None and encoder_checkpoint is None:

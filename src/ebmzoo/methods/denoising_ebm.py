@@ -17,7 +17,7 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import frozen
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
@@ -128,6 +128,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         check_scoring(energy_sigma, ood_seeds)
         if (decoder is None) != (semantic is None):
             raise UserError("model.decoder and model.semantic must both be given or both be null")

@@ -14,7 +14,7 @@ from torch.optim import Adam
 from ebmzoo import gaussian
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, EnergyNet
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
@@ -45,6 +45,9 @@ class Teaching:
     latent_weight: float = 1.0
     resample: bool = False
     by_temperature: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, data_weight=self.data_weight, chain_weight=self.chain_weight, latent_weight=self.latent_weight)
 
     @classmethod
     def official(cls, chain_weight: float = 50.0) -> Teaching:

@@ -19,7 +19,7 @@ from ebmzoo import gaussian
 from ebmzoo.compose import Composed, Informed, Joint, agreement
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, at_least_fp32, frozen
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
@@ -54,6 +54,9 @@ class Elbo:
     pixels: bool = True
     weight: float = 0.1
     energy_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0, rho=self.rho, weight=self.weight, energy_weight=self.energy_weight)
 
 
 @final

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 
 
 class ResNetClassifier(nn.Module):
@@ -86,6 +86,9 @@ class Classifier(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, num_classes=num_classes, width=width)
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"model.label_smoothing is {label_smoothing}; it must be between 0 and 1")
         if not blocks or min(blocks) < 1:
             raise UserError(f"model.blocks must be one or more positive numbers such as [2, 2, 2, 2], found {blocks}.")
         if not 0 <= crop_padding < size:

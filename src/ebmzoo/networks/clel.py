@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import FeatureNet
 from ebmzoo.networks.latent import LatentEnergyNet
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
@@ -103,6 +103,7 @@ class CLELFeatures(FeatureNet):
         spectral_norm: SpectralNorm = "conv",
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, hidden=hidden, latent=latent)
         if not multiples or min(*multiples, width, depth, scales) < 1:
             raise UserError(
                 f"width: {width}, multiples: {list(multiples)}, depth: {depth} and scales: {scales} "
@@ -161,6 +162,7 @@ class CLELEnergy(LatentEnergyNet):
         self, features: FeatureNet, latent: int = 128, hidden: int = 2048, projection: Projection = "mlp"
     ) -> None:
         super().__init__()
+        at_least(1, latent=latent, hidden=hidden)
         if features.homogeneous:
             raise UserError("features: the norm energy needs a trunk with a bias, such as ebmzoo.networks.CLELFeatures")
         if projection == "identity" and features.out_features != latent:
@@ -195,6 +197,7 @@ class MultiHeadEnergy(LatentEnergyNet):
 
     def __init__(self, features: FeatureNet, latent: int = 128, hidden: int = 2048) -> None:
         super().__init__()
+        at_least(1, latent=latent, hidden=hidden)
         self.trunk = features
         self.head = mlp(features.out_features, hidden, 1, bias=True)
         self.projection = mlp(features.out_features, hidden, latent, bias=False)

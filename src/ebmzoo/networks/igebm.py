@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
+from ebmzoo.errors import at_least
 from ebmzoo.networks.blocks import conv
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
 
@@ -68,6 +69,7 @@ class IGEBMResNet(EnergyNet):
         spectral_norm: SpectralNorm = "conv",
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, width=width)
         self.first = conv(in_channels, width)
         blocks: list[nn.Module] = []
         channels = width

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import FeatureNet
 
 
@@ -54,6 +54,7 @@ class LatentEnergy(LatentEnergyNet):
         self, features: FeatureNet, latent: int = 64, hidden: int = 1024, marginal: Literal["norm", "linear"] = "norm"
     ) -> None:
         super().__init__()
+        at_least(1, latent=latent, hidden=hidden)
         if marginal == "norm" and features.homogeneous:
             raise UserError(
                 "marginal: 'norm' needs a trunk with a bias (features.bias: all or last), "

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import at_least
 from ebmzoo.networks.base import FeatureNet, Generator, Initializer, LevelEnergyNet
 from ebmzoo.networks.embedding import TimeEmbedding
 from ebmzoo.networks.recovery import Bound, Tower
@@ -19,10 +19,9 @@ def mlp(in_features: int, width: int, depth: int, out_features: int) -> nn.Seque
     """`depth` hidden layers of `width` units with SiLU, and a linear one; `(B, in_features)` to `(B, out_features)`.
 
     Raises:
-        UserError: If `width` or `depth` is less than 1.
+        UserError: If a number is less than 1.
     """
-    if min(width, depth) < 1:
-        raise UserError(f"width: {width} and depth: {depth} must be 1 or more")
+    at_least(1, in_features=in_features, width=width, depth=depth, out_features=out_features)
     layers: list[nn.Module] = []
     features = in_features
     for _ in range(depth):
@@ -61,6 +60,7 @@ class PlaneEnergy(LevelEnergyNet):
         classes: int = 0,
     ) -> None:
         super().__init__()
+        at_least(1, in_features=in_features)
         self.classes = classes
         self.tower = Tower(in_features, width, multiples, depth, embedding, classes, spectral_norm, False, dims=0)
 
@@ -99,15 +99,14 @@ class PlaneInitializer(Initializer):
         classes: Number of classes, 0 for a network that knows none.
 
     Raises:
-        UserError: If the width is odd, or `depth` or `embedding` less than 1.
+        UserError: If the width is odd, or another number less than 1.
     """
 
     def __init__(
         self, in_features: int = 2, width: int = 64, depth: int = 1, embedding: int = 128, classes: int = 0
     ) -> None:
         super().__init__()
-        if min(depth, embedding) < 1:
-            raise UserError(f"depth: {depth} and embedding: {embedding} must be 1 or more")
+        at_least(1, in_features=in_features, depth=depth, embedding=embedding)
         self.classes = classes
         self.embed = TimeEmbedding(width, embedding, classes, F.silu)
         self.first = nn.Linear(in_features, width)
@@ -137,7 +136,7 @@ class PlaneFeatures(FeatureNet):
         out_features: Features of a point.
 
     Raises:
-        UserError: If `width` or `depth` is less than 1.
+        UserError: If a number is less than 1.
     """
 
     def __init__(self, in_features: int = 2, width: int = 128, depth: int = 3, out_features: int = 128) -> None:
@@ -165,7 +164,7 @@ class PlaneEnergyNet(EnergyNet):
         depth: Hidden layers.
 
     Raises:
-        UserError: If `width` or `depth` is less than 1.
+        UserError: If a number is less than 1.
     """
 
     def __init__(self, in_features: int = 2, width: int = 128, depth: int = 3) -> None:
@@ -187,11 +186,12 @@ class PlaneGenerator(Generator):
         out_features: Dimension of the points.
 
     Raises:
-        UserError: If `width` or `depth` is less than 1.
+        UserError: If a number is less than 1.
     """
 
     def __init__(self, latent: int = 2, width: int = 128, depth: int = 3, out_features: int = 2) -> None:
         super().__init__()
+        at_least(1, latent=latent)
         self.latent = latent
         self.layers = mlp(latent, width, depth, out_features)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral_norm_of
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.networks.embedding import TimeEmbedding
 from ebmzoo.networks.spectral import bounded_spectral_norm_
@@ -77,6 +77,7 @@ class Tower(nn.Module):
         dims: int,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels)
         if not multiples or min(*multiples, depth, embedding) < 1:
             raise UserError(
                 f"multiples: {list(multiples)}, depth: {depth} and embedding: {embedding} must all be 1 or more, "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.networks.unet import zeroed
 
@@ -174,8 +174,8 @@ class RefineNetDenoiser(Denoiser):
         sigma_min: float = 0.01,
     ) -> None:
         super().__init__()
-        if width < 2 or levels < 2:
-            raise UserError(f"width: {width} and levels: {levels} must both be 2 or more")
+        at_least(1, in_channels=in_channels)
+        at_least(2, width=width, levels=levels)
         if not 0 < sigma_min < sigma_max:
             raise UserError(f"sigma_min: {sigma_min} must be above 0 and below sigma_max: {sigma_max}")
         logs = torch.linspace(math.log(sigma_max), math.log(sigma_min), levels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Encoder
 
 
@@ -83,6 +83,7 @@ class ResNetEncoder(Encoder):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, width=width, latent=latent, hidden=hidden, resize=resize)
         self.resize = resize
         if not blocks or min(blocks) < 1:
             raise UserError(f"blocks: {list(blocks)} must give at least one stage, and each stage at least one block")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 
 
 class ShortRunNet(EnergyNet):
@@ -29,6 +29,8 @@ class ShortRunNet(EnergyNet):
 
     def __init__(self, in_channels: int = 3, size: int = 32, width: int = 64, leak: float = 0.2) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, width=width)
+        at_least(0, leak=leak)
         halvings = max(size // 4, 1).bit_length() - 1
         if size != 4 * 2**halvings:
             raise UserError(f"size: {size} must be 4 times a power of two: 4, 8, 16, 32, 64, ...")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import FeatureNet, Generator, InferenceNet
 from ebmzoo.networks.blocks import DownBlock, StartBlock, UpBlock, conv
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
@@ -75,6 +75,7 @@ class SNGANFeatures(FeatureNet):
         spectral_norm: SpectralNorm = "none",
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, out_features=out_features)
         layers = _layers(_TRUNK, size)
         _check_width(width, max(divisor for divisor, _ in layers), size)
         everywhere = bias == "all"
@@ -145,6 +146,7 @@ class SNGANGenerator(Generator):
 
     def __init__(self, latent: int = 128, out_channels: int = 3, size: int = 32, width: int = 256) -> None:
         super().__init__()
+        at_least(1, latent=latent, out_channels=out_channels)
         divisors = _layers(_GENERATOR, size)
         _check_width(width, max(divisors), size)
         channels = [width, *(width // d for d in divisors)]
@@ -174,6 +176,7 @@ class SNGANInference(InferenceNet):
 
     def __init__(self, in_channels: int = 3, size: int = 32, latent: int = 128, width: int = 128) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, latent=latent)
         layers = _layers(_INFERENCE, size)
         _check_width(width, 2, size)
         self.latent = latent

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Initializer
 from ebmzoo.networks.embedding import TimeEmbedding
 
@@ -213,6 +213,7 @@ class UNet(Initializer):
         groups: int = 32,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, out_channels=out_channels, heads=heads)
         if not multiples or min(*multiples, depth, embedding, groups) < 1:
             raise UserError(
                 f"multiples: {list(multiples)}, depth: {depth}, embedding: {embedding} and groups: {groups} must all "

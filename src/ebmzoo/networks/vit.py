@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Encoder
 
 
@@ -48,10 +48,9 @@ def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
     Raises:
         UserError: If `width` is no multiple of 4 and of `heads`, or `depth` less than 1.
     """
-    if heads < 1 or width % heads or width % 4:
+    at_least(1, width=width, depth=depth, heads=heads)
+    if width % heads or width % 4:
         raise UserError(f"width: {width} must be a multiple of 4 and of heads, {heads}")
-    if depth < 1:
-        raise UserError(f"depth: {depth} must be 1 or more")
     blocks = [
         nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         for _ in range(depth)
@@ -100,6 +99,7 @@ class ViTEncoder(Encoder):
         std: tuple[float, ...] | None = (0.2023, 0.1994, 0.2010),
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size, width=width, latent=latent, hidden=hidden)
         if patch < 1 or size % patch:
             raise UserError(f"patch: {patch} must divide the size of the image, {size}")
         for name, values, neutral in (("mean", mean, 0.0), ("std", std, 1.0)):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Encoder
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.objective import Objective
@@ -53,6 +53,7 @@ class BYOL(Objective):
 
     def __init__(self, augment: Augment | None = None, hidden: int = 1024, tau: float = 0.99) -> None:
         super().__init__()
+        at_least(1, hidden=hidden)
         if not 0 <= tau <= 1:
             raise UserError(f"tau: {tau} must be between 0 and 1")
         self.augment = Augment() if augment is None else augment

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmzoo.energy import at_least_fp32
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.vit import ViTEncoder, grid_positions, pick, transformer
 from ebmzoo.ssrl.objective import Objective
@@ -86,6 +86,7 @@ class MAE(Objective):
         heads: int = 4,
     ) -> None:
         super().__init__()
+        at_least(1, width=width, depth=depth, heads=heads)
         if not 0 < mask_ratio < 1:
             raise UserError(f"mask_ratio: {mask_ratio} must be between 0 and 1, both excluded")
         if not 0 <= pretrain_fraction <= 1:

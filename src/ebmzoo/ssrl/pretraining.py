@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.errors import at_least
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.networks.base import Encoder
 from ebmzoo.pretrained import load_pretrained
@@ -46,6 +47,7 @@ class Pretraining(LightningModule):
         drop_epochs: tuple[int, ...] = (50, 25),
     ) -> None:
         super().__init__()
+        at_least(0, warmup_steps=warmup_steps, drop_epochs=min(drop_epochs, default=None))
         self.encoder = encoder
         self.objective = objective
         objective.attach(encoder)

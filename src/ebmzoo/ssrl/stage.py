@@ -12,6 +12,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ebmzoo.descent import Descent
+from ebmzoo.errors import at_least
 from ebmzoo.networks.base import Encoder
 from ebmzoo.ssrl.objective import Objective
 from ebmzoo.ssrl.schedule import warmup_then_drops
@@ -37,6 +38,9 @@ class EncoderStage:
     warmup_steps: int = 500
     drop_epochs: tuple[int, ...] = (50, 25)
     jointly: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, epochs=self.epochs, warmup_steps=self.warmup_steps, drop_epochs=min(self.drop_epochs, default=None))
 
     def descent(self, encoder: Encoder, trainer: Trainer, batches: int = 1) -> Descent:
         """The encoder's optimizer and its schedule over the stage, with a step in each so many `batches`."""

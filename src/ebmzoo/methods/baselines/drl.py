@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.descent import Descent
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.readings import Readings
 from ebmzoo.methods.recovery import RecoveryLikelihood
@@ -64,6 +64,7 @@ class DRL(RecoveryLikelihood):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         if not 0 <= drop_classes <= 1:
             raise UserError(f"model.drop_classes is {drop_classes}; it must be between 0 and 1")
         self.energy_net, self.schedule = energy_net, schedule or DRLSchedule()

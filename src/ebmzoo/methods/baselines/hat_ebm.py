@@ -15,7 +15,7 @@ from torch.optim import Adam
 from ebmzoo.compose import Hat, OfLatent, OfResidual
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, EnergyNet
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
@@ -84,6 +84,8 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         ema_decay: float = 0.9999,
     ) -> None:
         super().__init__()
+        at_least(1, bank_size=bank_size)
+        at_least(0, generator_weight=generator_weight, data_noise=data_noise)
         if by_temperature and not sampler.temperature > 0:
             raise UserError(
                 f"model.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "

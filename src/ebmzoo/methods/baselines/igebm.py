@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.energy import Energy, EnergyNet
+from ebmzoo.errors import at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.baselines.from_noise import ChainFromNoise, noise_first
@@ -102,6 +103,8 @@ class IGEBM(ChainFromNoise):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size, rounds=rounds)
+        at_least(0, alpha=alpha)
         self.energy_net, self.sampler, self.alpha = energy_net, sampler, alpha
         self.replay = ReplayBuffer(
             replay_size, (in_channels, size, size), "ring", reinit_prob=reinit_prob, storage=replay_storage

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.energy import Energy, EnergyNet, frozen
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.baselines.from_noise import ChainFromNoise, before_last, noise_first
@@ -116,6 +116,8 @@ class ImprovedCD(ChainFromNoise):
         ema_decay: float = 0.99,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size, neighbours=neighbours, rounds=rounds)
+        at_least(0, alpha=alpha, kl_weight=kl_weight, entropy_weight=entropy_weight)
         if sampler.steps == 0:
             raise UserError("model.sampler.steps is 0; it must be 1 or more, for the last step is learnt from")
         if sampler.clip is not None or sampler.max_step_norm is not None:

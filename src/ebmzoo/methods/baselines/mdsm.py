@@ -16,7 +16,7 @@ from torch.optim import Adam
 from ebmzoo.compose import DenoisingPotential
 from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, gradient
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
@@ -101,6 +101,7 @@ class MDSM(RestoresByDenoiser):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         if not (sigma0 > 0 and step_size > 0):
             raise UserError(f"model.sigma0 is {sigma0} and step_size {step_size}; both must be above 0")
         self.denoiser, self.noise = denoiser, noise or GeometricNoise(128, sigma_max=2.4, sigma_min=0.1)

@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from ebmzoo.compose import OfScore
 from ebmzoo.descent import Descent, each
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.base import Samples
@@ -71,6 +71,7 @@ class ScoreNetwork(ScoresByDenoising):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
         check_scoring(energy_sigma, ood_seeds)
         if steps < 0 or not rate > 0:
             raise UserError(f"model.steps is {steps} and rate {rate}; steps must be 0 or more and rate above 0")

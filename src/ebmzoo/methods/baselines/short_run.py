@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.energy import Energy, EnergyNet
+from ebmzoo.errors import at_least
 from ebmzoo.langevin import Langevin
 from ebmzoo.methods.averaging import averaged
 from ebmzoo.methods.baselines.from_noise import ChainFromNoise
@@ -54,6 +55,8 @@ class ShortRunEBM(ChainFromNoise):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        at_least(1, in_channels=in_channels, size=size)
+        at_least(0, data_noise=data_noise)
         self.energy_net, self.sampler, self.data_noise = energy_net, sampler, data_noise
         self.shape, self.range, self.rounds = (in_channels, size, size), ImageRange(-1, 1), 1
         self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm

@@ -204,3 +204,9 @@ def test_every_method_is_deterministic_given_the_seed(tmp_path):
         states.append(copy.deepcopy(method.state_dict()))
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+def test_an_optimizer_s_impossible_number_is_told_in_a_sentence(tmp_path):
+    method = liebm(energy_optimizer=lambda parameters: Adam(parameters, lr=-1.0))
+    with pytest.raises(UserError, match=r"optimizer of energy_net.*learning rate: -1"):
+        trainer(tmp_path, max_steps=1).fit(method, TinyData(n=8, batch_size=4))

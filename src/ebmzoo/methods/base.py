@@ -192,11 +192,14 @@ class Method(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         configured = []
-        for descent in self.descents().values():
-            optimizer = descent.optimizer(descent.network.parameters())
-            one: dict[str, Any] = {"optimizer": optimizer}
-            if descent.schedule is not None:
-                one["lr_scheduler"] = {"scheduler": descent.schedule(optimizer), "interval": "step"}
+        for name, descent in self.descents().items():
+            try:
+                optimizer = descent.optimizer(descent.network.parameters())
+                one: dict[str, Any] = {"optimizer": optimizer}
+                if descent.schedule is not None:
+                    one["lr_scheduler"] = {"scheduler": descent.schedule(optimizer), "interval": "step"}
+            except (ValueError, TypeError) as error:  # torch looks at its numbers only now
+                raise UserError(f"model: the optimizer of {name}, or its schedule, cannot be made: {error}") from error
             configured.append(one)
         return configured
 

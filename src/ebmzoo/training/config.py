@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import Namespace
@@ -18,6 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import Misread, UserError
 from ebmzoo.training.trust import nothing_foreign, refusal
+
+T = TypeVar("T")
 
 LIMITS = ("max_gib", "energy_limit")
 """The numbers that may be infinite, which is for none."""
@@ -47,6 +49,9 @@ class ZooParser(LightningArgumentParser):
                 self.error(f"{key} is {value}; a finite number is needed")
         return found
 
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        return super().instantiate(*args, **kwargs, instantiators=[(_built, object, True)])
+
     def sentence(self, message: str) -> str:
         """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
         if (refused := refusal(message)) is not None:
@@ -72,6 +77,20 @@ class ZooParser(LightningArgumentParser):
         if (subcommands := getattr(self, "_subcommands_action", None)) is not None:
             parsers += subcommands._name_parser_map.values()
         return [a.dest for p in parsers for a in p._actions if not a.dest.endswith("help")]
+
+
+def _built(kind: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """`kind` of these arguments; an error that says only what torch could not do is told with its numbers."""
+    try:
+        return kind(*args, **kwargs)
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        numbers = {key: x for key, x in kwargs.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+        given = ", ".join(f"{key} {number:g}" for key, number in numbers.items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        name = getattr(kind, "__name__", str(kind))
+        raise UserError(f"{name} cannot be made{' with ' if given else ''}{given}: {reason}") from error
 
 
 def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:

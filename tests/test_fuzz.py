@@ -173,7 +173,6 @@ LINES = [
     ([*FIT, "--model.image_range", "[1.0, -1.0]"], "image_range"),
     ([*FIT, "--model.encoder_checkpoint", "x.ckpt"], "encoder_checkpoint"),
     ([*FIT, "--model.chain", "both"], "chain"),
-    ([*FIT, "--model.clip_norm", "0"], "clip_norm"),
     ([*FIT, "--model.generator.latent", "10000000000000"], "latent 1e+13"),
     ([*FIT, "--model.generator.latent", "-1"], "latent"),
     ([*FIT, "--model.energy_net.hidden", "1000000000000000000000000000000"], "hidden 1e+30"),

@@ -56,6 +56,7 @@ def test_config_runs(path, tmp_path, monkeypatch):
             model["size"] = 1
     else:
         tiny = {"n": 8, "channels": model.get("in_channels") or channels(config)}
+        tiny["kinds"] = min(4, model.get("num_classes", 4))
         config["data"] = {"class_path": "tiny.TinyData", "init_args": tiny}
     for task in config.get("tasks", []):
         for extractor in task.get("init_args", {}).get("extractors", []):

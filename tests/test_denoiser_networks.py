@@ -294,7 +294,7 @@ def test_unfit_arguments_are_said():
         "size: 0 must": lambda: UNetDenoiser(size=0),
         "latent: 1 must be 2 or more": lambda: UNetDenoiser(latent=1),
         "heads: 3 must divide": lambda: UNetDenoiser(heads=3),
-        "width: 1 and levels: 128": lambda: RefineNetDenoiser(width=1),
+        "width: 1 must be 2 or more": lambda: RefineNetDenoiser(width=1),
         "levels: 1 must": lambda: RefineNetDenoiser(levels=1),
         "sigma_min: 2.0 must be above 0 and below sigma_max: 1.0": lambda: RefineNetDenoiser(sigma_min=2.0),
         "sigma_min: 0 must": lambda: RefineNetDenoiser(sigma_min=0),

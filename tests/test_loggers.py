@@ -326,7 +326,7 @@ def test_offline_run_holds_all_of_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", "small.yaml"])
     assert wandb.run is None, "the run of a command ends with it"
-    main(["test", "--ckpt_path", "run/last.ckpt", "--only", "generation,ood"])
+    main(["test", "--ckpt_path", "run/last.ckpt", "--only", "generation,ood", "--trust", "true"])
     assert wandb.run is None
     wandb.teardown()  # its process writes behind the run's back, and is done when it has ended
 

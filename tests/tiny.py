@@ -26,13 +26,13 @@ SIZE = 8
 
 
 class TinyData(ImageData):
-    """Blobs of four classes, 8×8, the same in every test."""
+    """Blobs in four places, 8×8, the same in every test; `kinds` of them are told apart."""
 
     name, size = "tiny", SIZE
 
-    def __init__(self, n: int = 32, channels: int = 1, batch_size: int = 8, **common):
+    def __init__(self, n: int = 32, channels: int = 1, batch_size: int = 8, kinds: int = 4, **common):
         super().__init__(batch_size=batch_size, **common)
-        self.n, self.channels = n, channels
+        self.n, self.channels, self.kinds = n, channels, kinds
 
     def load(self):
         def made(n, seed):
@@ -42,7 +42,7 @@ class TinyData(ImageData):
             for i, label in enumerate(labels.tolist()):
                 images[i, 0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 150
             images = images.expand(-1, self.channels, -1, -1).contiguous()
-            return ImageSet(images, labels, ("a", "b", "c", "d"), "tiny")
+            return ImageSet(images, labels % self.kinds, tuple("abcd"[: self.kinds]), "tiny")
 
         return made(self.n, 0), made(16, 1)
 

@@ -98,7 +98,6 @@ def restore(
     chosen.check(channels, size)
     paths = [Path(path) for path in images]
     torch.manual_seed(seed)
-    writable(Path(out))
     clean: Tensor | None = None
     if degrade:
         clean = torch.cat([_read(path, (channels, size, size), "a clean picture") for path in paths])
@@ -106,6 +105,7 @@ def restore(
     else:
         y = torch.cat([_read(path, chosen.measured(channels, size), f"one for {chosen.name}") for path in paths])
         y = chosen(chosen.pinv(y))  # what no image could be measured as, such as what is under a mask, tells nothing
+    writable(Path(out))
     made = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
     for i, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         seen = chosen.pinv(y[i : i + 1])

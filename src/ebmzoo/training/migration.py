@@ -57,7 +57,11 @@ def migrated(
 
 
 class MigratingIO(TorchCheckpointIO):
-    """How Lightning reads a checkpoint: no code of the file is run, and old formats are migrated."""
+    """How Lightning reads a checkpoint: no code of the file is run, and old formats are migrated.
+
+    One that a plain `Trainer` wrote, without a run's config, is read as it is: the command line refuses it before.
+    """
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return migrated(super().load_checkpoint(path, map_location, weights_only=True), path)
+        checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        return migrated(checkpoint, path) if KEY in checkpoint else checkpoint

@@ -193,15 +193,18 @@ def test_bf16_keeps_state_and_noise_fp32():
     assert dtypes[-1] == (torch.float32, torch.float32)
 
 
-def test_memory_does_not_grow_with_steps():
-    seen, alive = [], []
+@pytest.mark.parametrize(("precision", "around"), [("fp32", False), ("bf16", False), ("ambient", True)])
+def test_memory_does_not_grow_with_steps(precision, around):
+    seen, alive, linear = [], [], nn.Linear(11, 1)
 
     def energy(x):
         seen.append(weakref.ref(x))
         alive.append(sum(state() is not None for state in seen))
-        return x.square().sum(1)
+        return linear(x).square().sum(1)
 
-    Langevin(30, 0.01)(energy, torch.randn(7, 11))
+    with torch.autocast("cpu", torch.bfloat16, enabled=around):
+        Langevin(30, 0.01, precision=precision)(energy, torch.randn(7, 11))
+        assert torch.is_autocast_cache_enabled()
     assert max(alive) <= 2
 
 

@@ -213,14 +213,18 @@ def compiled(energy: Energy, device: str) -> Energy:
 @contextmanager
 def during_chain(energy: Energy, device: torch.device, precision: str, once: bool = True) -> Iterator[None]:
     """Parameters frozen, autocast as asked, and with `once` reparametrised weights (spectral norm) computed once."""
+    kind = device.type
+    on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    if precision != "ambient":
+        on, dtype = precision == "bf16", torch.bfloat16
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(frozen(*_modules(energy)))
         if once:
             stack.enter_context(parametrize.cached())
-        if precision != "ambient":
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"))
+        # autocast would keep its cast of every state, which needs a gradient as a weight does, until it ends
+        stack.enter_context(torch.autocast(kind, dtype, enabled=on, cache_enabled=False))
         yield
 
 

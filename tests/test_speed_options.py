@@ -1,16 +1,18 @@
 """Each option of the sampler that is there for speed gives the chain of the plain one, within its precision."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from benchmarks.networks import AtLevel
 from ebmzoo import langevin
 from ebmzoo.compose import Given, Joint
 from ebmzoo.energy import gradient
 from ebmzoo.langevin import Langevin
-from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, SNGANFeatures
+from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, RecoveryResNet, SNGANFeatures
 
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
@@ -92,6 +94,30 @@ def test_compiled_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(d
         torch.testing.assert_close(after, chain(PLAIN, net, x, step_size=eta), rtol=1e-4, atol=1e-5)
         sizes = {"step_size": eta * torch.linspace(0.1, 1, 4, device=device), "noise": 0.0}
         torch.testing.assert_close(chain(fast, net, x, **sizes), chain(PLAIN, net, x, **sizes), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_spectral_norms_in_training_move_once_a_compiled_chain_as_in_a_plain_one(device, request):
+    if device == "cpu":
+        request.getfixturevalue("traced")
+    made = [
+        CLELEnergy(CLELFeatures(3, 8, (1, 2), 1, 1, hidden=16, latent=4, spectral_norm="conv"), latent=4, hidden=8),
+        AtLevel(RecoveryResNet(width=8, depth=1, embedding=16, spectral_norm="bounded"), 500.0),
+    ]
+    x = images().to(device)
+    for net in made:
+        net.train().to(device)
+        eta = 0.1 / float(gradient(copy.deepcopy(net), x).abs().max())
+        slow, fast = net, copy.deepcopy(net)
+        before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        compiling = replace(PLAIN, compile=True)
+        for seed in (3, 4):
+            ends = [chain(sampler, one, x, seed, step_size=eta) for sampler, one in ((PLAIN, slow), (compiling, fast))]
+            torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
+            for name, buffer in slow.named_buffers():
+                torch.testing.assert_close(fast.get_buffer(name), buffer, msg=f"{type(net).__name__}: {name}")
+        assert any(not torch.equal(buffer, before[name]) for name, buffer in slow.named_buffers())
+        assert all(part.training for part in fast.modules())
 
 
 def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):

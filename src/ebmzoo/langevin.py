@@ -212,7 +212,7 @@ def compiled(energy: Energy, device: str) -> Energy:
 
 @contextmanager
 def during_chain(energy: Energy, device: torch.device, precision: str, once: bool = True) -> Iterator[None]:
-    """Parameters frozen, autocast as asked, and with `once` reparametrised weights (spectral norm) computed once."""
+    """Parameters frozen, autocast as asked, reparametrised weights (spectral norm) still, with `once` computed once."""
     kind = device.type
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     if precision != "ambient":
@@ -223,9 +223,33 @@ def during_chain(energy: Energy, device: torch.device, precision: str, once: boo
         stack.enter_context(frozen(*_modules(energy)))
         if once:
             stack.enter_context(parametrize.cached())
+        else:
+            stack.enter_context(_still(*_modules(energy)))
         # autocast would keep its cast of every state, which needs a gradient as a weight does, until it ends
         stack.enter_context(torch.autocast(kind, dtype, enabled=on, cache_enabled=False))
         yield
+
+
+@contextmanager
+def _still(*modules: nn.Module) -> Iterator[None]:
+    """Reparametrised weights move once, as one reading does that the chain keeps, and not at each step.
+
+    A compiled energy computes them anew at every step, as the compiler cannot follow `parametrize.cached`.
+    """
+    held = []
+    for module in {part for m in modules for part in m.modules() if parametrize.is_parametrized(part)}:
+        for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            moving = [part for part in chain.modules() if part.training]
+            if moving:
+                getattr(module, name)
+            held += moving
+    for part in held:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in held:
+            part.training = True
 
 
 def _raise_if_diverged(finite: Tensor, first: int) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.ceiling import flops, rate
 from benchmarks.chains import chains, disagreement
-from benchmarks.iterations import METHODS, contrastive_divergence, of_methods, of_schedule
+from benchmarks.iterations import METHODS, contrastive_divergence, disagreement_of_losses, of_methods, of_schedule
 from benchmarks.networks import energies, seeded
 from benchmarks.report import markdown, table
 from benchmarks.timing import Timed, in_turn
@@ -45,13 +45,14 @@ def iterations(args: argparse.Namespace, device: torch.device) -> dict[str, Any]
     name, net = next(iter(seeded(energies(args.tiny), device).items()))
     batch = args.batch if args.tiny else args.batch // 2
     x = torch.rand(batch, 3, 32, 32, device=device) * 2 - 1
+    disagreement_of_losses(net, x[:4], 2)
     timed = in_turn(contrastive_divergence(net, x, args.steps), args.rounds, device)
     told: dict[str, Any] = {"contrastive divergence": timed}
     title = f"one iteration of contrastive divergence, {args.steps} steps, {name}, batch {batch}"
     print(table(title, timed, {}, "plain loop"), flush=True)
     methods = dict(list(METHODS.items())[:1]) if args.tiny else METHODS
     with tempfile.TemporaryDirectory() as folder:
-        rounds, each = (1, 1) if args.tiny else (args.rounds, 2)
+        rounds, each = 1 if args.tiny else args.rounds, 1
         for method, found in of_methods(methods, 4 if args.tiny else 32, rounds, each, Path(folder)).items():
             told[method] = found
             title = f"one iteration of {method}, configs/{METHODS[method]}.yaml"

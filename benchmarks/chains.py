@@ -43,20 +43,27 @@ def as_torchebm(net: nn.Module, device: torch.device) -> Any:
     return Model()
 
 
-def with_torchebm(net: nn.Module, x: Tensor, steps: int) -> Tensor:
+def torchebm_sampler(model: Any, device: torch.device) -> Any:
     """Its noise is `noise_scale` times √(2η)."""
     from torchebm.samplers import LangevinDynamics
 
     scale = NOISE / math.sqrt(2 * STEP_SIZE)
-    sampler = LangevinDynamics(as_torchebm(net, x.device), step_size=STEP_SIZE, noise_scale=scale, device=x.device)
-    return sampler.sample(x=x, n_steps=steps)  # type: ignore[no-any-return]
+    return LangevinDynamics(model, step_size=STEP_SIZE, noise_scale=scale, device=device)
 
 
-def with_ebmkit(net: nn.Module, x: Tensor, steps: int) -> Tensor:
+def ebmkit_sampler(steps: int) -> Any:
     """Its noise is a number of its own, as here."""
     from ebm.samplers.langevin import LangevinDynamics
 
-    return LangevinDynamics(step_size=STEP_SIZE, steps=steps, noise_scale=NOISE).sample(net, x)  # type: ignore[no-any-return]
+    return LangevinDynamics(step_size=STEP_SIZE, steps=steps, noise_scale=NOISE)
+
+
+def with_torchebm(net: nn.Module, x: Tensor, steps: int) -> Tensor:
+    return torchebm_sampler(as_torchebm(net, x.device), x.device).sample(x=x, n_steps=steps)  # type: ignore[no-any-return]
+
+
+def with_ebmkit(net: nn.Module, x: Tensor, steps: int) -> Tensor:
+    return ebmkit_sampler(steps).sample(net, x)  # type: ignore[no-any-return]
 
 
 def with_ebmzoo(net: nn.Module, x: Tensor, sampler: Langevin) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from benchmarks.chains import as_torchebm, plain
+from benchmarks.chains import as_torchebm, ebmkit_sampler, plain, torchebm_sampler
+from benchmarks.networks import NOISE, STEP_SIZE
 from benchmarks.timing import Timed, Work, wait
 from ebmzoo.data import ImageData, ImageSet
 from ebmzoo.energy import Energy
@@ -25,6 +26,8 @@ from ebmzoo.langevin import Langevin
 from ebmzoo.methods import LIEBM, DenoisingEBM
 from ebmzoo.training.config import build_model
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
+
+Loss = Callable[[], Tensor]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {
@@ -94,6 +97,8 @@ def of_method(config: str, batch: int, iterations: int, precision: str, style: s
     module = build_model((CONFIGS / f"{config}.yaml").read_text())
     if isinstance(module, LIEBM):
         module.encoder_checkpoint = None  # any encoder will do
+        if module.encoder_stage is not None and not module.encoder_stage.jointly:
+            module.encoder_stage = replace(module.encoder_stage, epochs=0)  # or it would be the encoder that is timed
     if isinstance(module, DenoisingEBM):
         module.learning = replace(module.learning, warmup=0)
     clock, data = Clock(), Noise(batch_size=batch)
@@ -140,67 +145,91 @@ def of_schedule(iterations: int, folder: Path) -> dict[str, float]:
     return hours
 
 
-def contrastive_divergence(net: nn.Module, x: Tensor, steps: int) -> dict[str, Work]:
-    """One iteration: a chain from noise, mean E(x) − mean E(x̃), and a step of Adam; nothing else, in all of them."""
-    found: dict[str, Work] = {}
-
-    def iteration(net: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Work:
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
-
-        def work() -> None:
-            optimizer.zero_grad()
-            loss(net).backward()
-            optimizer.step()
-
-        return work
-
-    def contrast(net: nn.Module, ends: Tensor) -> Tensor:
-        return net(x).mean() - net(ends).mean()  # type: ignore[no-any-return]
-
-    found["plain loop"] = iteration(
-        copy.deepcopy(net), lambda net: contrast(net, plain(net, torch.randn_like(x), steps))
-    )
+def losses(net: nn.Module, x: Tensor, steps: int, channels_last: bool = True) -> dict[str, Loss]:
+    """Mean E(x) − mean E(x̃), chains from the data (CD-k), as a plain loop has it, as others and as we do."""
+    found: dict[str, Loss] = {"plain loop": lambda: net(x).mean() - net(plain(net, x, steps)).mean()}
     if find_spec("torchebm"):
-        found["torchebm"] = iteration(copy.deepcopy(net), _torchebm(x, steps))
+        found["torchebm"] = _torchebm(net, x, steps)
     if find_spec("ebm"):
-        found["ebmkit"] = iteration(copy.deepcopy(net), _ebmkit(x, steps))
-    for precision in ("fp32", "bf16"):
-        fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
-        found[f"ebmzoo, {precision}"] = iteration(fast, _ebmzoo(x, steps, precision))
+        found["ebmkit"] = _ebmkit(net, x, steps)
+    found |= {
+        f"ebmzoo, {precision}": _ebmzoo(net, x, steps, precision, channels_last) for precision in ("fp32", "bf16")
+    }
     return found
 
 
-def _torchebm(x: Tensor, steps: int) -> Callable[[nn.Module], Tensor]:
-    def loss(net: nn.Module) -> Tensor:
-        from torchebm.losses import ContrastiveDivergence
-        from torchebm.samplers import LangevinDynamics
-
-        model = as_torchebm(net, x.device)
-        sampler = LangevinDynamics(model, step_size=1.0, noise_scale=0.01, device=x.device)
-        divergence = ContrastiveDivergence(model, sampler, k_steps=steps, energy_reg_weight=0.0, device=x.device)
-        return divergence(x)[0]  # type: ignore[no-any-return]
-
-    return loss
+def contrastive_divergence(net: nn.Module, x: Tensor, steps: int) -> dict[str, Work]:
+    """One iteration: the loss, its gradient and a step of Adam; ours channels-last, and each on weights of its own."""
+    found = {}
+    for name in losses(net, x, steps):
+        own = copy.deepcopy(net)
+        if name.startswith("ebmzoo"):
+            own = own.to(memory_format=torch.channels_last)
+        found[name] = _iteration(own, losses(own, x, steps)[name])
+    return found
 
 
-def _ebmkit(x: Tensor, steps: int) -> Callable[[nn.Module], Tensor]:
-    def loss(net: nn.Module) -> Tensor:
-        from ebm.losses.cd import ContrastiveDivergence
-        from ebm.samplers.langevin import LangevinDynamics
+def _iteration(net: nn.Module, loss: Loss) -> Work:
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
 
-        sampler = LangevinDynamics(step_size=1.0, steps=steps, noise_scale=0.01)
-        return ContrastiveDivergence(sampler)(net, x).loss  # type: ignore[no-any-return]
+    def work() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
 
-    return loss
+    return work
 
 
-def _ebmzoo(x: Tensor, steps: int, precision: str) -> Callable[[nn.Module], Tensor]:
-    sampler = Langevin(steps, 1.0, 0.01, precision="ambient")
+def disagreement_of_losses(net: nn.Module, x: Tensor, steps: int) -> dict[str, float]:
+    """How far each loss is from the plain loop's, with equal seeds and one network in fp32 as PyTorch makes it.
 
-    def loss(net: nn.Module) -> Tensor:
+    Raises:
+        AssertionError: one is farther off than 1e-6, or its gradient is, by more than 1e-5 of that of mean E(x): the
+            gradients of data and chains all but cancel, so that what is left of them has few digits in fp32.
+    """
+
+    def slope(value: Tensor) -> Tensor:
+        grads = torch.autograd.grad(value, list(net.parameters()), allow_unused=True)
+        return torch.cat([grad.flatten() for grad in grads if grad is not None])
+
+    found = {}
+    for name, loss in losses(net, x, steps, channels_last=False).items():
+        if not name.endswith("bf16"):
+            torch.manual_seed(0)
+            value = loss()
+            found[name] = value.detach(), slope(value)
+    (value, grad), unit = found["plain loop"], slope(net(x).mean()).norm()
+    far = {name: float((other - value).abs()) for name, (other, _) in found.items()}
+    turned = {name: float((other - grad).norm() / unit) for name, (_, other) in found.items()}
+    wrong = {name: (far[name], turned[name]) for name in far if not (far[name] <= 1e-6 and turned[name] <= 1e-5)}
+    assert not wrong, f"losses of equal seeds differ by more than 1e-6, or gradients by more than 1e-5: {wrong}"
+    return far
+
+
+def _torchebm(net: nn.Module, x: Tensor, steps: int) -> Loss:
+    from torchebm.losses import ContrastiveDivergence
+
+    model = as_torchebm(net, x.device)
+    sampler = torchebm_sampler(model, x.device)
+    divergence = ContrastiveDivergence(model, sampler, k_steps=steps, energy_reg_weight=0.0, device=x.device)
+    return lambda: divergence(x)[0]  # type: ignore[no-any-return]
+
+
+def _ebmkit(net: nn.Module, x: Tensor, steps: int) -> Loss:
+    from ebm.losses.cd import ContrastiveDivergence
+
+    # its chains start from noise if it is not told otherwise
+    divergence = ContrastiveDivergence(ebmkit_sampler(steps), init_fn=lambda shape: x)
+    return lambda: divergence(net, x).loss  # type: ignore[no-any-return]
+
+
+def _ebmzoo(net: nn.Module, x: Tensor, steps: int, precision: str, channels_last: bool) -> Loss:
+    sampler = Langevin(steps, STEP_SIZE, NOISE, precision="ambient", channels_last=channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def loss() -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            ends = sampler(net, torch.randn_like(x))
-            both = net(torch.cat([x.to(memory_format=torch.channels_last), ends]))
+            both = net(torch.cat([x.to(memory_format=layout), sampler(net, x)]))
         return both[: len(x)].mean() - both[len(x) :].mean()  # type: ignore[no-any-return]
 
     return loss

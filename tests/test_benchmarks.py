@@ -10,11 +10,19 @@ from torch import nn
 from benchmarks.__main__ import main
 from benchmarks.ceiling import flops
 from benchmarks.chains import chains, disagreement, plain
-from benchmarks.iterations import CONFIGS, of_schedule
+from benchmarks.iterations import (
+    CONFIGS,
+    contrastive_divergence,
+    disagreement_of_losses,
+    losses,
+    of_method,
+    of_schedule,
+)
 from benchmarks.networks import energies
 from benchmarks.report import rows
 from benchmarks.timing import Timed, in_turn
 from ebmzoo.langevin import Langevin
+from ebmzoo.methods import LIEBM
 
 
 def test_contenders_take_turns_and_ratios_are_within_a_round():
@@ -39,6 +47,46 @@ def test_chains_of_equal_seeds_agree_with_the_plain_loop_and_a_wrong_one_is_told
         patch.setattr("benchmarks.chains.with_ebmzoo", lambda net, x, sampler: Langevin(1, 1.0, 0.01)(net, x))
         with pytest.raises(AssertionError, match="ebmzoo"):
             disagreement(net, x, 2)
+
+
+def test_contrastive_divergences_of_equal_seeds_agree_in_loss_and_gradient():
+    torch.manual_seed(0)
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    for name, net in energies(tiny=True).items():
+        far = disagreement_of_losses(net.eval(), x, 2)
+        assert set(far) == {key for key in losses(net, x, 2) if not key.endswith("bf16")}, name
+
+
+@pytest.mark.parametrize("fault", ["chains from noise", "no gradient of the data's energies"])
+def test_a_contrastive_divergence_that_differs_is_told(fault, monkeypatch):
+    torch.manual_seed(0)
+    net, x = energies(tiny=True)["LIEBM"].eval(), torch.rand(3, 3, 32, 32) * 2 - 1
+    wrong = {
+        "chains from noise": lambda: net(x).mean() - net(plain(net, torch.randn_like(x), 2)).mean(),
+        "no gradient of the data's energies": lambda: net(x).mean().detach() - net(plain(net, x, 2)).mean(),
+    }
+    monkeypatch.setattr("benchmarks.iterations._ebmzoo", lambda *args: wrong[fault])
+    with pytest.raises(AssertionError, match="ebmzoo, fp32"):
+        disagreement_of_losses(net, x, 2)
+
+
+def test_an_iteration_of_contrastive_divergence_descends_the_gradient_of_its_loss_alone():
+    """And not what chains leave on the weights."""
+    torch.manual_seed(0)
+    net, x = energies(tiny=True)["LIEBM"].eval(), torch.rand(3, 3, 32, 32) * 2 - 1
+    torch.manual_seed(0)
+    want = torch.autograd.grad(losses(net, x, 2)["plain loop"](), list(net.parameters()), materialize_grads=True)
+    unit = torch.autograd.grad(net(x).mean(), list(net.parameters()), materialize_grads=True)
+    for name, work in contrastive_divergence(net, x, 2).items():
+        with pytest.MonkeyPatch.context() as patch:
+            seen = []
+            patch.setattr(torch.optim.Adam, "step", lambda self, seen=seen: seen.append(self.param_groups[0]["params"]))
+            torch.manual_seed(0)
+            work()
+        within = 1e-1 if name.endswith("bf16") else 1e-5
+        got = [torch.zeros_like(p) if p.grad is None else p.grad for p in seen[0]]
+        off = sum((p - g).square().sum() for p, g in zip(got, want, strict=True)).sqrt()
+        assert off <= within * sum(g.square().sum() for g in unit).sqrt(), name
 
 
 def test_the_plain_loop_is_langevin():
@@ -78,6 +126,20 @@ def test_a_schedule_is_its_iterations_at_the_measured_speed(tmp_path, monkeypatc
     for config, batch in asked:
         data = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["data"]["init_args"]
         assert data["batch_size"] == batch, config
+
+
+def test_what_is_timed_of_liebm_s_run_is_the_energy_s_stage(tmp_path, monkeypatch):
+    trained, iterate = [], LIEBM.iterate
+
+    def watched(self, images, labels):
+        trained.append(self.trains_energy)
+        self.sampler = self.sampler.lasting(1)
+        return iterate(self, images, labels)
+
+    monkeypatch.setattr(LIEBM, "iterate", watched)
+    assert len(of_method("liebm_cifar", 2, 1, "bf16-mixed", "ours", tmp_path)) == 1
+    assert trained
+    assert all(trained)
 
 
 def test_all_of_it_runs(tmp_path, capsys):

@@ -14,7 +14,13 @@ from ebmzoo.energy import gradient
 from ebmzoo.langevin import Langevin
 from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, RecoveryResNet, SNGANFeatures
 
-GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+TRACED = [
+    pytest.param("cpu", {"compile": True}, id="cpu"),
+    pytest.param("cuda", {"compile": True}, marks=GPU, id="cuda-compile"),
+    pytest.param("cuda", {"cuda_graph": True}, marks=GPU, id="cuda-graph"),
+    pytest.param("cuda", {"compile": True, "cuda_graph": True}, marks=GPU, id="cuda-both"),
+]
 
 
 @pytest.fixture
@@ -23,10 +29,10 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
     @cache
-    def compiler(device):
+    def tracer(fuse, cuda_graph):
         return torch.compile(langevin._value, backend="aot_eager")
 
-    monkeypatch.setattr(langevin, "_compiler", compiler)
+    monkeypatch.setattr(langevin, "_tracer", tracer)
     yield
     torch._dynamo.reset()
 
@@ -72,11 +78,11 @@ def test_bf16_gives_the_chain_within_its_precision_and_the_noise_to_the_last_bit
         assert noise[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
-def test_compiled_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(device, request):
+@pytest.mark.parametrize(("device", "options"), TRACED)
+def test_traced_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(device, options, request):
     if device == "cpu":
         request.getfixturevalue("traced")
-    fast = Langevin(3, 0.5, 0.01, precision="fp32", channels_last=False, compile=True)
+    fast = replace(PLAIN, **options)
     x = images().to(device)
     for net in nets():
         net.eval().to(device)
@@ -96,8 +102,8 @@ def test_compiled_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(d
         torch.testing.assert_close(chain(fast, net, x, **sizes), chain(PLAIN, net, x, **sizes), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
-def test_spectral_norms_in_training_move_once_a_compiled_chain_as_in_a_plain_one(device, request):
+@pytest.mark.parametrize(("device", "options"), TRACED)
+def test_spectral_norms_in_training_move_once_a_traced_chain_as_in_a_plain_one(device, options, request):
     if device == "cpu":
         request.getfixturevalue("traced")
     made = [
@@ -110,14 +116,30 @@ def test_spectral_norms_in_training_move_once_a_compiled_chain_as_in_a_plain_one
         eta = 0.1 / float(gradient(copy.deepcopy(net), x).abs().max())
         slow, fast = net, copy.deepcopy(net)
         before = {name: buffer.clone() for name, buffer in net.named_buffers()}
-        compiling = replace(PLAIN, compile=True)
+        tracing = replace(PLAIN, **options)
         for seed in (3, 4):
-            ends = [chain(sampler, one, x, seed, step_size=eta) for sampler, one in ((PLAIN, slow), (compiling, fast))]
+            ends = [chain(sampler, one, x, seed, step_size=eta) for sampler, one in ((PLAIN, slow), (tracing, fast))]
             torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
             for name, buffer in slow.named_buffers():
                 torch.testing.assert_close(fast.get_buffer(name), buffer, msg=f"{type(net).__name__}: {name}")
         assert any(not torch.equal(buffer, before[name]) for name, buffer in slow.named_buffers())
         assert all(part.training for part in fast.modules())
+
+
+def test_a_cuda_graph_is_left_out_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(langevin, "_tracer", lambda *options: pytest.fail("the CPU's energy was traced"))
+    for net in nets():
+        net.train()
+        ends = [chain(s, copy.deepcopy(net), images()) for s in (PLAIN, replace(PLAIN, cuda_graph=True))]
+        assert torch.equal(*ends)
+
+
+def test_each_option_is_its_way_to_trace(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda value, **how: asked.append(how))
+    for options in ((False, True), (True, False), (True, True)):
+        langevin._tracer.__wrapped__(*options)
+    assert asked == [{"backend": "cudagraphs"}, {"mode": None}, {"mode": "reduce-overhead"}]
 
 
 def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):

@@ -40,8 +40,9 @@ class Langevin:
         precision: bf16 runs the network under bf16 autocast, fp32 without autocast, ambient as the caller does. The
             state, its noise and its gradient stay fp32 in all three.
         channels_last: keep image states channels-last in memory, which convolutions run faster on.
-        compile: run E by `torch.compile`, on a GPU as a CUDA graph. The first chain of an energy waits for the
-            compiler, minutes for a large one; weights, spectral norms and step sizes may change afterwards.
+        compile: run E by `torch.compile`. The first chain of an energy waits for the compiler, minutes for a large one.
+        cuda_graph: run E as a CUDA graph, all kernels of a pass launched at once; nothing changes where there is no
+            GPU. With it or `compile`, weights, spectral norms and step sizes may change between chains.
     """
 
     steps: int
@@ -53,6 +54,7 @@ class Langevin:
     precision: Literal["ambient", "fp32", "bf16"] = "ambient"
     channels_last: bool = True
     compile: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -106,7 +108,7 @@ class Langevin:
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
-        with during_chain(energy, x.device, self.precision, once=not self.compile):
+        with during_chain(energy, x.device, self.precision, once=not self._traces(x)):
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
@@ -127,11 +129,14 @@ class Langevin:
         eta, tau = self._sizes(x, step_size, noise)
         yield x
         for k in range(self.steps):
-            with during_chain(energy, x.device, self.precision, once=not self.compile):
+            with during_chain(energy, x.device, self.precision, once=not self._traces(x)):
                 finite = torch.ones(1, dtype=torch.bool, device=x.device)
                 x = self._step(energy, x, eta, tau, generator, finite[0])
             _raise_if_diverged(finite, first=k + 1)
             yield x
+
+    def _traces(self, x: Tensor) -> bool:
+        return self.compile or (self.cuda_graph and x.is_cuda)
 
     def _sizes(
         self, x: Tensor, step_size: float | Tensor | None, noise: float | Tensor | None
@@ -149,7 +154,7 @@ class Langevin:
         generator: torch.Generator | None,
         finite: Tensor,
     ) -> Tensor:
-        grad = gradient(compiled(energy, x.device.type) if self.compile else energy, x)
+        grad = gradient(traced(energy, self.compile, self.cuda_graph) if self._traces(x) else energy, x)
         if self.clip is not None:
             grad = grad.clamp(-self.clip, self.clip)
         step = eta * grad
@@ -192,17 +197,19 @@ def _value(energy: Energy, x: Tensor) -> Tensor:
 
 
 @cache
-def _compiler(device: str) -> Callable[[Energy, Tensor], Tensor]:
-    # the energy is an argument, so that those made anew for every chain, of the same networks, are compiled once
-    return torch.compile(_value, mode="reduce-overhead" if device == "cuda" else None)
+def _tracer(fuse: bool, cuda_graph: bool) -> Callable[[Energy, Tensor], Tensor]:
+    # the energy is an argument, so that those made anew for every chain, of the same networks, are traced once
+    if not fuse:
+        return torch.compile(_value, backend="cudagraphs")
+    return torch.compile(_value, mode="reduce-overhead" if cuda_graph else None)
 
 
-def compiled(energy: Energy, device: str) -> Energy:
-    """The same energy, whose networks run compiled."""
-    run = _compiler(device)
+def traced(energy: Energy, fuse: bool, cuda_graph: bool) -> Energy:
+    """The same energy, run by `torch.compile`: with fused kernels, as a CUDA graph, or both."""
+    run = _tracer(fuse, cuda_graph)
 
     def value(x: Tensor) -> Tensor:
-        if device == "cuda":
+        if cuda_graph and x.is_cuda:
             # the gradient of the step before has been used
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return run(energy, x)
@@ -234,7 +241,7 @@ def during_chain(energy: Energy, device: torch.device, precision: str, once: boo
 def _still(*modules: nn.Module) -> Iterator[None]:
     """Reparametrised weights move once, as one reading does that the chain keeps, and not at each step.
 
-    A compiled energy computes them anew at every step, as the compiler cannot follow `parametrize.cached`.
+    A traced energy computes them anew at every step, as `torch.compile` cannot follow `parametrize.cached`.
     """
     held = []
     for module in {part for m in modules for part in m.modules() if parametrize.is_parametrized(part)}:

@@ -1,14 +1,19 @@
 """Every config is parsed, built and run for two tiny batches, made small by one rule."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from jsonargparse._common import denying_import_path_entry
+from jsonargparse._util import import_object
 
+from ebmzoo import load
 from ebmzoo.cli import main
 from ebmzoo.methods import Method, Teaching
 from ebmzoo.training.config import build_model
+from ebmzoo.training.trust import nothing_foreign
 
 NOT_OF_FIT = ("benchmarks", "sweeps")
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -73,15 +78,24 @@ def test_config_runs(path, tmp_path, monkeypatch):
     main(["fit", "--config", str(small), "--run_dir", str(tmp_path / "run")])
     made = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert made["global_step"] == 2
+    assert isinstance(load(tmp_path / "run" / "last.ckpt"), torch.nn.Module)  # without trust
     assert all(value.isfinite().all() for value in made["state_dict"].values() if value.is_floating_point())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_config_is_valid_as_written(path, capsys):
-    """Every key and class of the real file is accepted, also of its data and tasks."""
+    """Every key and class of the real file is accepted, also of its data and tasks; all that a run keeps is allowed."""
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(path), "--print_config"])
-    assert stopped.value.code == 0, capsys.readouterr().err
+    told = capsys.readouterr()
+    assert stopped.value.code == 0, told.err
+    named = set(re.findall(r"class_path: *([\w.]+)", told.out))
+    assert len(named) > 2
+    with nothing_foreign():
+        for name in named:
+            made = import_object(name)
+            for place in (name, f"{made.__module__}.{made.__qualname__}"):
+                assert denying_import_path_entry(place) is None, place
     assert yaml.safe_load(path.read_text())["run_dir"].startswith("runs/")
 
 

@@ -164,6 +164,13 @@ def test_unet_denoiser_is_the_equation():
     assert (net.unet.decode(up, skips, temb) - net.unet.decode(h, skips, temb)).abs().max() > 1e-3
 
 
+def test_both_are_the_image_and_the_latent():
+    net, x, sigma = made("unet")
+    y, z = net.both(x, sigma)
+    assert torch.equal(y, net(x, sigma))
+    assert torch.equal(z, net.encode(x, sigma))
+
+
 def test_the_latent_is_what_goes_up_and_lies_on_the_sphere():
     net, x, sigma = made("unet")
     seen = []

@@ -8,10 +8,12 @@ from math import gcd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebmzoo.networks.norms import GroupNorm
+
 
 def norm(channels: int) -> nn.GroupNorm:
     """LDM's 32 groups from 128 channels on; below, groups of 4 channels."""
-    return nn.GroupNorm(gcd(32, channels // 4), channels, eps=1e-6)
+    return GroupNorm(gcd(32, channels // 4), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -28,6 +28,7 @@ from ebmzoo.methods.two_stage import Sampling, TwoEnergies, TwoStage
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder
 from ebmzoo.networks.moments import Affine, LatentMoments
+from ebmzoo.networks.statistics import calibrated
 from ebmzoo.schedule import GeometricNoise, column
 
 
@@ -37,21 +38,23 @@ class Learning:
 
     Args:
         reconstructions: L, the steps of both reconstruction losses in an iteration (lines 2–6).
-        weight: λ, of the steps by the energies (lines 14–18), which only subtract and must not outgrow the losses.
+        weight: λ, of the steps by the energies (lines 14–18), which have no lower bound: at 0.1 they outgrow the losses
+            after some hundred iterations, and the decoder is lost.
         warmup: iterations of lines 2–6 alone, since chains descend the error of a denoiser that does not denoise yet.
         sigma_floor: σ below which w(σ) rises no more. Across the images' manifold the curvature of U is 2 w(σ), so a
             step size above σ² oscillates and above 2σ² diverges. A gradient step with w floored at σ₀ is the step of
             Eq. 7 with η scaled by σ²/σ₀² below σ₀.
-        prior: add |u|²/2, of the chain's start N(0, I), to the semantic chain's energy.
+        prior: add |u|²/2, of the chain's start N(0, I), to the semantic chain's energy; with a noise of less than
+            √(2η) it draws all latents to their mean.
         moments: the latents' chain is one of u, z = μ + L u, with the mean and covariance of f(x̃, σ). Without it, as
             printed, it starts at z⁰ ~ N(0, I), where the latents of data are not and h has learnt nothing.
     """
 
     reconstructions: int = 3
-    weight: float = 0.1
+    weight: float = 0.01
     warmup: int = 5000
     sigma_floor: float = 0.3
-    prior: bool = True
+    prior: bool = False
     moments: bool = True
 
     def __post_init__(self) -> None:
@@ -62,7 +65,7 @@ class Learning:
     @classmethod
     def paper(cls) -> Learning:
         """Algorithm 1 as printed."""
-        return cls(weight=1.0, warmup=0, sigma_floor=0.0, prior=False, moments=False)
+        return cls(weight=1.0, warmup=0, sigma_floor=0.0, moments=False)
 
 
 @final
@@ -79,15 +82,17 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         L_c = λ mean (U_c(x) − U_c(x^T)), of r alone                                                (Eq. 12, 14)
 
     The L steps go over the same images with other σ and ε, so that the chains are as many as the images of a batch.
-    h's batch norms are in training mode in L_h, and have the running statistics, of f(x̃, σ), in both energies and in
-    evaluation: there h is a function of one latent. Text and Eq. 17 of the paper have signs of +log-density.
+    h's batch norms are in training mode in L_h, and have the running statistics, of f(x̃, σ), in both energies: there h
+    is a function of one latent. In evaluation, where h is an average of weights that never had those statistics, they
+    are of h(μ + L u). Text and Eq. 17 of the paper have signs of +log-density.
 
     NFE: a step on U_s is 2, of h and r; one on U_c, the decoding of z^K and the last denoising are 1 each.
 
     Args:
         denoiser: r.
         decoder: h; null, with `semantic` null, leaves the semantic energy out: chains on images start at N(0, I).
-        semantic: the chain on z, K steps of η₁; noise null is √(2η₁).
+        semantic: the chain on z, K steps of η₁; noise null is √(2η₁), which outweighs U_s, whose latents of data and of
+            noise are a few nats apart.
         texture: the chain on images, T steps of η₂ and τ. The printed τ = √(2η₂) blows images up, since exp(−U_c) of
             N(0, c²) data has the spread (c² + σ²)/σ ≥ 2c. Null leaves the texture energy out: samples are h(z^K).
         noise: the set of σ, null is the paper's.
@@ -192,12 +197,14 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """One step of both reconstruction losses (lines 3–5)."""
         sigma, readings = self.noise.draw(len(x)), {}
         noisy = x + column(sigma, x) * torch.randn_like(x)
-        if self.decoder is not None:
-            z = self._latent(noisy, sigma)
-            self._follow(z)
-            loss = squared_error(self.decoder(z), x).mean()
+        if self.decoder is None:
+            restored = self.denoiser(noisy, sigma)
+        else:
+            restored, z = cast(DenoisingAutoEncoder, self.denoiser).both(noisy, sigma)
+            self._follow(z.detach())
+            loss = squared_error(self.decoder(z.detach()), x).mean()
             readings = {"grad_norm_decoder": self.descend(loss, "decoder"), "loss_decoder": loss.detach()}
-        loss = squared_error(self.denoiser(noisy, sigma), x).mean()
+        loss = squared_error(restored, x).mean()
         return readings | {"grad_norm": self.descend(loss, "denoiser"), "loss_denoising": loss.detach()}
 
     def _energies(self) -> TwoEnergies:
@@ -305,6 +312,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
     def _samples(self) -> TwoStage:
         """Of the weights that evaluation uses."""
         r = cast(Denoiser, self.network("denoiser"))
-        h = None if self.decoder is None else cast(Generator, self.network("decoder"))
-        energies, prior = TwoEnergies(r, h, self.sigma_floor, self._map()), self.learning.prior
+        h, place = None if self.decoder is None else cast(Generator, self.network("decoder")), self._map()
+        if h is not None and place is not None:
+            h = calibrated(h, place)
+        energies, prior = TwoEnergies(r, h, self.sigma_floor, place), self.learning.prior
         return TwoStage(energies, self.semantic, self.texture, self.noise, self.sampling, prior, self.shape)

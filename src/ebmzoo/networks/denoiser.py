@@ -33,6 +33,13 @@ class DenoisingAutoEncoder(Denoiser, ABC):
     def encode(self, x: Tensor, sigma: Tensor) -> Tensor:
         """z = f(x̃, σ): `(B, C, H, W)` and `(B,)`, each σ > 0, to `(B, latent)`, at least float32."""
 
+    @abstractmethod
+    def both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """r(x̃, σ) and f(x̃, σ), at the price of the first."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.both(x, sigma)[0]
+
 
 def log_time(sigma: Tensor) -> Tensor:
     """t = 25 log σ, `(B,)`: the 128 levels of the paper, from 1 to 0.01, are 0.9 apart, where those of DDPM are 1."""
@@ -117,8 +124,8 @@ class UNetDenoiser(DenoisingAutoEncoder):
     def encode(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self._down(x, self.unet.embed(log_time(sigma)))[0]
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         temb = self.unet.embed(log_time(sigma))
         z, skips = self._down(x, temb)
         h = self.expand(z).unflatten(1, self.features)
-        return at_least_fp32(x) + sigma[:, None, None, None] * self.unet.decode(h, skips, temb)
+        return at_least_fp32(x) + sigma[:, None, None, None] * self.unet.decode(h, skips, temb), z

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ebmzoo.networks.base import Generator
 
@@ -18,8 +19,10 @@ def norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
 
 
 @torch.no_grad()
-def calibrated(generator: Generator) -> Generator:
+def calibrated(generator: Generator, place: Callable[[Tensor], Tensor] | None = None) -> Generator:
     """A copy of G in eval mode, whose batch norms have the statistics of G(m), m ~ N(0, I), over 10 batches of 100.
+
+    With `place` they are those of G(place(m)).
 
     The running statistics of training are of other latents too (those inferred from data), and of other weights than an
     average's. The latents are the same at every call, and no other random number is drawn. Without batch norms it is G.
@@ -33,5 +36,6 @@ def calibrated(generator: Generator) -> Generator:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
     for _ in range(BATCHES):
-        copy(torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype))
+        m = torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype)
+        copy(m if place is None else place(m))
     return copy.eval()

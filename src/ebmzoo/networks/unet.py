@@ -14,6 +14,7 @@ from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Initializer
 from ebmzoo.networks.embedding import TimeEmbedding
+from ebmzoo.networks.norms import GroupNorm
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
@@ -34,7 +35,7 @@ class Settings:
 
     def norm(self, channels: int) -> nn.GroupNorm:
         """With fewer groups where the channels are not a multiple of them."""
-        return nn.GroupNorm(math.gcd(self.groups, channels), channels, eps=1e-6)
+        return GroupNorm(math.gcd(self.groups, channels), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -144,7 +144,9 @@ class MDSM(RestoresByDenoiser):
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Samples:
-        """Langevin steps while the temperature falls, from N(0, 4I), and one denoising; `steps` are all of them.
+        """Langevin steps while T falls from T₀, from N(0, σ₀²T₀ I), and one denoising; `steps` are all of them.
+
+        σ₀√T₀ should be a σ of training's set: E is unknown further out. It is 2 by the defaults, as in the code.
 
         The temperature of these samples is that of the last step.
 
@@ -155,7 +157,8 @@ class MDSM(RestoresByDenoiser):
             raise UserError("MDSM is unconditional: sample takes no labels")
         cooling = self.cooling if steps is None else self.cooling.lasting(steps)
         temperatures = cooling.temperatures()
-        x = 2 * torch.randn(n, *self.shape, device=self.device, generator=generator)
+        spread = self.sigma0 * math.sqrt(cooling.temperature)
+        x = spread * torch.randn(n, *self.shape, device=self.device, generator=generator)
         if not temperatures:
             return Samples(x, 0, "noise", 0, math.nan)
         with self.evaluating():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -103,6 +104,11 @@ def chains(net: nn.Module, x: Tensor, steps: int, compiled: bool = False) -> dic
     return found
 
 
+def exactly() -> AbstractContextManager[None]:
+    """On a GPU, convolutions in true fp32, by one algorithm at every call."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def disagreement(net: nn.Module, x: Tensor, steps: int) -> dict[str, float]:
     """How far each chain's end is from the plain loop's, with equal seeds and one network in fp32 as PyTorch makes it.
 
@@ -113,9 +119,10 @@ def disagreement(net: nn.Module, x: Tensor, steps: int) -> dict[str, float]:
     found: dict[str, Chain] = {"plain loop": lambda: plain(net, x, steps), "ebmzoo": lambda: with_ebmzoo(net, x, ours)}
     found |= {name: chain for name, chain in chains(net, x, steps).items() if name in ("torchebm", "ebmkit")}
     ends = {}
-    for name, chain in found.items():
-        torch.manual_seed(0)
-        ends[name] = chain()
+    with exactly():
+        for name, chain in found.items():
+            torch.manual_seed(0)
+            ends[name] = chain()
     far = {name: float((end - ends["plain loop"]).abs().max()) for name, end in ends.items()}
     wrong = {name: distance for name, distance in far.items() if not distance <= 1e-6}
     assert not wrong, f"chains of equal seeds differ by more than 1e-6: {wrong}"

@@ -390,7 +390,7 @@ def test_samples_have_the_statistics_of_samples(make):
             method.averages["generator"].module.last.bias += 1.0
         assert not torch.allclose(method.decode(m), made, atol=1e-3), "estimated anew for other weights"
     assert all(bool((norm.running_var == 100).all()) for norm in norms(method.averages["generator"].module))
-    assert not any("_sampling" in key for key in method.state_dict())
+    assert not any("calibration" in key for key in method.state_dict())
 
 
 def test_hat_samples_in_inference_mode():

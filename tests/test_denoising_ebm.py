@@ -17,10 +17,10 @@ from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Learning, Sampling
 from ebmzoo.methods.baselines import Cooling
 from ebmzoo.methods.denoising import falling, linked
-from ebmzoo.networks import SNGANGenerator
+from ebmzoo.networks import SNGANGenerator, statistics
 from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
 from ebmzoo.networks.moments import LatentMoments
-from ebmzoo.networks.statistics import calibrated
+from ebmzoo.networks.statistics import calibrated, norms
 from ebmzoo.schedule import GeometricNoise
 from ebmzoo.training.config import build_model
 from tiny import SIZE, TinyData, denoising_ebm, mdsm, score_network, trainer
@@ -471,12 +471,41 @@ def test_the_decoder_of_samples_has_the_batch_statistics_of_the_latents_they_sta
     before = copy.deepcopy(kept.state_dict())
     h = method._samples().energies.decoder
     u = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
-    features = kept.first(method.latents.map()(u)).unflatten(1, (-1, 4, 4)).detach()
-    torch.testing.assert_close(h.blocks[0].norm1.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    train, parts = copy.deepcopy(kept).train(), {}
+    for norm in norms(train):
+        norm.register_forward_pre_hook(lambda norm, inputs: parts.setdefault(norm, []).append(inputs[0].detach()))
+    for part in method.latents.map()(u).split(100):
+        train(part)
+    assert len(parts) == len(norms(h)) > 2
+    for norm, of in zip(norms(h), (parts[norm] for norm in norms(train)), strict=True):
+        var, mean = (torch.stack(of).mean(0) for of in zip(*(torch.var_mean(x, (0, 2, 3)) for x in of), strict=True))
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, var, rtol=1e-4, atol=1e-5)
     assert not h.training
     assert all(torch.equal(value, before[key]) for key, value in kept.state_dict().items())
     plain = denoising_ebm(learning=Learning.paper())
     assert plain._samples().energies.decoder is plain.averages["decoder"].module
+
+
+def test_the_decoder_s_statistics_are_taken_once_for_weights_and_moments(monkeypatch):
+    """And not at all where only shapes are asked."""
+    taken = []
+    monkeypatch.setattr(statistics, "calibrated", lambda h, place: taken.append(h) or calibrated(h, place))
+    method = denoising_ebm()
+    method.check_data(TinyData())
+    assert taken == []
+    with torch.inference_mode():
+        method.sample(2)
+    method.sample(2, steps=0)
+    method.stages(2)
+    assert len(taken) == 1
+    method.latents.follow(*method.latents.of(torch.randn(9, 4, generator=generator())))
+    method.sample(2)
+    assert len(taken) == 2
+    with torch.no_grad():
+        method.averages["decoder"].module.first.bias += 1.0
+    method.sample(2)
+    assert len(taken) == 3
 
 
 def test_the_paper_s_samples_are_the_two_chains_written_out():

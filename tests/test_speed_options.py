@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from benchmarks.networks import AtLevel
 from ebmzoo import langevin
@@ -124,6 +125,42 @@ def test_spectral_norms_in_training_move_once_a_traced_chain_as_in_a_plain_one(d
                 torch.testing.assert_close(fast.get_buffer(name), buffer, msg=f"{type(net).__name__}: {name}")
         assert any(not torch.equal(buffer, before[name]) for name, buffer in slow.named_buffers())
         assert all(part.training for part in fast.modules())
+
+
+class Watched(torch.nn.Module):
+    """A weight as it is, which notes whether autocast is on where spectral norm would make its power iteration."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, weight):
+        if self.training:
+            self.seen.append(torch.is_autocast_enabled("cpu"))
+        return weight
+
+
+class Line(torch.nn.Module):
+    """E(x) = W x."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 32 * 32, 1)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))[:, 0].float()
+
+
+@pytest.mark.parametrize("ambient", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_spectral_norms_move_in_the_chain_s_precision_and_not_in_the_caller_s(precision, ambient, traced):
+    for options in ({}, {"compile": True}):
+        net, watched = Line(), Watched()
+        parametrize.register_parametrization(net.layer, "weight", watched)
+        watched.seen.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=ambient):
+            chain(replace(PLAIN, precision=precision, **options), net, images())
+        assert watched.seen == [precision == "bf16"], options
 
 
 def test_a_cuda_graph_is_left_out_where_there_is_no_gpu(monkeypatch):

@@ -228,12 +228,9 @@ def during_chain(energy: Energy, device: torch.device, precision: str, once: boo
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(frozen(*_modules(energy)))
-        if once:
-            stack.enter_context(parametrize.cached())
-        else:
-            stack.enter_context(_still(*_modules(energy)))
         # autocast would keep its cast of every state, which needs a gradient as a weight does, until it ends
         stack.enter_context(torch.autocast(kind, dtype, enabled=on, cache_enabled=False))
+        stack.enter_context(parametrize.cached() if once else _still(*_modules(energy)))
         yield
 
 

@@ -28,7 +28,7 @@ from ebmzoo.methods.two_stage import Sampling, TwoEnergies, TwoStage
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder
 from ebmzoo.networks.moments import Affine, LatentMoments
-from ebmzoo.networks.statistics import calibrated
+from ebmzoo.networks.statistics import Calibration
 from ebmzoo.schedule import GeometricNoise, column
 
 
@@ -38,8 +38,8 @@ class Learning:
 
     Args:
         reconstructions: L, the steps of both reconstruction losses in an iteration (lines 2–6).
-        weight: λ, of the steps by the energies (lines 14–18), which have no lower bound: at 0.1 they outgrow the losses
-            after some hundred iterations, and the decoder is lost.
+        weight: λ, of the steps by the energies (lines 14–18), which have no lower bound: on digits 0.1 outgrew the
+            losses after some hundred iterations, and the decoder was lost.
         warmup: iterations of lines 2–6 alone, since chains descend the error of a denoiser that does not denoise yet.
         sigma_floor: σ below which w(σ) rises no more. Across the images' manifold the curvature of U is 2 w(σ), so a
             step size above σ² oscillates and above 2σ² diverges. A gradient step with w floored at σ₀ is the step of
@@ -113,6 +113,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         UserError: arguments that contradict each other, or are out of their range.
     """
 
+    _checking: bool = False
+
     def __init__(
         self,
         denoiser: Denoiser,
@@ -157,6 +159,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser, decoder=decoder)
         self.latents = LatentMoments(decoder.latent) if decoder is not None and learning.moments else None
+        self._calibration = Calibration()
 
     def descents(self) -> dict[str, Descent]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
@@ -175,7 +178,11 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         for key, of in made.items():
             if of != shape:
                 raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
-        super().check_data(data)
+        self._checking = True  # shapes are all that is asked, and the device is not yet the run's
+        try:
+            super().check_data(data)
+        finally:
+            self._checking = False
 
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,7 +291,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """
         if labels is not None:
             raise UserError("DenoisingEBM is unconditional: sample takes no labels")
-        steps = self._samples().image_steps(steps)
+        steps = self.sampling.steps_of(self.texture, steps)
         stages = self.stages(n, image_steps=steps, keep=1, generator=generator)
         temperature = self.texture.temperature if self.texture is not None and steps else math.nan
         start = "noise" if self.decoder is None else "semantic"
@@ -313,7 +320,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """Of the weights that evaluation uses."""
         r = cast(Denoiser, self.network("denoiser"))
         h, place = None if self.decoder is None else cast(Generator, self.network("decoder")), self._map()
-        if h is not None and place is not None:
-            h = calibrated(h, place)
+        if h is not None and self.latents is not None and not self._checking:
+            h = self._calibration(h, place, self.latents.buffers())
         energies, prior = TwoEnergies(r, h, self.sigma_floor, place), self.learning.prior
         return TwoStage(energies, self.semantic, self.texture, self.noise, self.sampling, prior, self.shape)

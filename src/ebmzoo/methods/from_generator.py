@@ -17,7 +17,7 @@ from ebmzoo.methods.base import Method, Samples
 from ebmzoo.methods.capabilities import Generates, Restores, Restoring, RunsChain, Stage, StartsFromGenerator
 from ebmzoo.methods.restoring import RestoresByEnergy, by_latents, projected
 from ebmzoo.networks.base import Generator, InferenceNet
-from ebmzoo.networks.statistics import calibrated
+from ebmzoo.networks.statistics import Calibration
 from ebmzoo.operators import Operator
 
 
@@ -31,8 +31,11 @@ class WithGenerator(Method, Generates):
     generator: Generator
     calibrates: bool = True
     """False where the batch norms of G are in inference mode in training too."""
-    _sampling: tuple[tuple[int, int], Generator] | None = None
     _checking: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calibration = Calibration()
 
     @property
     @final
@@ -52,10 +55,7 @@ class WithGenerator(Method, Generates):
         network = cast(Generator, self.network("generator"))
         if not self.calibrates or self._checking:
             return network
-        versions = sum(tensor._version for tensor in (*network.parameters(), *network.buffers()))
-        if self._sampling is None or self._sampling[0] != (id(network), versions):
-            self._sampling = ((id(network), versions), calibrated(network))
-        return self._sampling[1]
+        return self._calibration(network)
 
     @final
     def prior(self, n: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:

@@ -49,6 +49,21 @@ class Sampling:
         """As printed for CIFAR-10."""
         return cls(latent_steps=35, image_steps=100, sigma=None, denoise=False)
 
+    def steps_of(self, texture: Langevin | None, steps: int | None) -> int:
+        """T of the chain on images, where `steps` are given or not.
+
+        Raises:
+            UserError: they are below 0, or given without a chain.
+        """
+        if steps is not None and steps < 0:
+            raise UserError(f"steps is {steps}; it must be 0 or more")
+        if texture is None:
+            if steps:
+                raise UserError(f"steps is {steps}, but model.texture is null: this model has no chain on images")
+            return 0
+        given = self.image_steps if steps is None else steps
+        return texture.steps if given is None else given
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -123,21 +138,6 @@ class TwoStage:
     prior: bool
     shape: tuple[int, int, int]
 
-    def image_steps(self, steps: int | None) -> int:
-        """T, where `steps` are given or not.
-
-        Raises:
-            UserError: they are below 0, or given of a chain that the model does not have.
-        """
-        if steps is not None and steps < 0:
-            raise UserError(f"steps is {steps}; it must be 0 or more")
-        if self.texture is None:
-            if steps:
-                raise UserError(f"steps is {steps}, but model.texture is null: this model has no chain on images")
-            return 0
-        given = self.sampling.image_steps if steps is None else steps
-        return self.texture.steps if given is None else given
-
     def __call__(
         self,
         n: int,
@@ -151,7 +151,7 @@ class TwoStage:
             raise UserError(
                 f"latent_steps is {latent_steps}, but model.semantic is null: this model has no latent chain"
             )
-        steps, sampling, made = self.image_steps(image_steps), self.sampling, list[Stage]()
+        steps, sampling, made = self.sampling.steps_of(self.texture, image_steps), self.sampling, list[Stage]()
         drawn = self.noise.draw(n, generator) if sampling.sigma is None else None
         if self.semantic is None or latent_steps == 0:
             x, nfe = torch.randn(n, *self.shape, device=self.noise.sigma.device, generator=generator), 0

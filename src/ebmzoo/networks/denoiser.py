@@ -33,12 +33,9 @@ class DenoisingAutoEncoder(Denoiser, ABC):
     def encode(self, x: Tensor, sigma: Tensor) -> Tensor:
         """z = f(x̃, σ): `(B, C, H, W)` and `(B,)`, each σ > 0, to `(B, latent)`, at least float32."""
 
-    @abstractmethod
     def both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """r(x̃, σ) and f(x̃, σ), at the price of the first."""
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.both(x, sigma)[0]
+        """r(x̃, σ) and f(x̃, σ), which a network may give at the price of the first."""
+        return self(x, sigma), self.encode(x, sigma)
 
 
 def log_time(sigma: Tensor) -> Tensor:
@@ -123,6 +120,9 @@ class UNetDenoiser(DenoisingAutoEncoder):
 
     def encode(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self._down(x, self.unet.embed(log_time(sigma)))[0]
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.both(x, sigma)[0]
 
     def both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         temb = self.unet.embed(log_time(sigma))

@@ -11,8 +11,7 @@ from ebmzoo.energy import at_least_fp32
 class GroupNorm(nn.GroupNorm):
     """γ (x − mean)/√(var + ε) + β over each group of channels, computed in fp32 and given in the dtype of x.
 
-    Autocast does so on a GPU by itself and not on a CPU, whose bf16 kernel for channels-last images is the slower one:
-    half of the time of a narrow U-Net.
+    Autocast computes so on a GPU by itself and not on a CPU, whose bf16 kernel for channels-last images is the slower.
     """
 
     def forward(self, x: Tensor) -> Tensor:

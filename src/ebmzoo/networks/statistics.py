@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +40,19 @@ def calibrated(generator: Generator, place: Callable[[Tensor], Tensor] | None = 
         m = torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype)
         copy(m if place is None else place(m))
     return copy.eval()
+
+
+@final
+class Calibration:
+    """`calibrated`, kept until a tensor of the generator, or one that `place` is made `of`, changes."""
+
+    _kept: tuple[tuple[int, int], Generator] | None = None
+
+    def __call__(
+        self, generator: Generator, place: Callable[[Tensor], Tensor] | None = None, of: Iterable[Tensor] = ()
+    ) -> Generator:
+        tensors = (*generator.parameters(), *generator.buffers(), *of)
+        state = id(generator), sum(tensor._version for tensor in tensors)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, calibrated(generator, place)
+        return self._kept[1]

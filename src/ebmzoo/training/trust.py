@@ -12,7 +12,7 @@ from jsonargparse._common import parsing_settings
 ALLOWED = (
     *(f"ebmzoo.{package}" for package in ("autoencoder", "data", "methods", "metrics", "networks", "schedule")),
     *(f"ebmzoo.{package}" for package in ("ssrl", "tasks")),
-    *("ebmzoo.Langevin", "ebmzoo.langevin"),  # a sampler that may be null is written as a class
+    *("ebmzoo.Langevin", "ebmzoo.langevin.Langevin"),  # a sampler that may be null is written as a class
     *(f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "profilers", "strategies")),
     "torch.nn",
     "torch.optim",

@@ -141,12 +141,12 @@ def fitted(module: Method, batch: int, steps: int, folder: str, **changes: Any) 
     trainer.fit(module, Noise(batch_size=batch))
 
 
-def shares(config: str, iterations: int, folder: str) -> tuple[float, dict[str, float]]:
+def shares(config: str, iterations: int, precision: str, folder: str) -> tuple[float, dict[str, float]]:
     """Seconds of an iteration, and the share of each part in it."""
     module, batch = module_of(config)
     watch = Stopwatch(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with watched(module, watch):
-        fitted(module, batch, iterations + 1, folder, callbacks=[Counted(watch)])
+        fitted(module, batch, iterations + 1, folder, callbacks=[Counted(watch)], precision=precision)
         watch.turn()
     total = sum(watch.seconds.values())
     return total / iterations, {part: watch.seconds[part] / total for part in PARTS}
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", help="in configs/, without .yaml; those of the benchmark if not given")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="32-true", help="of the shares")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -241,7 +242,7 @@ def main() -> None:
         if "shares" in args.ask:
             print("| Config | s/iteration | " + " | ".join(PARTS) + " |\n|" + "---|" * (len(PARTS) + 2))
             for config in args.configs or METHODS.values():
-                seconds, parts = shares(config, args.iterations, folder)
+                seconds, parts = shares(config, args.iterations, args.precision, folder)
                 told = " | ".join(f"{100 * share:.1f}%" for share in parts.values())
                 print(f"| `{config}` | {seconds:.2f} | {told} |", flush=True)
         if "ddp" in args.ask:

@@ -1,5 +1,6 @@
 """The tasks on methods whose answers are known, and the scorecard that shows them."""
 
+import inspect
 import json
 import math
 
@@ -122,3 +123,12 @@ def test_tasks_do_not_disturb_the_random_numbers(tmp_path):
     trainer(tmp_path).test(method, data, verbose=False)
     assert torch.equal(first, torch.rand(1))
     assert (tmp_path / "test" / "generation.json").exists()
+
+
+def test_settings_are_what_a_task_was_built_with_and_nothing_of_the_trainer_s(tmp_path):
+    trainer(tmp_path, callbacks=[Generation([Pixels()], n=16)]).test(
+        liebm(encoder_stage=stage(epochs=0)), TinyData(), verbose=False
+    )
+    told = json.loads((tmp_path / "test" / "generation.json").read_text())["protocol"]["settings"]
+    assert set(told) <= set(inspect.signature(Generation).parameters)
+    assert told["n"] == 16

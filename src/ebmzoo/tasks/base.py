@@ -69,6 +69,10 @@ class Result:
         return path
 
 
+NO_SETTINGS = ("seeds", "again", "log", "log_dict")
+"""Attributes of a task that its protocol tells elsewhere, and those that Lightning gives every callback."""
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -134,7 +138,8 @@ class Task(Callback, ABC):
 
     def settings(self) -> dict[str, Any]:
         """What the task was built with, as a protocol tells it."""
-        return {k: _told(v) for k, v in vars(self).items() if k not in ("seeds", "again") and not k.startswith("_")}
+        own = {k: v for k, v in vars(self).items() if k not in NO_SETTINGS and not k.startswith("_")}
+        return {key: _told(value) for key, value in own.items()}
 
     def _place(self, trainer: Trainer) -> str:
         """Which of how many tasks it is."""

@@ -508,6 +508,13 @@ def test_the_decoder_s_statistics_are_taken_once_for_weights_and_moments(monkeyp
     assert len(taken) == 3
 
 
+def test_kept_statistics_follow_their_generator_to_another_precision():
+    h, kept = denoising_ebm().decoder, statistics.Calibration()
+    assert kept(h) is kept(h)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        assert {p.dtype for p in kept(h.to(dtype)).parameters()} == {dtype}
+
+
 def test_the_paper_s_samples_are_the_two_chains_written_out():
     """One σ of an image for both chains, each at temperature 1, without floor, prior and last denoising."""
     sampling = replace(Sampling.paper(), latent_steps=2, image_steps=3)

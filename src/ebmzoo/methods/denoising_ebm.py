@@ -113,8 +113,6 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         UserError: arguments that contradict each other, or are out of their range.
     """
 
-    _checking: bool = False
-
     def __init__(
         self,
         denoiser: Denoiser,
@@ -178,11 +176,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         for key, of in made.items():
             if of != shape:
                 raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
-        self._checking = True  # shapes are all that is asked, and the device is not yet the run's
-        try:
+        with self._calibration.spared():
             super().check_data(data)
-        finally:
-            self._checking = False
 
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,7 +315,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         """Of the weights that evaluation uses."""
         r = cast(Denoiser, self.network("denoiser"))
         h, place = None if self.decoder is None else cast(Generator, self.network("decoder")), self._map()
-        if h is not None and self.latents is not None and not self._checking:
+        if h is not None and self.latents is not None:
             h = self._calibration(h, place, self.latents.buffers())
         energies, prior = TwoEnergies(r, h, self.sigma_floor, place), self.learning.prior
         return TwoStage(energies, self.semantic, self.texture, self.noise, self.sampling, prior, self.shape)

@@ -31,7 +31,6 @@ class WithGenerator(Method, Generates):
     generator: Generator
     calibrates: bool = True
     """False where the batch norms of G are in inference mode in training too."""
-    _checking: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,9 +52,7 @@ class WithGenerator(Method, Generates):
     def _sampler_of_images(self) -> Generator:
         """G with the statistics of its samples, kept until its weights change."""
         network = cast(Generator, self.network("generator"))
-        if not self.calibrates or self._checking:
-            return network
-        return self._calibration(network)
+        return self._calibration(network) if self.calibrates else network
 
     @final
     def prior(self, n: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -69,11 +66,8 @@ class WithGenerator(Method, Generates):
         return torch.randn(n, self.latent, device=self.device, generator=generator)
 
     def check_data(self, data: ImageData | PlaneData) -> None:
-        self._checking = True  # shapes are all that is asked, and the device is not yet the run's
-        try:
+        with self._calibration.spared():
             super().check_data(data)
-        finally:
-            self._checking = False
 
 
 def check_latents(generator: Generator, inference: InferenceNet | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import final
 
@@ -44,15 +45,27 @@ def calibrated(generator: Generator, place: Callable[[Tensor], Tensor] | None = 
 
 @final
 class Calibration:
-    """`calibrated`, kept until a tensor of the generator, or one that `place` is made `of`, changes."""
+    """`calibrated`, kept until a tensor of the generator, or one that `place` is made `of`, changes or moves."""
 
-    _kept: tuple[tuple[int, int], Generator] | None = None
+    _kept: tuple[object, Generator] | None = None
+    _spared: bool = False
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """Within it generators are given as they are: where shapes are all that is asked, on a device not the run's."""
+        self._spared = True
+        try:
+            yield
+        finally:
+            self._spared = False
 
     def __call__(
         self, generator: Generator, place: Callable[[Tensor], Tensor] | None = None, of: Iterable[Tensor] = ()
     ) -> Generator:
+        if self._spared:
+            return generator
         tensors = (*generator.parameters(), *generator.buffers(), *of)
-        state = id(generator), sum(tensor._version for tensor in tensors)
+        state = id(generator), [(tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
         if self._kept is None or self._kept[0] != state:
             self._kept = state, calibrated(generator, place)
         return self._kept[1]

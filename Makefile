@@ -53,4 +53,4 @@ audit: install .venv-audit/installed
 # The chain and the iterations beside a plain loop and other libraries; leave the machine alone meanwhile.
 bench: install
 	$(BIN)/pip install --quiet --editable '.[dev,bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m profiling

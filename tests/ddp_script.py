@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from ebmzoo.methods import Elbo
+from ebmzoo.methods import LIEBMElbo
 from ebmzoo.training.checkpoint import LastCheckpoint
 from test_clel import clel
 from test_marginal_baselines import igebm
 from tiny import TinyData, Watch, dual_mcmc, liebm, stage, trainer
 
 METHODS = {
-    "liebm": lambda: liebm(inference=True, elbo=Elbo(), encoder_stage=stage(epochs=1)),
+    "liebm": lambda: liebm(inference=True, elbo=LIEBMElbo(), encoder_stage=stage(epochs=1)),
     "dual_mcmc": dual_mcmc,
     "clel": clel,
     "igebm": lambda: igebm(replay_size=10),

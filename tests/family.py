@@ -1,6 +1,6 @@
 """Every method in each setting whose iteration differs, small: for tests of what holds for the whole family."""
 
-from ebmzoo.methods import Elbo, Learning, Teaching
+from ebmzoo.methods import DenoisingEBMLearning, DualMCMCLosses, LIEBMElbo
 from test_clel import clel
 from test_clel import without_latent as clel_without_latent
 from test_marginal_baselines import igebm, improved_cd, short_run
@@ -25,15 +25,15 @@ FAMILY = {
     "LIEBM, encoder": liebm,
     "LIEBM, encoder jointly": lambda: liebm(encoder_stage=stage(jointly=True)),
     "LIEBM, EJM": lambda: liebm(chain="joint"),
-    "LIEBM, ERM": lambda: liebm(inference=True, elbo=Elbo()),
-    "LIEBM, q alone": lambda: liebm(inference=True, elbo=Elbo(pixels=False)),
+    "LIEBM, ERM": lambda: liebm(inference=True, elbo=LIEBMElbo()),
+    "LIEBM, q alone": lambda: liebm(inference=True, elbo=LIEBMElbo(pixels=False)),
     "CLEL": clel,
     "CLEL, no latent": clel_without_latent,
     "CDRL": lambda: cdrl(classes=4),
     "CDRL, no initializer": lambda: cdrl(initializer=None),
     "Dual-MCMC": dual_mcmc,
-    "Dual-MCMC, official": lambda: dual_mcmc(teaching=Teaching.official()),
-    "Denoising-EBM": lambda: denoising_ebm(learning=Learning(1, warmup=0)),
+    "Dual-MCMC, official": lambda: dual_mcmc(teaching=DualMCMCLosses.official()),
+    "Denoising-EBM": lambda: denoising_ebm(learning=DenoisingEBMLearning(1, warmup=0)),
     "CoopNets": coopnets,
     "Divergence Triangle": triangle,
     "VAE": vae,

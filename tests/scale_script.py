@@ -38,7 +38,7 @@ def fitted(name, folder, patch, parts=1, **changes):
 def reduced(name, folder, patch):
     """The bytes of gradients that a process hands on in each iteration, and those of its descents' parameters."""
     method, counted, meant = FAMILY[name](), [], []
-    all_reduce, descend, step = dist.all_reduce, Method.descend, Method.training_step
+    all_reduce, minimize, step = dist.all_reduce, Method.minimize, Method.training_step
 
     def counting(tensor, *args, **kwargs):
         if counted:
@@ -46,8 +46,8 @@ def reduced(name, folder, patch):
         return all_reduce(tensor, *args, **kwargs)
 
     def noted(self, loss, *names):
-        meant[-1] += sum(p.nbytes for name in names for p in self.descents()[name].network.parameters())
-        return descend(self, loss, *names)
+        meant[-1] += sum(p.nbytes for name in names for p in self.trained_networks()[name].network.parameters())
+        return minimize(self, loss, *names)
 
     def stepping(self, batch, batch_idx):
         counted.append(0)
@@ -55,7 +55,7 @@ def reduced(name, folder, patch):
         step(self, batch, batch_idx)
 
     patch.setattr(dist, "all_reduce", counting)
-    patch.setattr(Method, "descend", noted)
+    patch.setattr(Method, "minimize", noted)
     patch.setattr(Method, "training_step", stepping)
     fit = trainer(folder, max_epochs=2, strategy="ddp", devices=2)
     fit.fit(method, TinyData(n=32, batch_size=4))

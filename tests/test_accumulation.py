@@ -63,14 +63,14 @@ class Towards(Counting):
         self.clip_norm, self.means = clip_norm, []
         self.nets[0].weight.data.fill_(0.0)
 
-    def descents(self):
-        (name, descent), *_ = super().descents().items()
+    def trained_networks(self):
+        (name, descent), *_ = super().trained_networks().items()
         return {name: replace(descent, clip_norm=self.clip_norm)}
 
     def iterate(self, images, labels):
         self.means.append(float(images.mean()))
         w = self.nets[0].weight.squeeze()
-        return {"norm": self.descend((w - images.mean()).square() / 2, "net0")}
+        return {"norm": self.minimize((w - images.mean()).square() / 2, "net0")}
 
 
 def w(method):
@@ -110,8 +110,8 @@ def test_gradients_of_the_others_are_left_as_they_were(tmp_path):
     class Both(Counting):
         def iterate(self, images, labels):
             one, two = (net.weight.squeeze() for net in self.nets)
-            self.descend(one + 0 * two, "net0")
-            self.descend(two + 5 * one, "net1")
+            self.minimize(one + 0 * two, "net0")
+            self.minimize(two + 5 * one, "net1")
             return {}
 
     method = Both(2)

@@ -6,11 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from ebmzoo.ais import AnnealedImportanceSampling, Box, Ladder, Normal, States, Tempered, Weights, hamiltonian_step
 from ebmzoo.data import GaussianMixture
 from ebmzoo.energy import gradient, with_gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
+from ebmzoo.sampling.ais import (
+    AnnealedImportanceSampling,
+    Box,
+    Ladder,
+    Normal,
+    States,
+    Tempered,
+    Weights,
+    hamiltonian_step,
+)
+from ebmzoo.sampling.langevin import ChainDivergedError
 
 
 def seeded(seed=0):

@@ -18,9 +18,16 @@ import ebmzoo
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
-PACKAGES = ("ebmzoo", "ebmzoo.methods", "ebmzoo.methods.baselines", "ebmzoo.networks", "ebmzoo.schedule", "ebmzoo.ssrl")
-PACKAGES += ("ebmzoo.autoencoder", "ebmzoo.data", "ebmzoo.metrics", "ebmzoo.tasks", "ebmzoo.benchmark")
-ALIASES = {"Energy": "ebmzoo.energy", "Readings": "ebmzoo.methods.readings"}
+PACKAGES = ("ebmzoo", "ebmzoo.methods", "ebmzoo.methods.baselines", "ebmzoo.networks", "ebmzoo.ssrl")
+PACKAGES += (
+    "ebmzoo.networks.autoencoder",
+    "ebmzoo.sampling",
+    "ebmzoo.data",
+    "ebmzoo.metrics",
+    "ebmzoo.tasks",
+    "ebmzoo.commands.benchmark",
+)
+ALIASES = {"Energy": "ebmzoo.energy", "LogValues": "ebmzoo.methods.base.log_values"}
 """Names of types, which have no docstring of their own, with the module that tells of them."""
 HEAD = """# Public names
 
@@ -54,7 +61,11 @@ def page():
     sections = []
     for path in PACKAGES:
         package = import_module(path)
-        names = package.__all__ if path == "ebmzoo" else sorted(package.__all__, key=str.lower)
+        names = (
+            [name for name in package.__all__ if name != "__version__"]
+            if path == "ebmzoo"
+            else sorted(package.__all__, key=str.lower)
+        )
         lines = [f"- `{name}`: {sentence(package, name)}" for name in names]
         sections.append(f"\n## `{path}`\n\n" + "\n".join(lines) + "\n")
     return HEAD + "".join(sections)
@@ -87,7 +98,7 @@ def test_type_checkers_see_the_names_that_there_are():
     (typed,) = (node for node in tree.body if isinstance(node, ast.If))
     names = {alias.name: node.module for node in typed.body for alias in node.names}
     assert names == ebmzoo._HOME
-    assert set(names) == set(ebmzoo.__all__)
+    assert set(names) | {"__version__"} == set(ebmzoo.__all__)
     with pytest.raises(AttributeError, match="'ebmzoo' has no attribute 'Nonsense'"):
         _ = ebmzoo.Nonsense
 

@@ -9,10 +9,11 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.optim.lr_scheduler import ExponentialLR
 
-from ebmzoo.autoencoder import DiffusersAutoencoder, ImageCoder, KLAutoEncoder, KLAutoEncoderTraining, load_coder
-from ebmzoo.autoencoder.networks import Attention, Halve, decoder
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
+from ebmzoo.methods import KLAutoEncoderTraining
+from ebmzoo.networks.autoencoder import DiffusersAutoencoder, ImageCoder, KLAutoEncoder, load_coder
+from ebmzoo.networks.autoencoder.blocks import AutoEncoderAttention, Halve, decoder
 from ebmzoo.training.checkpoint import LastCheckpoint
 from tiny import TinyData, trainer
 
@@ -70,7 +71,7 @@ def test_decoder_has_a_block_more_in_each_level():
 
 def test_attention_is_the_equation():
     torch.manual_seed(0)
-    attention, x = Attention(8), torch.randn(2, 8, 3, 2)
+    attention, x = AutoEncoderAttention(8), torch.randn(2, 8, 3, 2)
     q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, 1)
     expected = torch.empty(2, 8, 6)
     for b in range(2):

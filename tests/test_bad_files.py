@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from ebmzoo.cli import main
-from ebmzoo.commands.place import writable
+from ebmzoo.commands.conditions import read_image
+from ebmzoo.commands.environment import writable
 from ebmzoo.data import FromFile, ImageFolder
 from ebmzoo.data.arrays import MOST_CLASSES
 from ebmzoo.data.decode import Frame, size_of
@@ -21,7 +22,6 @@ from ebmzoo.data.folder import read_images
 from ebmzoo.data.masks import read_mask
 from ebmzoo.data.sources import MOST_BYTES
 from ebmzoo.errors import UserError
-from ebmzoo.given import read_image
 
 OLD = Path(__file__).parent / "data" / "format1.ckpt"
 RGB, GREY = Frame(8, 3), Frame(8, 1)

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from ebmzoo.compose import Hat, OfLatent, OfResidual, Tilted
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods import Elbo, Teaching
-from ebmzoo.methods.capabilities import Reconstructs, StartsFromGenerator
+from ebmzoo.methods import DualMCMCLosses, LIEBMElbo
+from ebmzoo.methods.base.capabilities import Reconstructs, StartsFromGenerator
 from ebmzoo.networks import SNGANInference
-from ebmzoo.networks.statistics import norms
-from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.networks.batch_norm_calibration import norms
+from ebmzoo.sampling.energies import Hat, OfLatent, OfResidual, Tilted
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Interpolation, Reconstruction, Revision
 from tiny import TinyData, Watch, coopnets, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae
 
@@ -29,7 +29,7 @@ def images(n=6):
 
 
 def watched(method, monkeypatch):
-    """Have `descend` note its losses, networks and gradients instead of stepping."""
+    """Have `minimize` note its losses, networks and gradients instead of stepping."""
     calls = []
 
     def note(self, loss, *names):
@@ -39,7 +39,7 @@ def watched(method, monkeypatch):
         calls.append((loss.detach(), names, reached))
         return torch.tensor(0.0)
 
-    monkeypatch.setattr(type(method), "descend", note)
+    monkeypatch.setattr(type(method), "minimize", note)
     return calls
 
 
@@ -77,7 +77,7 @@ def test_coopnets_losses(reference_std, monkeypatch):
 
 def test_coopnets_teaches_the_generator_as_dual_mcmc_does_without_data(monkeypatch):
     """Dual-MCMC with w_x = 0 has CoopNets' two losses."""
-    theirs, ours = coopnets(), dual_mcmc(teaching=Teaching(data_weight=0.0))
+    theirs, ours = coopnets(), dual_mcmc(teaching=DualMCMCLosses(data_weight=0.0))
     one, two = watched(theirs, monkeypatch), watched(ours, monkeypatch)
     torch.manual_seed(3)
     theirs.iterate(images(), torch.zeros(6))
@@ -285,7 +285,7 @@ def test_every_baseline_trains_samples_and_scores(make, precision, tmp_path):
     trainer(tmp_path, precision=precision, callbacks=[watch]).fit(method, TinyData())
     assert steps == [1, 2, 3, 4]
     moved = {n.split(".")[0] for n, p in method.named_parameters() if n in before and not torch.equal(p, before[n])}
-    assert moved == set(method.descents())
+    assert moved == set(method.trained_networks())
     made = method.sample(3, generator=torch.Generator().manual_seed(0))
     again = method.sample(3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(made.images, again.images)
@@ -324,7 +324,7 @@ def test_standard_deviations_are_positive(make, changes, told):
 
 def erm():
     """LIEBM with an inference network, in the range of its CIFAR-10 settings."""
-    return liebm(inference=True, elbo=Elbo(), image_range=(0.0, 1.0), encoder_stage=stage(epochs=0))
+    return liebm(inference=True, elbo=LIEBMElbo(), image_range=(0.0, 1.0), encoder_stage=stage(epochs=0))
 
 
 @pytest.mark.parametrize("make", [*ALL, erm])
@@ -384,8 +384,8 @@ def test_samples_have_the_statistics_of_samples(make):
         handle.remove()
         assert abs(seen[0].mean()) < 0.05
         assert abs(seen[0].std() - 1) < 0.05
-        assert not torch.allclose(made, method.restore(m), atol=1e-3)
-        torch.testing.assert_close(method.restore(m), method.network("generator")(m))
+        assert not torch.allclose(made, method.decode_inferred(m), atol=1e-3)
+        torch.testing.assert_close(method.decode_inferred(m), method.network("generator")(m))
         with torch.no_grad():
             method.averages["generator"].module.last.bias += 1.0
         assert not torch.allclose(method.decode(m), made, atol=1e-3), "estimated anew for other weights"

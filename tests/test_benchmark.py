@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from ebmzoo.benchmark import Plan, execute
-from ebmzoo.benchmark.plan import agrees
-from ebmzoo.benchmark.runner import _environment
 from ebmzoo.cli import main
+from ebmzoo.commands.benchmark import Plan, execute
+from ebmzoo.commands.benchmark.plan import agrees
+from ebmzoo.commands.benchmark.runner import _environment
 from ebmzoo.errors import UserError
 
 BENCHMARKS = sorted((Path(__file__).parent.parent / "configs" / "benchmarks").glob("*.yaml"))

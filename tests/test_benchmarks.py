@@ -7,10 +7,12 @@ import torch
 import yaml
 from torch import nn
 
-from benchmarks.__main__ import main
-from benchmarks.ceiling import flops
-from benchmarks.chains import chains, disagreement, plain
-from benchmarks.iterations import (
+from ebmzoo.methods import LIEBM
+from ebmzoo.sampling.langevin import Langevin
+from profiling.__main__ import main
+from profiling.ceiling import flops
+from profiling.chains import chains, disagreement, plain
+from profiling.iterations import (
     CONFIGS,
     contrastive_divergence,
     disagreement_of_losses,
@@ -18,11 +20,9 @@ from benchmarks.iterations import (
     of_method,
     of_schedule,
 )
-from benchmarks.networks import energies
-from benchmarks.report import rows
-from benchmarks.timing import Timed, in_turn
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods import LIEBM
+from profiling.networks import energies
+from profiling.report import rows
+from profiling.timing import Timed, in_turn
 
 
 def test_contenders_take_turns_and_ratios_are_within_a_round():

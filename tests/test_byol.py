@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.errors import UserError
+from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.networks import ResNetEncoder
 from ebmzoo.ssrl import BYOL, Augment, Pretraining
 from ebmzoo.ssrl.byol import cosine_distance, target_decay
-from ebmzoo.ssrl.stage import EncoderStage
 from ebmzoo.training.checkpoint import LastCheckpoint
 from tiny import TinyData, Watch, encoder, liebm, trainer
 

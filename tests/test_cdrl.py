@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ebmzoo.autoencoder import ImageCoder, KLAutoEncoder
-from ebmzoo.compose import AtLevel, Recovery, guided
 from ebmzoo.errors import UserError
 from ebmzoo.methods import CDRL, RecoveryChain
 from ebmzoo.methods.baselines import DRL
 from ebmzoo.networks import Initializer, LevelEnergyNet, RecoveryResNet
-from ebmzoo.schedule import CosineSchedule
+from ebmzoo.networks.autoencoder import ImageCoder, KLAutoEncoder
+from ebmzoo.sampling.energies import AtLevel, Recovery, guided
+from ebmzoo.sampling.noise_schedule import CosineSchedule
 from ebmzoo.training.checkpoint import LastCheckpoint
 from test_dual_mcmc import watched
 from tiny import TinyData, cdrl, drl, trainer
@@ -290,13 +290,13 @@ def test_guidance_zero_is_plainly_conditional_and_one_concept_its_own_compositio
     made = []
     for given in (labels, labels[:, None]):
         torch.manual_seed(0)
-        made.append(method.sample_of(given, guidance=0.0).images)
+        made.append(method.sample_from_classes(given, guidance=0.0).images)
     torch.manual_seed(0)
     made.append(method.sample(3, labels=labels).images)
     assert torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
     torch.manual_seed(0)
-    assert not torch.equal(made[0], method.sample_of(labels, guidance=1.0).images)
+    assert not torch.equal(made[0], method.sample_from_classes(labels, guidance=1.0).images)
 
 
 def test_without_labels_classes_are_drawn():
@@ -315,10 +315,10 @@ def test_without_labels_classes_are_drawn():
 def test_guided_evaluations_are_counted():
     method = cdrl(classes=4)
     labels = torch.tensor([[0, 1], [2, 3]])
-    assert method.sample_of(labels[:, 0]).nfe == 6 * (1 + 2) + 1
-    assert method.sample_of(labels[:, 0], guidance=0.7).nfe == 2 * (6 * (1 + 2) + 1)
-    assert method.sample_of(labels, guidance=0.0).nfe == 3 * (6 * (1 + 2) + 1)
-    assert cdrl(classes=4, initializer=cdrl().initializer).sample_of(labels).nfe == 6 * (1 + 3 * 2) + 3
+    assert method.sample_from_classes(labels[:, 0]).nfe == 6 * (1 + 2) + 1
+    assert method.sample_from_classes(labels[:, 0], guidance=0.7).nfe == 2 * (6 * (1 + 2) + 1)
+    assert method.sample_from_classes(labels, guidance=0.0).nfe == 3 * (6 * (1 + 2) + 1)
+    assert cdrl(classes=4, initializer=cdrl().initializer).sample_from_classes(labels).nfe == 6 * (1 + 3 * 2) + 3
 
 
 def test_the_last_step_follows_the_classes_too():
@@ -335,7 +335,7 @@ def test_the_last_step_follows_the_classes_too():
     ends = []
     monkey = type(method)._down
     method._down = lambda *args: ends.extend(monkey(method, *args)) or iter(ends)
-    made = method.sample_of(torch.tensor([2]), guidance=0.5).images
+    made = method.sample_from_classes(torch.tensor([2]), guidance=0.5).images
     want = (ends[-1] - s2 * (ends[-1] - a * (MEAN + 3)) / v) / a
     torch.testing.assert_close(made, want, rtol=1e-5, atol=1e-6)
 
@@ -387,7 +387,7 @@ def test_classes_are_dropped_and_of_several_attributes_one_is_told():
 )
 def test_a_class_out_of_range_gets_one_sentence(labels):
     with pytest.raises(UserError, match="labels"):
-        cdrl(classes=4).sample_of(labels)
+        cdrl(classes=4).sample_from_classes(labels)
 
 
 def test_a_model_without_classes_says_so():
@@ -532,7 +532,7 @@ def test_sampling_works_under_inference_mode(make):
         method.trajectory(2)
         method.inpaint(x, hidden)
         if method.classes:
-            method.sample_of(torch.tensor([[0, 1]]), guidance=1.0)
+            method.sample_from_classes(torch.tensor([[0, 1]]), guidance=1.0)
 
 
 def test_resuming_needs_no_coder_file(tmp_path):

@@ -12,10 +12,10 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods import CLEL
-from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.networks import CLELEnergy, CLELFeatures, ResNetEncoder, ViTEncoder
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.ssrl import BYOL, MAE, WMSE, Augment, SimCLR
 from tiny import TinyData, Watch, encoder, trainer
 
@@ -59,7 +59,7 @@ def images(n=N):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Have `descend` note its loss, its networks and whom the gradient reaches, instead of a step."""
+    """Have `minimize` note its loss, its networks and whom the gradient reaches, instead of a step."""
 
     def attach(method):
         calls = []
@@ -71,7 +71,7 @@ def watched(monkeypatch):
             calls.append((loss.detach(), names, got))
             return torch.tensor(0.0)
 
-        monkeypatch.setattr(CLEL, "descend", note)
+        monkeypatch.setattr(CLEL, "minimize", note)
         monkeypatch.setattr(CLEL, "progress", 0.5)
         method.energy_net.eval()  # two passes of a spectrally normalised network are then the same
         return calls
@@ -360,7 +360,7 @@ def pretrained(tmp_path):
 def test_a_pretrained_encoder_without_an_objective_is_held(pretrained, tmp_path):
     path, other = pretrained
     method = clel(encoder_objective=None, encoder_checkpoint=path)
-    assert list(method.descents()) == ["energy_net"]
+    assert list(method.trained_networks()) == ["energy_net"]
     trainer(tmp_path, max_steps=2, limit_val_batches=1).fit(method, TinyData())
     for key, value in other.state_dict().items():
         assert torch.equal(method.encoder.state_dict()[key], value), key
@@ -441,11 +441,11 @@ def test_no_steps_give_the_noise():
 
 def test_one_latent_and_one_composed_are_the_same():
     method, z = clel(beta_sample=0.8), normalize(torch.randn(4, 8), dim=1)
-    one, same = (method.sample_given(z_, generator=torch.Generator().manual_seed(2)) for z_ in (z, z[:, None]))
+    one, same = (method.sample_from_latents(z_, generator=torch.Generator().manual_seed(2)) for z_ in (z, z[:, None]))
     torch.testing.assert_close(one.images, same.images, rtol=1e-4, atol=1e-4)
     assert (one.nfe, one.start, one.images.shape) == (4, "noise", (4, 1, 8, 8))
-    twice = method.sample_given(z[:, None].expand(-1, 2, -1), generator=torch.Generator().manual_seed(2))
-    double = clel(beta_sample=1.6).sample_given(z, generator=torch.Generator().manual_seed(2))
+    twice = method.sample_from_latents(z[:, None].expand(-1, 2, -1), generator=torch.Generator().manual_seed(2))
+    double = clel(beta_sample=1.6).sample_from_latents(z, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(twice.images, double.images, rtol=1e-4, atol=1e-4)
 
 
@@ -455,7 +455,7 @@ def test_samples_given_a_latent_agree_with_it():
     agreement = {}
     for beta in (0.0, 20.0):
         method = clel(beta_sample=beta, rounds=4, sampler=Langevin(5, 1.0, 0.0, bounds=(0.0, 1.0)))
-        x = method.sample_given(z, generator=torch.Generator().manual_seed(2)).images
+        x = method.sample_from_latents(z, generator=torch.Generator().manual_seed(2)).images
         with method.evaluating():
             f = method.network("energy_net").features((x + 1) / 2)
             agreement[beta] = cosine_similarity(method.network("energy_net").project(f), z)
@@ -483,13 +483,13 @@ def test_contradictions_are_told(changes, told):
 
 def test_what_needs_an_encoder_says_so():
     method = without_latent()
-    assert not method.can_condition
-    assert clel().can_condition
-    for ask in (lambda: method.encode(images()), lambda: method.sample_given(torch.ones(2, 8))):
+    assert not method.can_condition_on_latents
+    assert clel().can_condition_on_latents
+    for ask in (lambda: method.encode(images()), lambda: method.sample_from_latents(torch.ones(2, 8))):
         with pytest.raises(UserError, match=r"model\.encoder is null"):
             ask()
     with pytest.raises(UserError, match=r"\(2, 5\)"):
-        clel().sample_given(torch.ones(2, 5))
+        clel().sample_from_latents(torch.ones(2, 5))
 
 
 def test_missing_encoder_and_other_images_are_told_before_training(tmp_path):

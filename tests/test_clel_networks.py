@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ebmzoo.compose import Joint
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
 from ebmzoo.networks import CLELEnergy, CLELFeatures, MultiHeadEnergy, ResNetEncoder, SNGANFeatures
+from ebmzoo.sampling.energies import Joint
 
 SMALL, BASE, LARGE = (
     {"width": 64, "depth": 1},

@@ -12,10 +12,10 @@ import yaml
 
 from ebmzoo.cli import main
 from ebmzoo.errors import UserError
-from ebmzoo.report.compare import Column, Words, columns_of, compare
-from ebmzoo.report.figures import known, number
-from ebmzoo.report.formats import comma_separated, escaped, latex, markdown, terminal
-from ebmzoo.report.records import read_records
+from ebmzoo.report.comparison.compare import Column, Words, columns_of, compare
+from ebmzoo.report.comparison.figures import known, number
+from ebmzoo.report.comparison.formats import comma_separated, escaped, latex, markdown, terminal
+from ebmzoo.report.comparison.records import read_records
 from ebmzoo.tasks.base import Result
 
 PROTOCOL = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy.special import gammaln, ive
 
-from ebmzoo.compose import Composed, Given, Informed, Joint, Product
 from ebmzoo.energy import gradient
-from ebmzoo.langevin import Langevin
 from ebmzoo.networks import LatentEnergy, ResNetEncoder, SNGANFeatures
+from ebmzoo.sampling.energies import Composed, GivenLatent, Informed, Joint, Product
+from ebmzoo.sampling.langevin import Langevin
 
 D = 64
 
@@ -49,7 +49,7 @@ def test_marginal_of_the_joint_is_the_marginal_up_to_a_constant(net):
 def test_joint_gradient_is_marginal_plus_cosine(net):
     """∇E(x, z) against central differences in double precision (law 5)."""
     net, x, z = net.double(), torch.randn(2, 1, 8, 8, dtype=torch.float64), sphere(2).double()
-    joint = Given(Joint(net, 0.7), z)
+    joint = GivenLatent(Joint(net, 0.7), z)
     got, step = gradient(joint, x), 1e-6
     for index in [(0, 0, 3, 4), (1, 0, 0, 7)]:
         up, down = x.clone(), x.clone()
@@ -69,7 +69,7 @@ def test_cosine_part_is_orthogonal_to_its_argument(net):
 def test_gamma_zero_is_the_marginal(net):
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(Joint(net, 0.0)(x, sphere(3)), net(x))
-    assert torch.equal(gradient(Given(Joint(net, 0.0), sphere(3)), x), gradient(net, x))
+    assert torch.equal(gradient(GivenLatent(Joint(net, 0.0), sphere(3)), x), gradient(net, x))
 
 
 def test_agreement_lowers_the_energy(net):
@@ -82,7 +82,7 @@ def test_agreement_lowers_the_energy(net):
 
 def test_composition_of_one_latent_is_given(net):
     x, z = torch.randn(3, 1, 8, 8), sphere(3)
-    one, given = Composed(Joint(net, 0.7), z[:, None]), Given(Joint(net, 0.7), z)
+    one, given = Composed(Joint(net, 0.7), z[:, None]), GivenLatent(Joint(net, 0.7), z)
     torch.testing.assert_close(one(x), given(x))
     torch.testing.assert_close(gradient(one, x), gradient(given, x))
 
@@ -110,8 +110,8 @@ def test_composition_is_equation_15(net):
 def test_the_same_latent_twice_is_twice_gamma(net):
     x, z = torch.randn(3, 1, 8, 8), sphere(3)
     twice = Composed(Joint(net, 0.7), z[:, None].expand(-1, 2, -1))
-    torch.testing.assert_close(twice(x), Given(Joint(net, 1.4), z)(x))
-    torch.testing.assert_close(gradient(twice, x), gradient(Given(Joint(net, 1.4), z), x))
+    torch.testing.assert_close(twice(x), GivenLatent(Joint(net, 1.4), z)(x))
+    torch.testing.assert_close(gradient(twice, x), gradient(GivenLatent(Joint(net, 1.4), z), x))
 
 
 def test_one_composition_serves_all_images(net):
@@ -124,7 +124,7 @@ def test_informed_differentiates_through_the_encoder(net):
     encoder = ResNetEncoder(1, width=8, blocks=[1, 1], latent=D, hidden=16, mean=None, std=None).eval()
     x = torch.randn(2, 1, 8, 8)
     total = gradient(Informed(Joint(net, 5.0), encoder), x)
-    held = gradient(Given(Joint(net, 5.0), encoder(x).detach()), x)
+    held = gradient(GivenLatent(Joint(net, 5.0), encoder(x).detach()), x)
     assert not torch.allclose(total, held, atol=1e-5)
     # holding the energy's part fixed, what is left is the encoder's: their sum is the total derivative
     own = net.project(net.features(x)).detach()
@@ -135,7 +135,7 @@ def test_informed_differentiates_through_the_encoder(net):
 def test_given_works_with_latents_made_under_inference_mode(net):
     with torch.inference_mode():
         z = sphere(2)
-    Langevin(2, 0.1)(Given(Joint(net, 0.5), z), torch.randn(2, 1, 8, 8))
+    Langevin(2, 0.1)(GivenLatent(Joint(net, 0.5), z), torch.randn(2, 1, 8, 8))
     Langevin(2, 0.1)(Composed(Joint(net, 0.5), z[:, None]), torch.randn(2, 1, 8, 8))
 
 

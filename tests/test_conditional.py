@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from ebmzoo.compose import Composed, Joint
+from ebmzoo.commands.class_names import class_of, members
+from ebmzoo.commands.conditions import Condition, image_data
 from ebmzoo.data import Shapes
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition, image_data
-from ebmzoo.langevin import ChainDivergedError, Langevin
-from ebmzoo.methods import Elbo, Samples
-from ebmzoo.methods.capabilities import Conditions
-from ebmzoo.methods.conditioning import Alternation, StartsFromImages
+from ebmzoo.methods import LIEBMElbo, Samples
+from ebmzoo.methods.base.capabilities import LatentConditional
+from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor
-from ebmzoo.named import class_of, members
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.energies import Composed, Joint
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
 from ebmzoo.tasks import Compositional, Conditional
 from ebmzoo.tasks.compositional import agreements
 from ebmzoo.tasks.conditional import confusions, entropy
-from ebmzoo.tasks.latents import draw_given, mean_latent
+from ebmzoo.tasks.latents import mean_latent, sample_latents
 from test_tasks import Oracle
 from tiny import TinyData, liebm, stage, without_latent
 
@@ -40,9 +40,9 @@ def seeded():
 
 def conditional(rounds=3, gamma=2.0, **changes):
     """LIEBM with an inference network, ready to sample; its images are in [0, 1] inside."""
-    changes = {"inference": True, "elbo": Elbo(pixels=False), "image_range": (0.0, 1.0)} | changes
+    changes = {"inference": True, "elbo": LIEBMElbo(pixels=False), "image_range": (0.0, 1.0)} | changes
     torch.manual_seed(0)
-    return liebm(encoder_stage=stage(epochs=0), alternation=Alternation(rounds, gamma), **changes)
+    return liebm(encoder_stage=stage(epochs=0), alternation=LIEBMAlternation(rounds, gamma), **changes)
 
 
 def without_inference(**changes):
@@ -77,7 +77,7 @@ def by_hand(method, z, gamma, m, generator, first):
 
 def test_samples_given_a_latent_are_liebms_loop():
     method, z = conditional(), sphere(5, 8)
-    got = method.sample_given(z, generator=seeded())
+    got = method.sample_from_latents(z, generator=seeded())
     generator = seeded()
     m = torch.randn(5, 4, generator=generator)
     torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator, method.decode), rtol=1e-4, atol=1e-5)
@@ -87,7 +87,7 @@ def test_samples_given_a_latent_are_liebms_loop():
 def test_the_first_latent_is_inferred_from_a_start():
     method, z = conditional(), sphere(5, 8)
     start = torch.rand(5, 1, 8, 8, generator=seeded()) * 2 - 1
-    got = method.sample_given(z, generator=seeded(), start=start)
+    got = method.sample_from_latents(z, generator=seeded(), start=start)
     generator = seeded()
     with torch.no_grad():
         mu, logvar = method.network("inference").eval()((start + 1) / 2)
@@ -98,7 +98,7 @@ def test_the_first_latent_is_inferred_from_a_start():
 
 def test_without_an_inference_network_the_generators_latent_is_held():
     method, z = without_inference(), sphere(5, 8)
-    got = method.sample_given(z, generator=seeded())
+    got = method.sample_from_latents(z, generator=seeded())
     generator = seeded()
     with method.evaluating():
         start = (method.decode(torch.randn(5, 4, generator=generator)) + 1) / 2
@@ -117,25 +117,25 @@ def test_network_evaluations_are_counted_exactly(kind, steps):
     for net in counted if kind == "held" else [*counted, method.network("inference")]:
         net.register_forward_pre_hook(lambda *_: passes.append(1))
     start = {"start": torch.zeros(2, 1, 8, 8)} if kind == "start" else {}
-    made = method.sample_given(sphere(2, 8), steps=steps, **start)
+    made = method.sample_from_latents(sphere(2, 8), steps=steps, **start)
     assert made.nfe == len(passes)
     assert made.steps == 3 * (2 if steps is None else steps)
 
 
 def test_one_latent_is_a_composition_of_one_and_the_same_twice_doubles_gamma():
     z = sphere(4, 8)
-    one = conditional(gamma=1.5).sample_given(z, generator=seeded()).images
-    assert torch.equal(conditional(gamma=1.5).sample_given(z[:, None], generator=seeded()).images, one)
-    twice = conditional(gamma=0.75).sample_given(z[:, None].expand(-1, 2, -1), generator=seeded()).images
+    one = conditional(gamma=1.5).sample_from_latents(z, generator=seeded()).images
+    assert torch.equal(conditional(gamma=1.5).sample_from_latents(z[:, None], generator=seeded()).images, one)
+    twice = conditional(gamma=0.75).sample_from_latents(z[:, None].expand(-1, 2, -1), generator=seeded()).images
     torch.testing.assert_close(twice, one)
-    assert not torch.allclose(conditional(gamma=0.75).sample_given(z, generator=seeded()).images, one)
+    assert not torch.allclose(conditional(gamma=0.75).sample_from_latents(z, generator=seeded()).images, one)
 
 
 def test_samples_agree_with_their_latent_and_not_with_its_opposite():
     method = without_inference(sampler=Langevin(10, 0.02, 0.0), gamma=100.0)
     net, z, agreement = method.network("energy_net"), sphere(6, 8), {}
     for sign in (1, -1):
-        made = method.sample_given(sign * z, generator=seeded()).images
+        made = method.sample_from_latents(sign * z, generator=seeded()).images
         with method.evaluating():
             own = net.project(net.features((made + 1) / 2))
         agreement[sign] = torch.cosine_similarity(own, z, dim=1)
@@ -144,25 +144,25 @@ def test_samples_agree_with_their_latent_and_not_with_its_opposite():
 
 def test_what_liebm_needs_to_condition():
     method, plain = conditional(), without_latent()
-    assert method.can_condition
+    assert method.can_condition_on_latents
     assert method.can_start_from_images
     assert not without_inference().can_start_from_images
-    assert not plain.can_condition
+    assert not plain.can_condition_on_latents
     x = torch.rand(3, 1, 8, 8, generator=seeded()) * 2 - 1
     with method.evaluating():
         assert torch.equal(method.encode(x), method.encoder(x)), "h on the image as it is, in [-1, 1]"
         torch.testing.assert_close(method.encode(x).norm(dim=1), torch.ones(3))
-    for call in (plain.sample_given, plain.encode):
+    for call in (plain.sample_from_latents, plain.encode):
         with pytest.raises(UserError, match="encoder is null"):
             call(x[:, 0, 0])
     with pytest.raises(UserError, match="inference is null"):
-        without_inference().sample_given(sphere(3, 8), start=x)
+        without_inference().sample_from_latents(sphere(3, 8), start=x)
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"gamma": 0.0}, {"gamma": -1.0}])
 def test_alternation_refuses_what_cannot_be(wrong):
     with pytest.raises(UserError, match=rf"alternation\.{next(iter(wrong))} is {next(iter(wrong.values()))}"):
-        Alternation(**wrong)
+        LIEBMAlternation(**wrong)
 
 
 # methods whose samples are what they are given
@@ -172,7 +172,7 @@ def distances(x, templates):
     return torch.cdist(x.flatten(1).float(), templates.flatten(1))
 
 
-class Corners(Oracle, Conditions):
+class Corners(Oracle, LatentConditional):
     """h(x) is the corner that is bright, one of four; a sample given it is bright in `corners[h]`."""
 
     def __init__(self, corners=(0, 1, 2, 3)):
@@ -185,7 +185,7 @@ class Corners(Oracle, Conditions):
     def encode(self, x):
         return one_hot(distances(x, self.images).argmin(1), 4).float()
 
-    def sample_given(self, z, *, steps=None, generator=None):
+    def sample_from_latents(self, z, *, steps=None, generator=None):
         self.given.append(z)
         return Samples(self.images[self.corners[z.argmax(1)]], 7, "noise", 6, 0.5)
 
@@ -275,8 +275,8 @@ def test_a_class_is_the_mean_of_its_own_first_training_images():
         def encode(self, x):
             return normalize(x.flatten(1)[:, :4], dim=1)
 
-        def sample_given(self, z, **_):
-            return super().sample_given(z)
+        def sample_from_latents(self, z, **_):
+            return super().sample_from_latents(z)
 
     data = TinyData()
     for n_encode in (2, 100):
@@ -293,11 +293,11 @@ def test_a_class_is_the_mean_of_its_own_first_training_images():
 def test_rows_of_latents_are_drawn_in_their_order():
     method = Corners()
     z = torch.eye(4)[[2, 0, 3, 1, 1]]
-    images, sampled = draw_given(method, z, batch_size=2)
+    images, sampled = sample_latents(method, z, batch_size=2)
     assert Nearest(method.images)(images / 127.5 - 1)[1].argmax(1).tolist() == [2, 0, 3, 1, 1]
     assert sampled.nfe == 7
     with pytest.raises(UserError, match="batch_size is 0"):
-        draw_given(method, z, batch_size=0)
+        sample_latents(method, z, batch_size=0)
 
 
 def test_chains_of_a_class_start_from_its_mean_image():
@@ -307,9 +307,9 @@ def test_chains_of_a_class_start_from_its_mean_image():
         def augmented(self, x):
             return x / 2
 
-        def sample_given(self, z, *, steps=None, generator=None, start=None):
+        def sample_from_latents(self, z, *, steps=None, generator=None, start=None):
             self.starts.append(start)
-            return super().sample_given(z)
+            return super().sample_from_latents(z)
 
     data, method = TinyData(), Starts()
     method.starts = []
@@ -340,7 +340,7 @@ def test_a_classifier_of_other_classes_is_told():
 
 def test_a_diverged_chain_is_a_note():
     class Diverges(Corners):
-        def sample_given(self, z, **_):
+        def sample_from_latents(self, z, **_):
             raise ChainDivergedError("left at step 1")
 
     result = asked(Diverges())
@@ -410,7 +410,7 @@ def test_liebm_answers_both_questions(tmp_path):
 SIZES = [len(values) for values in VALUES]
 
 
-class Drawn(Oracle, Conditions):
+class Drawn(Oracle, LatentConditional):
     """h(x) says all attributes of a shape; samples have those that the latents given say most of."""
 
     def __init__(self, heeded=2):
@@ -423,7 +423,7 @@ class Drawn(Oracle, Conditions):
     def encode(self, x):
         return normalize(self.table[distances(x, self.images).argmin(1)] - self.ground, dim=1)
 
-    def sample_given(self, z, *, steps=None, generator=None):
+    def sample_from_latents(self, z, *, steps=None, generator=None):
         told = [part.argmax(1) for part in z[:, : self.heeded].sum(1).split(SIZES, dim=1)]
         return Samples(render(torch.stack(told, dim=1), 16) / 127.5 - 1, 9, "noise", 8, 0.5)
 

@@ -11,7 +11,7 @@ from jsonargparse._util import import_object
 
 from ebmzoo import load
 from ebmzoo.cli import main
-from ebmzoo.methods import Method, Teaching
+from ebmzoo.methods import DualMCMCLosses, Method
 from ebmzoo.training.config import build_model
 from ebmzoo.training.trust import nothing_foreign
 
@@ -110,7 +110,7 @@ def _encoder(section, path):
 
 
 def _coder(section, path):
-    training = {"class_path": "ebmzoo.autoencoder.KLAutoEncoderTraining", "init_args": {"coder": section}}
+    training = {"class_path": "ebmzoo.methods.KLAutoEncoderTraining", "init_args": {"coder": section}}
     torch.save({"state_dict": build_model(yaml.safe_dump({"model": training})).state_dict()}, path)
     return path
 
@@ -120,9 +120,11 @@ def test_the_two_presets_of_dual_mcmc_are_its_teaching_s():
         return yaml.safe_load((CONFIGS[0].parents[1] / name).read_text())["model"]["init_args"]
 
     official, paper = written("dual_mcmc_cifar.yaml"), written("dual_mcmc_paper_cifar.yaml")
-    assert Teaching(**official["teaching"]) == Teaching.official()
-    assert Teaching(**paper["teaching"]) == Teaching()
-    assert Teaching(**written("dual_mcmc_celeba64.yaml")["teaching"]) == Teaching.official(chain_weight=70.0)
+    assert DualMCMCLosses(**official["teaching"]) == DualMCMCLosses.official()
+    assert DualMCMCLosses(**paper["teaching"]) == DualMCMCLosses()
+    assert DualMCMCLosses(**written("dual_mcmc_celeba64.yaml")["teaching"]) == DualMCMCLosses.official(
+        chain_weight=70.0
+    )
     assert official["posterior"].pop("legacy_sigma")
     assert not paper["posterior"].pop("legacy_sigma")
     assert official["posterior"] == paper["posterior"]

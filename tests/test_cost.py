@@ -15,7 +15,7 @@ from tiny import TinyData, cdrl
 class Fading(Method):
     """Samples are their noise over 1 + steps."""
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):

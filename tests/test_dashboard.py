@@ -13,7 +13,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from ebmzoo.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
-from ebmzoo.report.dashboard import AXIS, build, comparison
+from ebmzoo.report.wandb_runs.dashboard import AXIS, build, comparison
 
 ROOT = Path(__file__).parent.parent
 # W&B's library of reports is written for pydantic's first version.

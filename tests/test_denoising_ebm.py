@@ -10,18 +10,18 @@ import torch
 import yaml
 from torch import nn
 
-from ebmzoo.compose import DenoisingError, DenoisingPotential, OfDecoder, OfScore
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError, Langevin
-from ebmzoo.methods import Learning, Sampling
-from ebmzoo.methods.baselines import Cooling
-from ebmzoo.methods.denoising import falling, linked
-from ebmzoo.networks import SNGANGenerator, statistics
+from ebmzoo.methods import DenoisingEBMLearning, DenoisingEBMSampling
+from ebmzoo.methods.baselines import MDSMCooling
+from ebmzoo.methods.families.denoiser_energy import falling, linked
+from ebmzoo.networks import SNGANGenerator, batch_norm_calibration
+from ebmzoo.networks.batch_norm_calibration import calibrated, norms
 from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
-from ebmzoo.networks.moments import LatentMoments
-from ebmzoo.networks.statistics import calibrated, norms
-from ebmzoo.schedule import GeometricNoise
+from ebmzoo.networks.latent_moments import LatentMoments
+from ebmzoo.sampling.energies import DenoisingError, DenoisingPotential, OfDecoder, OfScore
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.noise_schedule import GeometricNoise
 from ebmzoo.training.config import build_model
 from tiny import SIZE, TinyData, denoising_ebm, mdsm, score_network, trainer
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_of_before_moments_leaves_the_chain_as_it_was():
 
 
 def watched(method, monkeypatch):
-    """Have `descend` note its losses, networks and gradients instead of stepping."""
+    """Have `minimize` note its losses, networks and gradients instead of stepping."""
     calls = []
 
     def note(self, loss, *names):
@@ -238,7 +238,7 @@ def watched(method, monkeypatch):
         calls.append((loss.detach(), names, {n: p.grad for n, p in self.named_parameters() if p.grad is not None}))
         return torch.tensor(0.0)
 
-    monkeypatch.setattr(type(method), "descend", note)
+    monkeypatch.setattr(type(method), "minimize", note)
     return calls
 
 
@@ -298,10 +298,10 @@ def independent(method, x, w):
 def test_losses_are_those_of_algorithm_1(preset, monkeypatch):
     if preset == "paper":
         # The printed step sizes diverge at the printed σ; of larger ones these few steps do not.
-        learning = replace(Learning.paper(), reconstructions=2)
+        learning = replace(DenoisingEBMLearning.paper(), reconstructions=2)
         changes = {"learning": learning, "texture": Langevin(3, 0.01), "noise": GeometricNoise(128, 1.0, 0.3)}
     elif preset == "prior":
-        changes = {"learning": Learning(reconstructions=2, warmup=0, prior=True)}
+        changes = {"learning": DenoisingEBMLearning(reconstructions=2, warmup=0, prior=True)}
     else:
         changes = {"semantic": Langevin(2, 0.1, 0.02)}
     method, again = denoising_ebm(**changes), denoising_ebm(**changes)  # running statistics move in an iteration
@@ -359,7 +359,7 @@ def test_the_texture_chain_starts_at_the_image_of_the_latent_before_the_decoder_
                 parameter.mul_(1.5)
         return torch.tensor(0.0)
 
-    monkeypatch.setattr(type(method), "descend", scramble)
+    monkeypatch.setattr(type(method), "minimize", scramble)
     method.iterate(images(), torch.zeros(6))
     (start, _), *rest = texture.ends
     assert rest == []
@@ -390,7 +390,7 @@ def test_a_step_lowers_the_data_s_energy_against_the_chain_s(name, monkeypatch):
 
 
 def test_warm_up_is_reconstruction_alone(monkeypatch):
-    method = denoising_ebm(learning=Learning(reconstructions=2, warmup=1))
+    method = denoising_ebm(learning=DenoisingEBMLearning(reconstructions=2, warmup=1))
     calls = watched(method, monkeypatch)
     assert method.phase == "warm-up"
     readings = method.iterate(images(), torch.zeros(6))
@@ -400,7 +400,7 @@ def test_warm_up_is_reconstruction_alone(monkeypatch):
 
 def test_a_reconstruction_s_latent_is_of_the_pass_that_restores(monkeypatch):
     """L passes of the encoder, though both losses need f(x̃, σ)."""
-    method, passes = denoising_ebm(learning=Learning(reconstructions=3, warmup=1)), []
+    method, passes = denoising_ebm(learning=DenoisingEBMLearning(reconstructions=3, warmup=1)), []
     watched(method, monkeypatch)
     method.denoiser.unet.down.register_forward_pre_hook(lambda *_: passes.append(1))
     method.iterate(images(), torch.zeros(6))
@@ -483,14 +483,14 @@ def test_the_decoder_of_samples_has_the_batch_statistics_of_the_latents_they_sta
         torch.testing.assert_close(norm.running_var, var, rtol=1e-4, atol=1e-5)
     assert not h.training
     assert all(torch.equal(value, before[key]) for key, value in kept.state_dict().items())
-    plain = denoising_ebm(learning=Learning.paper())
+    plain = denoising_ebm(learning=DenoisingEBMLearning.paper())
     assert plain._samples().energies.decoder is plain.averages["decoder"].module
 
 
 def test_the_decoder_s_statistics_are_taken_once_for_weights_and_moments(monkeypatch):
     """And not at all where only shapes are asked."""
     taken = []
-    monkeypatch.setattr(statistics, "calibrated", lambda h, place: taken.append(h) or calibrated(h, place))
+    monkeypatch.setattr(batch_norm_calibration, "calibrated", lambda h, place: taken.append(h) or calibrated(h, place))
     method = denoising_ebm()
     method.check_data(TinyData())
     assert taken == []
@@ -509,7 +509,7 @@ def test_the_decoder_s_statistics_are_taken_once_for_weights_and_moments(monkeyp
 
 
 def test_kept_statistics_follow_their_generator_to_another_precision():
-    h, kept = denoising_ebm().decoder, statistics.Calibration()
+    h, kept = denoising_ebm().decoder, batch_norm_calibration.Calibration()
     assert kept(h) is kept(h)
     for dtype in (torch.float64, torch.float32, torch.float64):
         assert {p.dtype for p in kept(h.to(dtype)).parameters()} == {dtype}
@@ -517,10 +517,15 @@ def test_kept_statistics_follow_their_generator_to_another_precision():
 
 def test_the_paper_s_samples_are_the_two_chains_written_out():
     """One σ of an image for both chains, each at temperature 1, without floor, prior and last denoising."""
-    sampling = replace(Sampling.paper(), latent_steps=2, image_steps=3)
+    sampling = replace(DenoisingEBMSampling.paper(), latent_steps=2, image_steps=3)
     # The printed step sizes diverge at the printed σ; of larger ones these few steps do not.
     noise = GeometricNoise(128, 1.0, 0.2)
-    changes = {"learning": Learning.paper(), "sampling": sampling, "texture": Langevin(9, 0.01), "noise": noise}
+    changes = {
+        "learning": DenoisingEBMLearning.paper(),
+        "sampling": sampling,
+        "texture": Langevin(9, 0.01),
+        "noise": noise,
+    }
     method = denoising_ebm(ema_decay=0.0, **changes).eval()
     r, h, random = method.denoiser, method.decoder, generator()
     sigma = noise.sigma[torch.randint(128, (5,), generator=random)]
@@ -636,9 +641,9 @@ def test_latents_and_denoising_are_the_network_s():
 
 
 def test_presets():
-    assert Learning.paper() == Learning(3, 1.0, 0, 0.0, prior=False, moments=False)
-    assert Sampling.paper() == Sampling(35, 100, None, denoise=False)
-    sampling = replace(Sampling.paper(), latent_steps=3, image_steps=4)
+    assert DenoisingEBMLearning.paper() == DenoisingEBMLearning(3, 1.0, 0, 0.0, prior=False, moments=False)
+    assert DenoisingEBMSampling.paper() == DenoisingEBMSampling(35, 100, None, denoise=False)
+    sampling = replace(DenoisingEBMSampling.paper(), latent_steps=3, image_steps=4)
     sampled = denoising_ebm(sampling=sampling, texture=Langevin(2, 0.01)).sample(2)
     assert (sampled.nfe, sampled.steps) == (2 * 3 + 1 + 4, 4)
     assert sampled.temperature == pytest.approx(1.0)
@@ -657,9 +662,9 @@ def test_arguments_that_contradict_each_other():
         with pytest.raises(UserError, match=key):
             denoising_ebm(**changes)
     with pytest.raises(UserError, match=r"sampling\.sigma"):
-        Sampling(sigma=(0.05, 0.5))
+        DenoisingEBMSampling(sigma=(0.05, 0.5))
     with pytest.raises(UserError, match=r"learning\.reconstructions"):
-        Learning(reconstructions=0)
+        DenoisingEBMLearning(reconstructions=0)
     method = denoising_ebm()
     with pytest.raises(UserError, match="no labels"):
         method.sample(2, labels=torch.zeros(2))
@@ -738,7 +743,7 @@ def test_score_network_samples_by_annealed_langevin():
 
 
 def test_mdsm_samples_by_langevin_steps_that_cool():
-    method = mdsm(ema_decay=0.0, cooling=Cooling(1, 2, 2)).eval()
+    method = mdsm(ema_decay=0.0, cooling=MDSMCooling(1, 2, 2)).eval()
     random = generator()
     energy = DenoisingPotential(method.denoiser, torch.full((4,), 0.2))
     x = 2 * torch.randn(4, 1, SIZE, SIZE, generator=random)
@@ -749,7 +754,7 @@ def test_mdsm_samples_by_langevin_steps_that_cool():
     sampled = method.sample(4, generator=generator())
     torch.testing.assert_close(sampled.images, x, rtol=1e-4, atol=1e-4)
     assert (sampled.nfe, sampled.steps, sampled.temperature) == (6, 5, 0.0)
-    assert mdsm(cooling=Cooling(1, 2, 0)).sample(1).temperature == 1.0
+    assert mdsm(cooling=MDSMCooling(1, 2, 0)).sample(1).temperature == 1.0
 
 
 def test_mdsm_s_loss_matches_the_gradient_of_its_energy(monkeypatch):
@@ -792,22 +797,22 @@ def test_mdsm_learns_from_the_identity_where_the_squared_error_cannot():
 
 
 def test_mdsm_cools():
-    temperatures = Cooling().temperatures()
+    temperatures = MDSMCooling().temperatures()
     assert len(temperatures) == 2700
     assert temperatures[:500] == [100.0] * 500
     assert temperatures[2499] == pytest.approx(1.0)
     assert temperatures[2500] == 1.0
     assert temperatures[-1] == 0.0
     assert temperatures == sorted(temperatures, reverse=True)
-    assert len(Cooling().lasting(27).temperatures()) == 27
-    assert Cooling().lasting(0).temperatures() == []
+    assert len(MDSMCooling().lasting(27).temperatures()) == 27
+    assert MDSMCooling().lasting(0).temperatures() == []
     sampled = mdsm().sample(2)
     assert (sampled.nfe, sampled.steps) == (5, 4)
     assert mdsm().sample(2, steps=0).nfe == 0
-    start = mdsm(cooling=Cooling(temperature=25.0)).sample(2, steps=0, generator=generator()).images
+    start = mdsm(cooling=MDSMCooling(temperature=25.0)).sample(2, steps=0, generator=generator()).images
     torch.testing.assert_close(start, torch.randn(2, 1, SIZE, SIZE, generator=generator()))  # σ₀√T₀ = 1
     with pytest.raises(UserError, match="cooling"):
-        Cooling(temperature=0.5)
+        MDSMCooling(temperature=0.5)
 
 
 def test_the_paper_s_config_is_the_preset():
@@ -815,10 +820,10 @@ def test_the_paper_s_config_is_the_preset():
         return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
 
     paper, resolved = written("denoising_ebm_paper_cifar"), written("denoising_ebm_cifar")
-    assert Learning(**paper.pop("learning")) == Learning.paper()
-    assert Sampling(**paper.pop("sampling")) == Sampling.paper()
-    assert Learning(**resolved.pop("learning")) == Learning()
-    assert Sampling(**resolved.pop("sampling") | {"sigma": (0.5, 0.05)}) == Sampling(35, 100)
+    assert DenoisingEBMLearning(**paper.pop("learning")) == DenoisingEBMLearning.paper()
+    assert DenoisingEBMSampling(**paper.pop("sampling")) == DenoisingEBMSampling.paper()
+    assert DenoisingEBMLearning(**resolved.pop("learning")) == DenoisingEBMLearning()
+    assert DenoisingEBMSampling(**resolved.pop("sampling") | {"sigma": (0.5, 0.05)}) == DenoisingEBMSampling(35, 100)
     assert (paper.pop("semantic"), paper.pop("texture")) == (
         {"steps": 20, "step_size": 0.1, "noise": None},
         {"steps": 90, "step_size": 0.01, "noise": None},

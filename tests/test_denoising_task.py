@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from ebmzoo.errors import UserError
-from ebmzoo.methods.capabilities import Denoises
+from ebmzoo.methods.base.capabilities import Denoises
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Denoising
 from test_tasks import Oracle

@@ -14,11 +14,11 @@ from ebmzoo.cli import main
 from ebmzoo.data import Checkerboard, GaussianMixture
 from ebmzoo.energy import EnergyNet
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.methods import Method, Samples
+from ebmzoo.methods.base.capabilities import HasLevels
 from ebmzoo.methods.baselines import ShortRunEBM
-from ebmzoo.methods.capabilities import HasLevels
-from ebmzoo.schedule import CosineSchedule
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.noise_schedule import CosineSchedule
 from ebmzoo.tasks import Density, OutOfDistributionDetection
 from ebmzoo.training.callbacks import SampleGrid
 from tiny import TinyData, trainer, without_latent
@@ -46,7 +46,7 @@ class Known(Method):
         self.of_points, self.points = energy, torch.zeros(1, 2) if points is None else points
         self.asked = []
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods import DualMCMC, Teaching
+from ebmzoo.methods import DualMCMC, DualMCMCLosses
 from ebmzoo.methods.baselines import DivergenceTriangle
-from ebmzoo.networks.statistics import calibrated
-from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.networks.batch_norm_calibration import calibrated
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import PosteriorSampler
 from tiny import TinyData, Watch, dual_mcmc, trainer, triangle
 
 
@@ -19,7 +19,7 @@ def images(n=6):
 
 
 def watched(method, monkeypatch, step=None):
-    """Have `descend` note its losses, networks and gradients instead of stepping; `step` is called after each."""
+    """Have `minimize` note its losses, networks and gradients instead of stepping; `step` is called after each."""
     calls = []
 
     def note(self, loss, *names):
@@ -31,7 +31,7 @@ def watched(method, monkeypatch, step=None):
             step(self, names)
         return torch.tensor(0.0)
 
-    monkeypatch.setattr(type(method), "descend", note)
+    monkeypatch.setattr(type(method), "minimize", note)
     return calls
 
 
@@ -60,10 +60,13 @@ def independent(method, x, w_x, w_m, w_q, scale, after_generator=lambda: None):
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_losses_are_equations_10_15_and_7(preset, monkeypatch):
     sigma = 0.4
-    teaching, posterior = Teaching(), PosteriorSampler(Langevin(3, 0.005, 0.1), sigma)
+    teaching, posterior = DualMCMCLosses(), PosteriorSampler(Langevin(3, 0.005, 0.1), sigma)
     weights = (1 / (2 * sigma**2), 1 / (2 * sigma**2), 1.0, 1.0)
     if preset == "official":
-        teaching, posterior = Teaching.official(), PosteriorSampler(Langevin(3, 0.005, 0.1), sigma, legacy_sigma=True)
+        teaching, posterior = (
+            DualMCMCLosses.official(),
+            PosteriorSampler(Langevin(3, 0.005, 0.1), sigma, legacy_sigma=True),
+        )
         weights = (1.0, 50.0, 0.1, 0.01**2 / (2 * 0.1))
     method = dual_mcmc(teaching=teaching, posterior=posterior)
     calls, x = watched(method, monkeypatch), images()
@@ -83,12 +86,12 @@ def test_official_draws_the_chain_anew_from_the_generator_just_updated(monkeypat
 
     losses = {}
     for resample in (False, True):
-        method = dual_mcmc(teaching=Teaching(resample=resample), sampler=Langevin(2, 0.1, 0.0))
+        method = dual_mcmc(teaching=DualMCMCLosses(resample=resample), sampler=Langevin(2, 0.1, 0.0))
         calls = watched(method, monkeypatch, step=move)
         torch.manual_seed(3)
         method.iterate(images(), torch.zeros(6))
         losses[resample] = calls[2][0]
-        fresh = dual_mcmc(teaching=Teaching(resample=resample), sampler=Langevin(2, 0.1, 0.0))
+        fresh = dual_mcmc(teaching=DualMCMCLosses(resample=resample), sampler=Langevin(2, 0.1, 0.0))
         torch.manual_seed(3)
         want = independent(fresh, images(), 1, 1, 1, 1, lambda: move(fresh, ("generator",)))[2]  # noqa: B023
         torch.testing.assert_close(losses[resample], want.detach(), rtol=1e-4, atol=1e-6)
@@ -126,7 +129,7 @@ def test_zero_image_steps_leave_the_generator_to_the_data(monkeypatch):
 
 def test_zero_latent_steps_teach_the_inference_network_no_revision(monkeypatch):
     """With K_z = 0, z̃ = z₀ ~ q: E_q[∇ log q] = 0, so on average the data teach q nothing."""
-    method = dual_mcmc(posterior=PosteriorSampler(Langevin(0, 0.005, 0.1)), teaching=Teaching(latent_weight=0.0))
+    method = dual_mcmc(posterior=PosteriorSampler(Langevin(0, 0.005, 0.1)), teaching=DualMCMCLosses(latent_weight=0.0))
     calls, x = watched(method, monkeypatch), images(4).repeat(500, 1, 1, 1)
     method.iterate(x, torch.zeros(2000))
     assert method.iterate(x, torch.zeros(2000))["latent_displacement"] == 0
@@ -140,7 +143,7 @@ def test_zero_latent_steps_teach_the_inference_network_no_revision(monkeypatch):
 def test_without_an_inference_network_the_latent_chain_starts_from_the_prior(monkeypatch):
     method = dual_mcmc(inference=None)
     calls, x = watched(method, monkeypatch), images()
-    assert sorted(method.descents()) == ["energy_net", "generator"]
+    assert sorted(method.trained_networks()) == ["energy_net", "generator"]
     torch.manual_seed(3)
     method.iterate(x, torch.zeros(6))
     assert [names for _, names, _ in calls] == [("generator",), ("energy_net",)]
@@ -178,7 +181,7 @@ def test_sample_is_the_chain_from_the_generator():
 
 
 def test_official_preset_is_the_code_s():
-    official = Teaching.official(70.0)
+    official = DualMCMCLosses.official(70.0)
     assert (official.data_weight, official.chain_weight, official.latent_weight) == (1.0, 70.0, 0.1)
     assert official.resample
     assert official.by_temperature
@@ -208,14 +211,14 @@ def test_the_energy_learns_to_tell_data_from_chains():
     optimizer = torch.optim.Adam(method.energy_net.parameters(), 1e-3)
     gaps = []
 
-    def descend(self, loss, *names):
+    def minimize(self, loss, *names):
         if names == ("energy_net",):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return torch.tensor(0.0)
 
-    method.descend = descend.__get__(method)
+    method.minimize = minimize.__get__(method)
     for _ in range(30):
         gaps.append(method.iterate(images(16), torch.zeros(16))["energy_gap"].item())
     assert isinstance(method, DualMCMC)

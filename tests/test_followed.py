@@ -10,14 +10,14 @@ from tiny import TinyData
 
 def test_without_concepts_it_is_the_label():
     data = TinyData()
-    names, labels = data.followed
+    names, labels = data.training_classes
     assert names == ("a", "b", "c", "d")
     assert torch.equal(labels, data.train_set.labels)
 
 
 def test_concepts_are_one_list_of_classes():
     data = Shapes(size=16, n_train=40, n_test=4, batch_size=40, concepts=["colour", "shape"])
-    names, labels = data.followed
+    names, labels = data.training_classes
     table = data.train_set.attributes
     assert names == (*table.values[1], *table.values[0])
     assert torch.equal(labels[:, 0], table.column("colour"))
@@ -31,9 +31,9 @@ def test_concepts_are_one_list_of_classes():
 @pytest.mark.parametrize(("concepts", "told"), [(["taste"], "concepts: 'taste'"), ([], "concepts: no attribute")])
 def test_an_unknown_concept_is_named(concepts, told):
     with pytest.raises(UserError, match=told):
-        _ = Shapes(size=16, n_train=4, n_test=4, concepts=concepts).followed
+        _ = Shapes(size=16, n_train=4, n_test=4, concepts=concepts).training_classes
 
 
 def test_data_without_attributes_has_no_concepts():
     with pytest.raises(UserError, match="tiny has no attributes"):
-        _ = TinyData(concepts=["shape"]).followed
+        _ = TinyData(concepts=["shape"]).training_classes

@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 
 from ebmzoo.cli import main
+from ebmzoo.commands.conditions import Condition
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition
-from ebmzoo.methods import FollowsClasses, Inpaints, Samples
+from ebmzoo.methods import ClassConditional, Inpaints, Samples
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Compositional, Conditional, Guidance
-from ebmzoo.tasks.latents import draw_of
+from ebmzoo.tasks.latents import sample_classes
 from ebmzoo.training.checkpoint import KEY
 from test_conditional import Corners, Nearest, distances, judges, shapes
 from test_tasks import Oracle
 from tiny import TinyData, without_latent
 
 
-class Follower(Oracle, FollowsClasses, Inpaints):
+class Follower(Oracle, ClassConditional, Inpaints):
     """A sample of class k is the picture `corners[k]`; a filling is black."""
 
     classes = property(lambda self: len(self.corners))
@@ -31,7 +31,7 @@ class Follower(Oracle, FollowsClasses, Inpaints):
         super().__init__(Corners().images)
         self.corners, self.told, self.guided, self.filled = torch.tensor(corners), [], [], []
 
-    def sample_of(self, labels, *, guidance=0.0, steps=None, generator=None):
+    def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
         self.told.append(labels)
         self.guided.append(guidance)
         chosen = self.corners[labels if labels.dim() == 1 else labels[:, 0]]
@@ -101,7 +101,7 @@ def test_a_model_of_other_classes_is_told():
         asked(Follower(), shapes(concepts=["size"]))
 
 
-class Painter(Oracle, FollowsClasses):
+class Painter(Oracle, ClassConditional):
     """Paints scenes of the colours and shapes that it is told, of red circles without."""
 
     classes = len(VALUES[1]) + len(VALUES[0])
@@ -110,7 +110,7 @@ class Painter(Oracle, FollowsClasses):
         super().__init__(render(COMBINATIONS.table, 16) / 127.5 - 1)
         self.told, self.guided = [], []
 
-    def sample_of(self, labels, *, guidance=0.0, steps=None, generator=None):
+    def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
         self.told.append(labels)
         self.guided.append(guidance)
         table = torch.zeros(len(labels), 5, dtype=torch.int64)
@@ -184,11 +184,11 @@ def test_guidance_is_a_number(guidance):
 
 def test_rows_of_classes_are_drawn_in_their_order():
     method, labels = Follower(), torch.tensor([2, 0, 3, 1, 1])
-    images, sampled = draw_of(method, labels, batch_size=2, guidance=0.5)
+    images, sampled = sample_classes(method, labels, batch_size=2, guidance=0.5)
     assert distances(images / 127.5 - 1, method.images).argmin(1).tolist() == labels.tolist()
     assert (sampled.nfe, method.guided) == (13, [0.5] * 3)
     with pytest.raises(UserError, match="batch_size is 0"):
-        draw_of(method, labels, batch_size=0)
+        sample_classes(method, labels, batch_size=0)
 
 
 # the command line

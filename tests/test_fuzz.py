@@ -83,7 +83,7 @@ def wrong(config, path, node):
         yield "misspelt", f"{last}x"
     if last == "class_path":
         yield from (("class", v) for v in ("ebmzoo.methods.Nonsense", "nowhere.Nonsense", "Nonsense", 3))
-        yield from (("class", v) for v in ("ebmzoo.langevin.Langevin", "os.system"))
+        yield from (("class", v) for v in ("ebmzoo.sampling.langevin.Langevin", "os.system"))
         yield from (("missing", name) for name in needed(at(config, path[:-1])))
     elif isinstance(node, bool):
         yield from (("value", v) for v in ("perhaps", [1], {"a": 1}))

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods import FollowsClasses, Samples
+from ebmzoo.methods import ClassConditional, Samples
 from ebmzoo.metrics import ClassifierFeatures, Pixels
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Guidance
 from ebmzoo.tasks.guidance import diversity
 from test_conditional import Corners, Nearest
@@ -19,7 +19,7 @@ from test_tasks import Oracle
 from tiny import TinyData
 
 
-class Guided(Oracle, FollowsClasses):
+class Guided(Oracle, ClassConditional):
     """Its samples are of their class from w = 1 on, and of the next class below; `noise` is added to them."""
 
     classes = 4
@@ -28,7 +28,7 @@ class Guided(Oracle, FollowsClasses):
         super().__init__(Corners().images)
         self.noise, self.told, self.drawn, self.made = noise, {}, {}, {}
 
-    def sample_of(self, labels, *, guidance=0.0, steps=None, generator=None):
+    def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
         xi = torch.rand(len(labels), 1, 8, 8, generator=generator)
         x = self.images[labels if guidance >= 1 else (labels + 1) % 4] * (1 - self.noise * xi)
         for kept, value in ((self.told, labels), (self.drawn, xi), (self.made, x)):
@@ -87,7 +87,7 @@ def test_diversity_of_samples_and_of_as_many_real_images():
 class Copies(Guided):
     """From w = 1 on its samples are all training images once, below the first image alone."""
 
-    def sample_of(self, labels, *, guidance=0.0, **_):
+    def sample_from_classes(self, labels, *, guidance=0.0, **_):
         images = TinyData().train_set.float()
         return Samples(images if guidance >= 1 else images[:1].expand(32, -1, -1, -1), 4, "noise", 3, 1.0)
 
@@ -115,18 +115,18 @@ def test_inception_scores_of_all_that_have_logits():
     assert 1 < figures["w=1/is_other"] <= 4
 
     class Collapsed(Guided):
-        def sample_of(self, labels, **_):
-            return super().sample_of(labels * 0, **_)
+        def sample_from_classes(self, labels, **_):
+            return super().sample_from_classes(labels * 0, **_)
 
     assert asked(Collapsed(), classifier=judge, n=16).figures["w=1/is_nearest"] == pytest.approx(1)
 
 
 def test_a_diverged_weight_is_a_note():
     class Diverges(Guided):
-        def sample_of(self, labels, *, guidance=0.0, **_):
+        def sample_from_classes(self, labels, *, guidance=0.0, **_):
             if guidance > 2:
                 raise ChainDivergedError("left at step 1")
-            return super().sample_of(labels, guidance=guidance, **_)
+            return super().sample_from_classes(labels, guidance=guidance, **_)
 
     result = asked(Diverges(), extractors=[Pixels()])
     assert result.notes == ["w=2.5/accuracy: left at step 1"]

@@ -9,10 +9,10 @@ from PIL import Image
 
 from ebmzoo.data.masks import CentralSquare, FromFile, Half, Mask, Scribbles, distance, masked, read_mask
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods import Inpaints, Samples
 from ebmzoo.metrics import ClassifierFeatures, Pixels
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Inpainting
 from ebmzoo.tasks.inpainting import mean_image
 from test_tasks import Oracle

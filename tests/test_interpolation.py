@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Interpolation
 from ebmzoo.tasks.interpolation import draw_strips, interpolate, path_ratio
 from test_reconstruction import GeneratorOnly, Linear, orthogonal

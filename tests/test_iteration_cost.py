@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebmzoo import methods
 from ebmzoo.energy import frozen, gradient
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods import Method, baselines
-from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.networks import SNGANEnergy
-from ebmzoo.replay import ReplayBuffer
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.training.callbacks import ProgressBar
 from family import FAMILY
 from tiny import TinyData, trainer, without_latent
@@ -222,16 +222,16 @@ def test_no_image_passes_a_network_twice_in_vain(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in FAMILY if name != "Denoising-EBM"])
 def test_no_gradient_is_computed_in_vain(name, tmp_path, monkeypatch):
     """A backward pass reaches the parameters of the networks that it is for, and no others."""
-    descend, vain = Method.descend, set()
+    minimize, vain = Method.minimize, set()
 
     def watched(self, loss, *names):
         self.zero_grad()
-        norm = descend(self, loss, *names)
-        meant = {id(p) for n in names for p in self.descents()[n].network.parameters()}
+        norm = minimize(self, loss, *names)
+        meant = {id(p) for n in names for p in self.trained_networks()[n].network.parameters()}
         vain.update(n for n, p in self.named_parameters() if p.grad is not None and id(p) not in meant)
         return norm
 
-    monkeypatch.setattr(Method, "descend", watched)
+    monkeypatch.setattr(Method, "minimize", watched)
     fitted(name, tmp_path, monkeypatch, lambda _: nullcontext())
     assert not vain
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from ebmzoo.energy import EnergyNet, frozen, gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError, Langevin
 from ebmzoo.networks import spectral_norm_
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
 
 
 def quadratic(variance=1.0):

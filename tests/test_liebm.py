@@ -5,22 +5,22 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from ebmzoo.compose import Given, Informed, Joint
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods import LIEBM, Elbo
+from ebmzoo.methods import LIEBM, LIEBMElbo
+from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.ssrl import Augment
 from tiny import TinyData, Watch, encoder, liebm, networks, stage, trainer, without_latent
 
 
 @pytest.fixture
 def record(monkeypatch):
-    """What `descend` was called with, instead of a step: (loss, names)."""
+    """What `minimize` was called with, instead of a step: (loss, names)."""
     calls = []
 
     def attach(method):
         monkeypatch.setattr(
-            type(method), "descend", lambda self, loss, *names: (calls.append((loss, names)), torch.tensor(0.0))[1]
+            type(method), "minimize", lambda self, loss, *names: (calls.append((loss, names)), torch.tensor(0.0))[1]
         )
         return calls
 
@@ -157,7 +157,7 @@ def test_range_is_converted_at_the_door(image_range):
 
 
 def test_erm_is_equations_11_and_14(record):
-    elbo = Elbo(rho=2.0, weight=0.1, energy_weight=3.0)
+    elbo = LIEBMElbo(rho=2.0, weight=0.1, energy_weight=3.0)
     method = only_stage_two(inference=True, elbo=elbo, negative_augment_prob=0.0)
     calls, x = record(method), images()
     readings = method.iterate(x, torch.zeros(6))
@@ -179,7 +179,7 @@ def test_elbo_parts_against_closed_forms(monkeypatch):
             mu = torch.tensor([1.0, 0.0, -2.0, 0.5]).expand(len(x), 4)
             return mu, torch.log(torch.tensor([0.5, 1.0, 2.0, 1.0])).expand(len(x), 4)
 
-    method = only_stage_two(inference=True, elbo=Elbo(rho=2.0))
+    method = only_stage_two(inference=True, elbo=LIEBMElbo(rho=2.0))
     method.eval()
     monkeypatch.setattr(method.generator, "forward", lambda m: torch.full((len(m), 1, 8, 8), 0.5))
     x = torch.zeros(6, 1, 8, 8)
@@ -194,7 +194,7 @@ def test_elbo_parts_against_closed_forms(monkeypatch):
 
 def test_a5_inference_network_leaves_the_generator_alone(record):
     """Eq. 26: no pixel term, only q learns, and G's batch statistics do not see q's latents."""
-    method = only_stage_two(inference=True, elbo=Elbo(pixels=False), negative_augment_prob=0.0)
+    method = only_stage_two(inference=True, elbo=LIEBMElbo(pixels=False), negative_augment_prob=0.0)
     calls = record(method)
     forwards = []
     method.generator.register_forward_pre_hook(lambda g, _: forwards.append(g.training))
@@ -256,7 +256,7 @@ def test_ood_score_is_equation_15():
     method, x = only_stage_two(gamma_ood=0.4), images()
     method.eval()
     net = method.network("energy_net")
-    torch.testing.assert_close(method.ood_score(x), Given(Joint(net, 0.4), method.encoder(x))(x))
+    torch.testing.assert_close(method.ood_score(x), GivenLatent(Joint(net, 0.4), method.encoder(x))(x))
     plain = without_latent()
     assert torch.equal(plain.ood_score(x), plain.energy(x))
 
@@ -275,13 +275,13 @@ def test_samples_say_what_they_cost():
 
 
 def test_infers_the_mean_and_only_with_an_inference_network():
-    method = only_stage_two(inference=True, elbo=Elbo(), image_range=(0.0, 1.0))
+    method = only_stage_two(inference=True, elbo=LIEBMElbo(), image_range=(0.0, 1.0))
     x = images()
     assert method.can_infer
     with method.evaluating():
         got = method.infer(x)
         torch.testing.assert_close(got, method.network("inference")((x + 1) / 2)[0])
-        torch.testing.assert_close(method.restore(got), method.network("generator")(got))
+        torch.testing.assert_close(method.decode_inferred(got), method.network("generator")(got))
     without = only_stage_two()
     assert not without.can_infer
     with pytest.raises(UserError, match="inference"):
@@ -294,7 +294,7 @@ def test_infers_the_mean_and_only_with_an_inference_network():
         ({"encoder": None, "encoder_stage": None}, "encoder is missing"),
         ({"encoder_stage": None}, "encoder_checkpoint and encoder_stage"),
         ({"encoder_stage": stage(), "encoder_checkpoint": "x.ckpt"}, "encoder_checkpoint and encoder_stage"),
-        ({"elbo": Elbo()}, "go together"),
+        ({"elbo": LIEBMElbo()}, "go together"),
         ({"negative_augment_prob": 1.2}, "negative_augment_prob is 1.2"),
         ({"image_range": (1.0, 0.0)}, "image_range"),
     ],
@@ -348,7 +348,7 @@ def test_energy_penalty(record):
 
 def test_lr_schedule_is_of_all_three_networks(tmp_path):
     method = only_stage_two(
-        inference=True, elbo=Elbo(), lr_schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)
+        inference=True, elbo=LIEBMElbo(), lr_schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)
     )
     rates = []
     watch = Watch(lambda t, m: rates.append([o.param_groups[0]["lr"] for o in t.optimizers[:3]]))

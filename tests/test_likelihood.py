@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from ebmzoo.data import GaussianMixture
+from ebmzoo.data.image_range import dequantized
 from ebmzoo.errors import UserError
-from ebmzoo.importance import importance_bound, log_normal
-from ebmzoo.methods import Elbo, Method, Samples
-from ebmzoo.methods.capabilities import DecodesGaussian
-from ebmzoo.posterior import PosteriorSampler
-from ebmzoo.ranges import dequantized
+from ebmzoo.methods import LIEBMElbo, Method, Samples
+from ebmzoo.methods.base.capabilities import DecodesGaussian
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.importance import importance_bound, log_normal
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Likelihood
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.likelihood import bits_per_dimension
@@ -31,7 +31,7 @@ class Known(Method):
         self.averages, self.weight = nn.ModuleDict(), nn.Parameter(torch.zeros(1))
         self.of, self.draw, self.temperature = energy, draw, temperature
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):
@@ -234,11 +234,11 @@ def test_the_sigma_of_each_decoder_is_that_of_its_loss():
     legacy = dual_mcmc(posterior=PosteriorSampler(sigma=0.3, legacy_sigma=True))
     assert legacy.decoder_sigma == pytest.approx(0.3 / math.sqrt(2))
     assert dual_mcmc(inference=None).decoder_sigma is None
-    erm = liebm(inference=True, elbo=Elbo())
+    erm = liebm(inference=True, elbo=LIEBMElbo())
     assert erm.decoder_sigma == pytest.approx(math.sqrt(1 / 2))
-    on_unit = liebm(inference=True, elbo=Elbo(), image_range=(0.0, 1.0))
+    on_unit = liebm(inference=True, elbo=LIEBMElbo(), image_range=(0.0, 1.0))
     assert on_unit.decoder_sigma == pytest.approx(2 * math.sqrt(1 / 2)), "a unit of [0, 1] is two of [−1, 1]"
-    assert liebm(inference=True, elbo=Elbo(pixels=False)).decoder_sigma is None
+    assert liebm(inference=True, elbo=LIEBMElbo(pixels=False)).decoder_sigma is None
     assert liebm().decoder_sigma is None
 
 

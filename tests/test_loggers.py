@@ -22,9 +22,9 @@ import tiny
 from ebmzoo.cli import main
 from ebmzoo.methods import Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
-from ebmzoo.report.account import has_key
-from ebmzoo.report.loggers import Identity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
-from ebmzoo.report.tables import FIGURES, HISTOGRAMS, tables
+from ebmzoo.report.wandb_runs.account import has_key
+from ebmzoo.report.wandb_runs.loggers import RunIdentity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
+from ebmzoo.report.wandb_runs.tables import FIGURES, HISTOGRAMS, tables
 from ebmzoo.ssrl import Pretraining, SimCLR
 from ebmzoo.tasks import Result, Task
 from ebmzoo.training.callbacks import SampleGrid
@@ -35,7 +35,7 @@ from tiny import TinyData, trainer
 from wandb_file import told
 
 ROOT = Path(__file__).parent.parent
-IDENTITY = Identity("LIEBM", "TinyData", "method")
+IDENTITY = RunIdentity("LIEBM", "TinyData", "method")
 
 
 @pytest.fixture(autouse=True)
@@ -67,21 +67,21 @@ def test_key_is_found_without_asking(host, monkeypatch, tmp_path):
 def test_without_a_key_wandb_is_offline_and_one_run_has_one_identity(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     plain, first = loggers(tmp_path / "run", IDENTITY)
-    again = loggers(tmp_path / "run", Identity("LIEBM", "TinyData", "ablation"))[1]
+    again = loggers(tmp_path / "run", RunIdentity("LIEBM", "TinyData", "ablation"))[1]
     assert type(plain) is ZooCSVLogger
     assert first._offline
     assert first._id == again._id
     assert first._wandb_init["tags"] == again._wandb_init["tags"] == ["LIEBM", "TinyData", "method"]
-    assert loggers(tmp_path / "other", Identity("LIEBM", "TinyData", "method"))[1]._id != first._id
+    assert loggers(tmp_path / "other", RunIdentity("LIEBM", "TinyData", "method"))[1]._id != first._id
 
 
 def test_agent_of_a_sweep_gives_the_run_its_id(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "swept")
-    assert loggers(tmp_path / "run", Identity("LIEBM", "TinyData", "method"))[1]._id == "swept"
+    assert loggers(tmp_path / "run", RunIdentity("LIEBM", "TinyData", "method"))[1]._id == "swept"
 
 
 def test_without_wandb_there_is_csv(monkeypatch, tmp_path):
-    monkeypatch.setattr("ebmzoo.report.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("ebmzoo.report.wandb_runs.loggers.find_spec", lambda name: None)
     chosen = loggers(tmp_path, IDENTITY)
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert [type(logger) for logger in chosen] == [ZooCSVLogger]
@@ -105,7 +105,7 @@ def test_wandb_can_be_switched_off(monkeypatch, tmp_path):
     ],
 )
 def test_identity_is_method_data_and_kind(make, config, method, kind):
-    identity = Identity.of(make(), TinyData(), [ROOT / config])
+    identity = RunIdentity.of(make(), TinyData(), [ROOT / config])
     assert (identity.method, identity.data, identity.kind) == (method, "TinyData", kind)
 
 
@@ -360,7 +360,9 @@ def test_offline_run_holds_all_of_it(tmp_path, monkeypatch, capsys):
     (known,) = [path for name, path in media.items() if name.startswith("media/images/test/known")]
     assert Image.open(known).convert("RGB").getpixel((2, 2)) == (200, 30, 0), "pictures keep their colours"
     for name in ("train/samples", "test/samples"):
-        pictures = [path for told_of, path in media.items() if told_of.startswith(f"media/images/{name}_")]
+        pictures = [
+            path for name_in_history, path in media.items() if name_in_history.startswith(f"media/images/{name}_")
+        ]
         assert pictures, name
         assert all(max(high for _, high in Image.open(p).convert("RGB").getextrema()) > 0 for p in pictures), (
             "not black"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
+from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.networks import ViTEncoder
 from ebmzoo.networks.vit import grid_positions, patchify, pick, unpatchify
 from ebmzoo.ssrl import MAE, Pretraining, nt_xent
 from ebmzoo.ssrl.mae import masked_error, random_split
-from ebmzoo.ssrl.stage import EncoderStage
 from ebmzoo.training.checkpoint import LastCheckpoint
 from tiny import TinyData, Watch, encoder, liebm, trainer
 

@@ -10,16 +10,16 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from ebmzoo.data.image_range import dequantized
 from ebmzoo.data.images import to_float
 from ebmzoo.energy import EnergyNet
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods.baselines import IGEBM, ClippedAdam, ImprovedCD, ShortRunEBM
-from ebmzoo.methods.baselines.from_noise import before_last, noise_first
 from ebmzoo.methods.baselines.improved_cd import held_energy, last_step, nearest_neighbour_entropy
+from ebmzoo.methods.families.noise_chain import before_last, noise_first
 from ebmzoo.networks.igebm import IGEBMResNet, PostActivationBlock
 from ebmzoo.networks.short_run import ShortRunNet
-from ebmzoo.ranges import dequantized
+from ebmzoo.sampling.langevin import Langevin
 from tiny import TinyData, Watch, cooperative, trainer
 
 UNIT = Langevin(steps=2, step_size=0.1, noise=0.01, bounds=(0, 1))
@@ -64,7 +64,7 @@ def doubles(*shape):
 
 
 def recorded(method, monkeypatch):
-    """Have `descend` note its loss, networks and gradients instead of stepping."""
+    """Have `minimize` note its loss, networks and gradients instead of stepping."""
     calls = []
 
     def note(self, loss, *names):
@@ -73,7 +73,7 @@ def recorded(method, monkeypatch):
         calls.append((loss.detach(), names, grads(self)))
         return torch.tensor(0.0)
 
-    monkeypatch.setattr(type(method), "descend", note)
+    monkeypatch.setattr(type(method), "minimize", note)
     return calls
 
 

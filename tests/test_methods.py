@@ -9,10 +9,10 @@ from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
-from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError
-from ebmzoo.methods import Elbo, Method, Samples
-from ebmzoo.methods.averaging import averaged
+from ebmzoo.methods import LIEBMElbo, Method, Samples
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.optimization import NetworkOptimizer
 from tiny import TinyData, Watch, liebm, trainer, without_latent
 
 
@@ -25,12 +25,14 @@ class Counting(Method):
         self.averages = averaged(0.5, **{f"net{i}": net for i, net in enumerate(self.nets)})
         self.schedule = schedule
 
-    def descents(self):
-        return {f"net{i}": Descent(net, lambda p: SGD(p, lr=0.1), self.schedule) for i, net in enumerate(self.nets)}
+    def trained_networks(self):
+        return {
+            f"net{i}": NetworkOptimizer(net, lambda p: SGD(p, lr=0.1), self.schedule) for i, net in enumerate(self.nets)
+        }
 
     def iterate(self, images, labels):
         for i, net in enumerate(self.nets):
-            self.descend(net.weight.square().sum(), f"net{i}")
+            self.minimize(net.weight.square().sum(), f"net{i}")
         return {"seen": images.new_tensor(len(images))}
 
     def energy(self, x):
@@ -48,7 +50,7 @@ def test_one_batch_is_one_global_step(optimizers, tmp_path):
     assert steps == [1, 2, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("make", [without_latent, liebm, lambda: liebm(inference=True, elbo=Elbo())])
+@pytest.mark.parametrize("make", [without_latent, liebm, lambda: liebm(inference=True, elbo=LIEBMElbo())])
 def test_one_batch_is_one_global_step_for_liebm(make, tmp_path):
     steps = []
     fit = trainer(tmp_path, max_epochs=2, callbacks=[Watch(lambda t, m: steps.append(t.global_step))])
@@ -68,7 +70,7 @@ def test_descend_changes_only_the_networks_named(tmp_path):
     class Leaky(Counting):
         def iterate(self, images, labels):
             loss = sum(net.weight.square().sum() for net in self.nets)  # reaches all three
-            norm = self.descend(loss, "net1")
+            norm = self.minimize(loss, "net1")
             self.norms = (float(norm), [float(net.weight.detach().item()) for net in self.nets])
             return {}
 
@@ -84,11 +86,11 @@ def test_descend_changes_only_the_networks_named(tmp_path):
 
 def test_clip_norm_limits_the_step(tmp_path):
     class Clipped(Counting):
-        def descents(self):
-            return {"net0": Descent(self.nets[0], lambda p: SGD(p, lr=1.0), clip_norm=0.25)}
+        def trained_networks(self):
+            return {"net0": NetworkOptimizer(self.nets[0], lambda p: SGD(p, lr=1.0), clip_norm=0.25)}
 
         def iterate(self, images, labels):
-            return {"norm": self.descend(8 * self.nets[0].weight.sum(), "net0")}
+            return {"norm": self.minimize(8 * self.nets[0].weight.sum(), "net0")}
 
     method = Clipped(1)
     before = float(method.nets[0].weight.item())
@@ -176,7 +178,7 @@ def test_weights_after_a_step_are_used_under_autocast(tmp_path):
         def iterate(self, images, labels):
             one = torch.ones(1, 1)
             first = self.nets[0](one)
-            self.descend(first.square().sum(), "net0")
+            self.minimize(first.square().sum(), "net0")
             seen.append((first.item(), self.nets[0](one).item(), float(self.nets[0].weight.item())))
             return {}
 

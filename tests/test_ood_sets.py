@@ -222,7 +222,7 @@ def test_damaged_archives_of_other_sets_are_named(tmp_path, no_network):
         data.MNISTTest(root=str(tmp_path)).load(Like())
 
 
-SYNTHETIC = [data.ConstantColours, data.UniformNoise, data.Interpolation, data.Inverted, data.PermutedPixels]
+SYNTHETIC = [data.ConstantColours, data.UniformNoise, data.InterpolatedImages, data.Inverted, data.PermutedPixels]
 
 
 @pytest.mark.parametrize("kind", SYNTHETIC)
@@ -238,7 +238,7 @@ def test_made_sets_have_the_shape_of_the_data_and_depend_on_the_seed_alone(kind,
     assert torch.equal(first.images, again.images), kind
     assert not torch.equal(first.images, other.images), kind
     assert first.name == kind.name
-    assert len(kind().load(like)) == (20 if kind is data.Interpolation else 120), kind
+    assert len(kind().load(like)) == (20 if kind is data.InterpolatedImages else 120), kind
 
 
 def test_made_sets_are_what_they_say():
@@ -246,7 +246,7 @@ def test_made_sets_are_what_they_say():
     x = like.test_set.images
     assert torch.equal(data.Inverted().load(like).images, 255 - x)
     mean = (x[:-7].double() + x[7:].double()) / 2
-    assert torch.equal(data.Interpolation(offset=7).load(like).images.double(), (mean + 0.25).round())
+    assert torch.equal(data.InterpolatedImages(offset=7).load(like).images.double(), (mean + 0.25).round())
     permuted = data.PermutedPixels().load(like).images
     assert not torch.equal(permuted, x)
 
@@ -320,6 +320,6 @@ def test_an_impossible_number_of_images_is_named(kind, n):
 
 def test_an_impossible_offset_is_named():
     with pytest.raises(UserError, match="offset: 0 "):
-        data.Interpolation(offset=0)
+        data.InterpolatedImages(offset=0)
     with pytest.raises(UserError, match="offset: 120 is too much for the 120"):
-        data.Interpolation(offset=120).load(Like())
+        data.InterpolatedImages(offset=120).load(Like())

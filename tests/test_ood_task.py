@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from ebmzoo import data
-from ebmzoo.data.ood import OutOfDistribution
+from ebmzoo.data.datamodule import OutOfDistribution
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods import Method, Samples
-from ebmzoo.methods.capabilities import Denoises, HasChain, Reconstructs, ScoresByChance
+from ebmzoo.methods.base.capabilities import Denoises, HasChain, HasStochasticScore, Reconstructs
 from ebmzoo.metrics import aupr, auroc, fpr95
 from ebmzoo.metrics.bootstrap import intervals
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.histograms import histogram
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import OutOfDistributionDetection
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.ood import Scored
@@ -39,7 +39,7 @@ class Bowl(Method):
         self.averages = nn.ModuleDict()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):
@@ -84,7 +84,7 @@ class Halving(Bowl, Reconstructs):
     def decode(self, z):
         raise AssertionError("inferred latents are restored, not decoded")
 
-    def restore(self, z):
+    def decode_inferred(self, z):
         return z.view(-1, 1, SIZE, SIZE) / 2
 
 
@@ -95,7 +95,7 @@ class Keeping(Bowl, Denoises):
         return x
 
 
-class Chancy(Bowl, ScoresByChance):
+class Chancy(Bowl, HasStochasticScore):
     """A score for each of `signs`: that many times the energy."""
 
     def __init__(self, signs):

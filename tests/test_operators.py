@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from ebmzoo.data.masks import CentralSquare, Half, Scribbles
-from ebmzoo.errors import UserError
-from ebmzoo.operators import (
+from ebmzoo.data.degradations import (
     OPERATORS,
     Downsample,
     GaussianBlur,
@@ -18,6 +16,8 @@ from ebmzoo.operators import (
     UniformBlur,
     consistent,
 )
+from ebmzoo.data.masks import CentralSquare, Half, Scribbles
+from ebmzoo.errors import UserError
 
 FAMILY = {
     "mean of channels": (Grayscale(), 3, 3),

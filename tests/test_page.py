@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from ebmzoo.report.compare import compare
-from ebmzoo.report.html import Html, joined, tag
-from ebmzoo.report.page import POLICY, colours, contrast, page
-from ebmzoo.report.records import read_records
-from ebmzoo.report.svg import Axis, Series, plot
+from ebmzoo.report.comparison.compare import compare
+from ebmzoo.report.comparison.html import Html, joined, tag
+from ebmzoo.report.comparison.page import POLICY, colours, contrast, page
+from ebmzoo.report.comparison.records import read_records
+from ebmzoo.report.comparison.svg import Axis, Series, plot
 
 ATTACK = "<script>alert(1)</script>"
 PROTOCOL = {

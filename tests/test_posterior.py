@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from ebmzoo import gaussian
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
-from ebmzoo.posterior import Posterior, PosteriorSampler
+from ebmzoo.networks import gaussian
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import Posterior, PosteriorSampler
 
 
 def linear(a):

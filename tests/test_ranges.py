@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 
 from ebmzoo import UserError
-from ebmzoo.descent import Descent
 from ebmzoo.errors import at_least
-from ebmzoo.methods import Elbo, EncoderStage, Teaching
+from ebmzoo.methods import DualMCMCLosses, EncoderStage, LIEBMElbo
+from ebmzoo.methods.base.optimization import NetworkOptimizer
 from ebmzoo.methods.baselines import DRL
 from ebmzoo.metrics import Classifier
 from ebmzoo.networks import (
@@ -93,10 +93,10 @@ def test_weights_and_numbers_of_steps_are_not_negative():
         hat_ebm(bank_size=0)
     for name in ("data_weight", "chain_weight", "latent_weight"):
         with pytest.raises(UserError, match=name):
-            Teaching(**{name: -1})
+            DualMCMCLosses(**{name: -1})
     for name in ("rho", "weight", "energy_weight"):
         with pytest.raises(UserError, match=name):
-            Elbo(**{name: -1})
+            LIEBMElbo(**{name: -1})
     for name, value in (("epochs", -1), ("warmup_steps", -1), ("drop_epochs", (5, -1))):
         with pytest.raises(UserError, match=name):
             EncoderStage(SimCLR(), **{name: value})
@@ -110,7 +110,7 @@ def test_weights_and_numbers_of_steps_are_not_negative():
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
 def test_gradients_are_limited_to_something(limit):
     with pytest.raises(UserError, match="clip_norm"):
-        Descent(cooperative("energy_net")["energy_net"], None, None, limit)
+        NetworkOptimizer(cooperative("energy_net")["energy_net"], None, None, limit)
 
 
 def test_what_is_no_number_is_below_every_number():

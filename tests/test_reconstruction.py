@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods import Method, Samples
-from ebmzoo.methods.capabilities import Generates, Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base.capabilities import Generates, Reconstructs, StartsFromGenerator
 from ebmzoo.metrics import fidelity, mean_squared_error, ssim_window
-from ebmzoo.posterior import PosteriorSampler
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Interpolation, Reconstruction, Revision
 from tiny import SIZE, TinyData, trainer
 
@@ -37,7 +37,7 @@ class Linear(Method, StartsFromGenerator, Reconstructs):
         self.posterior = posterior or quiet(10)
         self.infers, self.decoded = infers, []
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):
@@ -85,7 +85,7 @@ class GeneratorOnly(Method, Generates):
         super().__init__()
         self.averages, self.a = nn.ModuleDict(), nn.Parameter(a)
 
-    descents, iterate, energy = Linear.descents, Linear.iterate, Linear.energy
+    trained_networks, iterate, energy = Linear.trained_networks, Linear.iterate, Linear.energy
     latent = Linear.latent
 
     def decode(self, z):

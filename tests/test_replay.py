@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
-from ebmzoo.replay import ReplayBuffer
+from ebmzoo.sampling.replay import ReplayBuffer
 
 POLICIES = ["slot", "ring", "reservoir"]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from ebmzoo.compose import Observed
 from ebmzoo.data import CentralSquare, Half
+from ebmzoo.data.degradations import Downsample, GaussianBlur, Grayscale, Identity, Masking, Projection
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError, Langevin
-from ebmzoo.methods import Elbo, Generates, Reconstructs, Restores, Restoring, Stage
+from ebmzoo.methods import Generates, LIEBMElbo, Reconstructs, RestorationSettings, Restores, SampleStage
 from ebmzoo.methods.baselines import IGEBM
-from ebmzoo.methods.restoring import (
+from ebmzoo.methods.families.restoration import (
     Known,
     Measured,
     MeasuredAtLevels,
@@ -25,10 +25,10 @@ from ebmzoo.methods.restoring import (
     by_latents,
 )
 from ebmzoo.networks import SNGANEnergy
-from ebmzoo.operators import Downsample, GaussianBlur, Grayscale, Identity, Masking, Projection
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.scorecard import scorecard
-from ebmzoo.schedule import CosineSchedule, GeometricNoise
+from ebmzoo.sampling.energies import Observed
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.noise_schedule import CosineSchedule, GeometricNoise
 from ebmzoo.tasks import Restoration
 from ebmzoo.tasks.budget import BUDGETS
 from test_tasks import Oracle
@@ -133,7 +133,7 @@ def test_a_step_takes_the_pull_of_the_residual(operator, low, high):
     eta, v, pull, steps = 0.1, 0.7, 0.3, 3
     y = operator(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     method = Quadratic(Langevin(5, eta, noise=0.0), v, low, high)
-    stage, *rest = method.restored(y, operator, Restoring(steps=steps, pull=pull, projections=0))
+    stage, *rest = method.restored(y, operator, RestorationSettings(steps=steps, pull=pull, projections=0))
     x, unit = operator.pinv(y), (high - low) / 2
     assert torch.equal(stage.states[0], x)
     for _ in range(steps):
@@ -150,7 +150,7 @@ def test_noise_on_the_measurement_weighs_by_the_chains_temperature():
     method = Quadratic(Langevin(60, eta, tau))
     y = torch.full((1250, 1, 4, 4), 0.3, dtype=torch.float64)
     operator, random = Identity(noise=n), torch.Generator().manual_seed(0)
-    (stage,) = method.restored(y, operator, Restoring(pull=1.0), generator=random)
+    (stage,) = method.restored(y, operator, RestorationSettings(pull=1.0), generator=random)
     x = stage.states[-1]
     assert float(x.var()) == pytest.approx(n**2 / (1 - a / 2), rel=5 * math.sqrt(2 / 20_000))
     assert float(x.mean()) == pytest.approx(0.3, abs=5 * n / math.sqrt(20_000))
@@ -162,7 +162,7 @@ def test_noise_and_no_temperature_or_no_pull_is_the_energy_alone():
         (Identity(noise=0.1), Langevin(3, 0.1, noise=0.0), 1.0),
         (Identity(noise=0.0), Langevin(3, 0.1, noise=0.0), 0.0),
     ]:
-        stage, *_ = Quadratic(sampler, 1.0).restored(y, operator, Restoring(pull=pull))
+        stage, *_ = Quadratic(sampler, 1.0).restored(y, operator, RestorationSettings(pull=pull))
         torch.testing.assert_close(stage.states[-1], 0.9**3 * y)
 
 
@@ -197,7 +197,7 @@ def test_latents_follow_their_posterior():
     mu = torch.linalg.solve(precision, method.w.T @ p @ y.flatten() / sigma**2)
     rate, steps = 0.3, 60
     eta = rate / (1 + 4 / (sigma**2 * 3))
-    restoring = Restoring(latent_steps=steps, latent_rate=rate, sigma=sigma)
+    restoring = RestorationSettings(latent_steps=steps, latent_rate=rate, sigma=sigma)
     random = torch.Generator().manual_seed(0)
     inferred, latent = by_latents(method, quadratic(v), y.expand(n, -1, -1, -1), operator, restoring, random)
     x = latent.states[-1].flatten(1)
@@ -214,7 +214,7 @@ def test_latents_follow_their_posterior():
 def test_without_inference_the_start_of_least_energy_is_kept():
     method, operator, starts = Linear(), Identity(noise=0.0), 40
     y = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    restoring = Restoring(latent_steps=0, starts=starts, sigma=0.5)
+    restoring = RestorationSettings(latent_steps=0, starts=starts, sigma=0.5)
     (latent,) = by_latents(method, None, y, operator, restoring, torch.Generator().manual_seed(2))
     z = torch.randn(3 * starts, 3, generator=torch.Generator().manual_seed(2)).view(3, starts, 3).double()
     made = z @ method.w.T
@@ -234,7 +234,7 @@ def test_numbers_that_cannot_be():
         {"projections": -1},
     ):
         with pytest.raises(UserError, match=rf"restoring\.{next(iter(changes))} is"):
-            Restoring(**changes)
+            RestorationSettings(**changes)
 
 
 # by levels and by denoisers
@@ -280,7 +280,9 @@ def test_recovery_of_a_mask_is_inpainting():
     method = cdrl()
     x, hidden, operator = TinyData().test_set.float(slice(3)), CentralSquare()(SIZE), Masking(CentralSquare())
     inpainted = method.inpaint(x, hidden[None, None], generator=torch.Generator().manual_seed(3))
-    stage, last = method.restored(operator(x), operator, Restoring(), generator=torch.Generator().manual_seed(3))
+    stage, last = method.restored(
+        operator(x), operator, RestorationSettings(), generator=torch.Generator().manual_seed(3)
+    )
     assert (stage.name, stage.nfe, last.nfe) == ("levels", [0, inpainted.nfe], [inpainted.nfe] * 2)
     made = torch.where(hidden, stage.states[-1], x)
     torch.testing.assert_close(made, inpainted.images, rtol=1e-3, atol=1e-3)
@@ -302,7 +304,7 @@ class Constant(Oracle, RestoresByDenoiser):
 def test_a_denoiser_is_given_falling_noise_around_what_is_known():
     method, operator = Constant(), Downsample(2)
     y = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)) / 4
-    stages = method.restored(y, operator, Restoring(steps=3), generator=torch.Generator().manual_seed(4))
+    stages = method.restored(y, operator, RestorationSettings(steps=3), generator=torch.Generator().manual_seed(4))
     assert [sigma for _, sigma in method.given] == pytest.approx([1.0, math.sqrt(0.1), 0.1])
     random = torch.Generator().manual_seed(4)
     for k, (x, sigma) in enumerate(method.given):
@@ -319,7 +321,7 @@ def test_a_denoiser_ends_at_the_noise_of_the_measurement(n):
     """There x̃ is y itself; where y has less noise than the smallest σ of training it ends at that."""
     method = Constant()
     y = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    (stage,) = method.restored(y, Identity(noise=n), Restoring(steps=5))
+    (stage,) = method.restored(y, Identity(noise=n), RestorationSettings(steps=5))
     sigmas = [sigma for _, sigma in method.given]
     assert sigmas[0] == pytest.approx(max(1.0, n))
     assert sigmas[-1] == pytest.approx(max(0.1, n))
@@ -332,7 +334,7 @@ def test_a_denoiser_ends_at_the_noise_of_the_measurement(n):
 
 
 def erm():
-    return liebm(inference=True, elbo=Elbo())
+    return liebm(inference=True, elbo=LIEBMElbo())
 
 
 def igebm():
@@ -361,7 +363,11 @@ STAGES = {
 
 @pytest.mark.parametrize("make", STAGES, ids=lambda make: make.__name__)
 def test_every_method_restores(make):
-    method, x, restoring = make(), TinyData().test_set.float(slice(2)), Restoring(steps=2, latent_steps=2, starts=2)
+    method, x, restoring = (
+        make(),
+        TinyData().test_set.float(slice(2)),
+        RestorationSettings(steps=2, latent_steps=2, starts=2),
+    )
     assert isinstance(method, Restores)
     assert method.can_restore
     learning = [p.requires_grad for p in method.parameters()]
@@ -420,7 +426,7 @@ class Knowing(Oracle, Restores):
         rows = torch.arange(self.at, self.at + len(y)) % len(self.clean)
         self.at += len(y)
         start, x = operator.pinv(y), self.clean[rows]
-        return [Stage("half", [start, (start + x) / 2], [0, 3]), Stage("all", [start, x], [3, 7])]
+        return [SampleStage("half", [start, (start + x) / 2], [0, 3]), SampleStage("all", [start, x], [3, 7])]
 
 
 class Diverging(Oracle, Restores):
@@ -467,7 +473,7 @@ def test_the_standard_asks_what_the_images_allow(tmp_path):
     assert result.notes == [], "an answer with notes is asked for again"
     assert "color" not in result.protocol["degraded_by"]
     assert "std=1.0" in result.protocol["degraded_by"]["blur"]
-    assert result.protocol["restoring"]["pull"] == Restoring().pull
+    assert result.protocol["restoring"]["pull"] == RestorationSettings().pull
     assert [path.split("/")[-1] for path in result.pictures] == [
         f"restoration_{name}.png" for name in ("sr4", "sr8", "blur", "denoise", "inpaint")
     ]
@@ -527,10 +533,10 @@ def test_a_config_names_operators():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Restoration, "task")
     operators = [
-        {"class_path": "ebmzoo.operators.Downsample", "init_args": {"factor": 8}},
-        {"class_path": "ebmzoo.operators.GaussianBlur"},
+        {"class_path": "ebmzoo.data.degradations.Downsample", "init_args": {"factor": 8}},
+        {"class_path": "ebmzoo.data.degradations.GaussianBlur"},
         {
-            "class_path": "ebmzoo.operators.Masking",
+            "class_path": "ebmzoo.data.degradations.Masking",
             "init_args": {"mask": {"class_path": "ebmzoo.data.Half", "init_args": {"side": "top"}}},
         },
     ]

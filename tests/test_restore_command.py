@@ -10,8 +10,8 @@ from ebmzoo import __version__
 from ebmzoo.cli import main
 from ebmzoo.commands.restore import operator_of
 from ebmzoo.data import FromFile
+from ebmzoo.data.degradations import Downsample, Grayscale, Identity, Masking
 from ebmzoo.errors import UserError
-from ebmzoo.operators import Downsample, Grayscale, Identity, Masking
 from ebmzoo.training.checkpoint import FORMAT, KEY
 from ebmzoo.training.config import build_model
 from test_cli import CONFIG, fails

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import Logger
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR
 
 from ebmzoo.errors import UserError
-from ebmzoo.methods import Learning
+from ebmzoo.methods import DenoisingEBMLearning
 from ebmzoo.training.checkpoint import LastCheckpoint, newest, read
 from ebmzoo.training.watchdog import Watchdog
 from family import FAMILY
@@ -33,7 +33,9 @@ SETTINGS = FAMILY | {  # `test_iteration_cost.py` asserts that the family has ev
     "Improved CD, full reservoir": lambda: improved_cd(replay_size=20),
     "Dual-MCMC, schedule": lambda: dual_mcmc(lr_schedule=falling),
     "CDRL, schedule": lambda: cdrl(classes=4, energy_schedule=falling),
-    "Denoising-EBM, warm-up and schedule": lambda: denoising_ebm(learning=Learning(1, warmup=5), lr_schedule=falling),
+    "Denoising-EBM, warm-up and schedule": lambda: denoising_ebm(
+        learning=DenoisingEBMLearning(1, warmup=5), lr_schedule=falling
+    ),
 }
 
 

@@ -9,9 +9,9 @@ import torch
 
 from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.metrics import ClassifierFeatures, Pixels, extract, frechet_distance
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Revision
 from ebmzoo.tasks.revision import columns, image_chains, latent_chains
 from test_reconstruction import GeneratorOnly, Linear, orthogonal, quiet

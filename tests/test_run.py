@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from ebmzoo.errors import UserError
-from ebmzoo.report.curves import draw_curves, read_curve, smooth
+from ebmzoo.report.comparison.curves import draw_curves, read_curve, smooth
 from ebmzoo.report.pictures import grid, save_grid
 from ebmzoo.training.callbacks import SampleGrid
 from ebmzoo.training.checkpoint import LastCheckpoint, load, read

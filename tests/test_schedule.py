@@ -7,7 +7,7 @@ import torch
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import RecoveryChain
-from ebmzoo.schedule import CosineSchedule, DRLSchedule
+from ebmzoo.sampling.noise_schedule import CosineSchedule, DRLSchedule
 
 SCHEDULES = [
     CosineSchedule(),

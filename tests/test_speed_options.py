@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from benchmarks.networks import AtLevel
-from ebmzoo import langevin
-from ebmzoo.compose import Given, Joint
 from ebmzoo.energy import gradient
-from ebmzoo.langevin import Langevin
 from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, RecoveryResNet, SNGANFeatures
+from ebmzoo.sampling import langevin
+from ebmzoo.sampling.energies import GivenLatent, Joint
+from ebmzoo.sampling.langevin import Langevin
+from profiling.networks import AtLevel
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 TRACED = [
@@ -185,7 +185,7 @@ def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):
     plain = Langevin(2, 0.5, 0.01, precision="fp32", channels_last=False)
     counter, graphs = torch._dynamo.utils.counters, []
     for seed in range(3):
-        energy = Given(Joint(net, 0.5), torch.randn(1, 4, generator=torch.Generator().manual_seed(seed)))
+        energy = GivenLatent(Joint(net, 0.5), torch.randn(1, 4, generator=torch.Generator().manual_seed(seed)))
         torch.testing.assert_close(chain(fast, energy, images()), chain(plain, energy, images()), rtol=1e-4, atol=1e-5)
         graphs.append(counter["stats"]["unique_graphs"])
     assert graphs[0] > 0

@@ -9,12 +9,12 @@ from torch import nn
 
 from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import Langevin
 from ebmzoo.methods import Method, Samples
+from ebmzoo.methods.base.capabilities import RunsChain
 from ebmzoo.methods.baselines import ShortRunEBM
-from ebmzoo.methods.capabilities import RunsChain
 from ebmzoo.metrics import ClassifierFeatures, Pixels, extract, frechet_distance
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Stability
 from ebmzoo.tasks.budget import BUDGETS
 from tiny import SIZE, TinyData, cdrl, cooperative, coopnets, denoising_ebm, drl, dual_mcmc, hat_ebm, liebm, vae
@@ -28,7 +28,7 @@ class Quadratic(Method, RunsChain):
         self.averages, self.weight = nn.ModuleDict(), nn.Parameter(torch.zeros(1))
         self.sampler, self.spread = sampler, start
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):

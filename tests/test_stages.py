@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.capabilities import SamplesInStages, Stage
+from ebmzoo.methods.base.capabilities import SamplesInStages, SampleStage
 from ebmzoo.metrics import ClassifierFeatures, Pixels
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Stages
 from ebmzoo.tasks.stages import points
 from test_tasks import Oracle
@@ -49,15 +49,15 @@ class Staged(Oracle, SamplesInStages):
         if latent_steps:
             at = kept(latent_steps, keep)
             states = [images + (10 + 2 * (latent_steps - k)) * BYTE for k in at]
-            made.append(Stage("semantic", states, [1 + 2 * k for k in at]))
+            made.append(SampleStage("semantic", states, [1 + 2 * k for k in at]))
             nfe = 1 + 2 * latent_steps
         if image_steps:
             high, at = 10 if latent_steps else 30, kept(image_steps, keep)
             states = [images + high * (1 - t / image_steps) * BYTE for t in at]
-            made.append(Stage("texture", states, [nfe + t for t in at]))
+            made.append(SampleStage("texture", states, [nfe + t for t in at]))
             if self.denoises:
                 last = nfe + image_steps
-                made.append(Stage("denoised", [states[-1], images - 5 * BYTE], [last, last + 1]))
+                made.append(SampleStage("denoised", [states[-1], images - 5 * BYTE], [last, last + 1]))
         return made
 
 
@@ -198,15 +198,15 @@ def test_scorecard_and_protocol(tmp_path):
 
 def test_points_of_stages_that_have_no_steps():
     a, b = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
-    assert list(points([Stage("semantic", [a, b], [1, 3]), Stage("texture", [b], [3])])) == [
+    assert list(points([SampleStage("semantic", [a, b], [1, 3]), SampleStage("texture", [b], [3])])) == [
         "semantic_start",
         "semantic_end",
     ]
-    assert list(points([Stage("semantic", [a], [1]), Stage("texture", [a, b], [1, 2])])) == [
+    assert list(points([SampleStage("semantic", [a], [1]), SampleStage("texture", [a, b], [1, 2])])) == [
         "semantic_end",
         "texture_end",
     ]
-    still = points([Stage("texture", [a, a], [0, 5])])
+    still = points([SampleStage("texture", [a, a], [0, 5])])
     assert [nfe for _, nfe in still.values()] == [0, 5], "a chain that does not move still has a start and an end"
 
 

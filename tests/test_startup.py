@@ -32,10 +32,10 @@ def command(*args):
 @pytest.mark.parametrize(
     ("code", "own"),
     [
-        ("import ebmzoo", 1),
-        ("import ebmzoo; ebmzoo.__version__, ebmzoo.UserError", 2),
-        (command("--help"), 3),
-        (command("--version"), 3),
+        ("import ebmzoo", 2),
+        ("import ebmzoo; ebmzoo.__version__, ebmzoo.UserError", 3),
+        (command("--help"), 4),
+        (command("--version"), 4),
     ],
 )
 def test_the_front_door_loads_almost_nothing(code, own):

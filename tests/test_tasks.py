@@ -26,7 +26,7 @@ class Oracle(Method):
         self.weight = nn.Parameter(torch.zeros(1))
         self.images, self.at = images, 0
 
-    def descents(self):
+    def trained_networks(self):
         return {}
 
     def iterate(self, images, labels):

@@ -12,10 +12,10 @@ from jsonargparse._common import parsing_settings
 import ebmzoo
 from ebmzoo import UserError, load
 from ebmzoo.cli import main
-from ebmzoo.given import image_data
+from ebmzoo.commands.conditions import image_data
 from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.networks import ResNetEncoder
-from ebmzoo.pretrained import load_pretrained
+from ebmzoo.networks.weights import load_pretrained
 from ebmzoo.training.config import build_model
 from ebmzoo.training.migration import KEY
 from ebmzoo.training.trust import ALLOWED, nothing_foreign, refusal
@@ -255,7 +255,7 @@ def test_a_malicious_pickle_does_nothing(kind, tmp_path, capsys, monkeypatch):
 READERS = {
     r"torch\.load\(": {"weights.py": "weights_only=True"},
     r"np\.load\(|numpy\.load\(": {"data/arrays.py": "allow_pickle=False"},
-    r"yaml\.(load|unsafe_load|full_load)\(": {"report/records.py": "SafeLoader"},
+    r"yaml\.(load|unsafe_load|full_load)\(": {"report/comparison/records.py": "SafeLoader"},
     r"pickle\.|import pickle|from pickle": {},
     r"\.extractall\(|\.extract\(|unpack_archive": {},
     r"\beval\(|\bexec\(|os\.system|shell=True": {},

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.cli import main
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
 from ebmzoo.training.checkpoint import LastCheckpoint, read
 from ebmzoo.training.watchdog import DivergedError, Watchdog, events_of
 from family import FAMILY

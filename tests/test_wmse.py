@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
+from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.networks import Encoder
 from ebmzoo.ssrl import WMSE, Augment, Pretraining
 from ebmzoo.ssrl.byol import cosine_distance
-from ebmzoo.ssrl.stage import EncoderStage
 from ebmzoo.ssrl.wmse import whiten
 from tiny import TinyData, encoder, liebm, trainer
 

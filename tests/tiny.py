@@ -4,9 +4,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.data import ImageData, ImageSet
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods import CDRL, LIEBM, DenoisingEBM, DualMCMC, EncoderStage, Learning, RecoveryChain
-from ebmzoo.methods.baselines import DRL, MDSM, VAE, Cooling, CoopNets, DivergenceTriangle, HatEBM, ScoreNetwork
+from ebmzoo.methods import CDRL, LIEBM, DenoisingEBM, DenoisingEBMLearning, DualMCMC, EncoderStage, RecoveryChain
+from ebmzoo.methods.baselines import DRL, MDSM, VAE, CoopNets, DivergenceTriangle, HatEBM, MDSMCooling, ScoreNetwork
 from ebmzoo.networks import (
     LatentEnergy,
     RecoveryResNet,
@@ -18,7 +17,8 @@ from ebmzoo.networks import (
     UNet,
 )
 from ebmzoo.networks.denoiser import UNetDenoiser
-from ebmzoo.posterior import PosteriorSampler
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.ssrl import Augment, SimCLR
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 
@@ -145,13 +145,13 @@ def denoising_ebm(**changes):
         "decoder": SNGANGenerator(latent=4, out_channels=1, size=SIZE, width=8),
         "semantic": Langevin(steps=2, step_size=0.1),
         "texture": Langevin(steps=3, step_size=0.01, noise=0.005),
-        "learning": Learning(reconstructions=2, warmup=0),
+        "learning": DenoisingEBMLearning(reconstructions=2, warmup=0),
     }
     return DenoisingEBM(**parts | {"in_channels": 1, "size": SIZE, "ood_seeds": 2} | changes)
 
 
 def mdsm(**changes):
-    return MDSM(**{"denoiser": denoiser(), "cooling": Cooling(1, 2, 1), "in_channels": 1, "size": SIZE} | changes)
+    return MDSM(**{"denoiser": denoiser(), "cooling": MDSMCooling(1, 2, 1), "in_channels": 1, "size": SIZE} | changes)
 
 
 def score_network(**changes):

@@ -5,25 +5,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ebmzoo.version import __version__
 
 if TYPE_CHECKING:
-    from ebmzoo.compose import Given, Informed, Joint
     from ebmzoo.energy import Energy, EnergyNet, frozen, gradient
     from ebmzoo.errors import UserError
-    from ebmzoo.langevin import ChainDivergedError, Langevin
     from ebmzoo.methods import LIEBM, Method, Samples
-    from ebmzoo.replay import ReplayBuffer
+    from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
+    from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+    from ebmzoo.sampling.replay import ReplayBuffer
     from ebmzoo.training.checkpoint import load
 
 # Resolved on first use: `import ebmzoo` itself loads no torch.
 _HOME = {
-    **dict.fromkeys(("Given", "Informed", "Joint"), "ebmzoo.compose"),
+    **dict.fromkeys(("GivenLatent", "Informed", "Joint"), "ebmzoo.sampling.energies"),
     **dict.fromkeys(("Energy", "EnergyNet", "frozen", "gradient"), "ebmzoo.energy"),
-    **dict.fromkeys(("ChainDivergedError", "Langevin"), "ebmzoo.langevin"),
+    **dict.fromkeys(("ChainDivergedError", "Langevin"), "ebmzoo.sampling.langevin"),
     **dict.fromkeys(("LIEBM", "Method", "Samples"), "ebmzoo.methods"),
     "UserError": "ebmzoo.errors",
-    "ReplayBuffer": "ebmzoo.replay",
+    "ReplayBuffer": "ebmzoo.sampling.replay",
     "load": "ebmzoo.training.checkpoint",
 }
 __all__ = [  # noqa: RUF022  (in the order a reader meets them)
@@ -33,7 +33,7 @@ __all__ = [  # noqa: RUF022  (in the order a reader meets them)
     "gradient",
     "Langevin",
     "ChainDivergedError",
-    "Given",
+    "GivenLatent",
     "Informed",
     "Joint",
     "ReplayBuffer",
@@ -42,6 +42,7 @@ __all__ = [  # noqa: RUF022  (in the order a reader meets them)
     "LIEBM",
     "load",
     "UserError",
+    "__version__",
 ]
 
 

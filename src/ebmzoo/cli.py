@@ -6,8 +6,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from ebmzoo import __version__
 from ebmzoo.errors import Misread, UserError
+from ebmzoo.version import __version__
 
 COMMANDS = {
     "fit": "train a model; all that it makes goes into the config's run_dir",

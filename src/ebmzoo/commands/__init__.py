@@ -14,7 +14,7 @@ HOME = {
     "sample": "sample",
     "restore": "restore",
     "compare": "compare",
-    "benchmark": "benchmark",
+    "benchmark": "benchmark.command",
     "dashboard": "dashboard",
 }
 """The file of each command; its `main` takes the command line from the command's name on."""

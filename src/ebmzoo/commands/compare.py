@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebmzoo.errors import UserError
-from ebmzoo.report.compare import compare
-from ebmzoo.report.formats import comma_separated, latex, markdown, terminal
-from ebmzoo.report.page import page
-from ebmzoo.report.records import read_records
+from ebmzoo.report.comparison.compare import compare
+from ebmzoo.report.comparison.formats import comma_separated, latex, markdown, terminal
+from ebmzoo.report.comparison.page import page
+from ebmzoo.report.comparison.records import read_records
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 PAGE = "compare.html"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebmzoo.errors import UserError
-from ebmzoo.report.account import HOW, has_key
-from ebmzoo.report.dashboard import build, comparison
+from ebmzoo.report.wandb_runs.account import HOW, has_key
+from ebmzoo.report.wandb_runs.dashboard import build, comparison
 
 OFF = ("offline", "dryrun", "disabled")
 

@@ -14,12 +14,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from ebmzoo.commands.quiet import quietly
+from ebmzoo.commands.environment import quietly
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
 from ebmzoo.methods import Method
-from ebmzoo.report.loggers import Identity, closing_wandb, log_scorecard, loggers
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.report.wandb_runs.loggers import RunIdentity, closing_wandb, log_scorecard, loggers
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
@@ -204,7 +204,7 @@ class ZooCLI(LightningCLI):
         chosen = init.trainer.logger
         if chosen is None or chosen is True:
             read_from = [Path(str(path)) for path in config.config or []]
-            chosen = loggers(run_dir, Identity.of(self.model, self.datamodule, read_from))
+            chosen = loggers(run_dir, RunIdentity.of(self.model, self.datamodule, read_from))
         return super().instantiate_trainer(
             callbacks=callbacks,
             logger=chosen,

@@ -10,16 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebmzoo.commands.place import placed, writable
-from ebmzoo.commands.quiet import quietly
+from ebmzoo.commands.conditions import shape_of
+from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.data import FromFile, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode, size_of
+from ebmzoo.data.degradations import OPERATORS, Operator
 from ebmzoo.errors import UserError
-from ebmzoo.given import shape_of
 from ebmzoo.methods import Method
-from ebmzoo.methods.capabilities import Restores, Restoring
+from ebmzoo.methods.base.capabilities import RestorationSettings, Restores
 from ebmzoo.metrics import fidelity
-from ebmzoo.operators import OPERATORS, Operator
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_grid, save_png
 from ebmzoo.tasks.restoration import RANGE, consistency
@@ -52,7 +51,7 @@ def restore(
     mask: str | None = None,
     n: int = 1,
     steps: int | None = None,
-    restoring: Restoring = Restoring(),  # noqa: B008  (frozen)
+    restoring: RestorationSettings = RestorationSettings(),  # noqa: B008  (frozen)
     seed: int = 0,
     weights: Literal["ema", "raw"] = "ema",
     batch_size: int = 64,
@@ -142,7 +141,9 @@ def operator_of(name: str, sigma: float | None, mask: str | None) -> Operator:
     return replace(OPERATORS[name], **changes)  # type: ignore[type-var]
 
 
-def _restored(method: Restores, operator: Operator, y: Tensor, restoring: Restoring, batch_size: int) -> Tensor:
+def _restored(
+    method: Restores, operator: Operator, y: Tensor, restoring: RestorationSettings, batch_size: int
+) -> Tensor:
     assert isinstance(method, Method)
     parts = []
     for given in tracked(torch.split(y, batch_size), "restoring", unit="batch"):

@@ -9,11 +9,10 @@ from typing import Literal
 
 import torch
 
-from ebmzoo.commands.place import placed, writable
-from ebmzoo.commands.quiet import quietly
+from ebmzoo.commands.conditions import Condition, image_data
+from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.given import Condition, image_data
 from ebmzoo.methods import Method
 from ebmzoo.report.pictures import save_grid, save_png, scatter
 from ebmzoo.tasks.density import draw_points

@@ -1,6 +1,6 @@
 """Image data sets: datamodules for a trainer, and what lies out of their distribution."""
 
-from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.datamodule import ImageData, OutOfDistribution, prepare
 from ebmzoo.data.digits import Digits
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.folder import CelebAHQ256, ImageFolder
@@ -10,9 +10,8 @@ from ebmzoo.data.lsun import LSUNChurch
 from ebmzoo.data.masks import CentralSquare, FromFile, Half, Mask, Scribbles
 from ebmzoo.data.ood import (
     ConstantColours,
-    Interpolation,
+    InterpolatedImages,
     Inverted,
-    OutOfDistribution,
     PermutedPixels,
     UniformNoise,
 )
@@ -53,7 +52,7 @@ __all__ = [
     "ImageNet32",
     "ImageSet",
     "ImagesFrom",
-    "Interpolation",
+    "InterpolatedImages",
     "Inverted",
     "LSUNChurch",
     "MNISTTest",

@@ -1,4 +1,4 @@
-"""What every image data set offers: three sets in memory and the loaders of a trainer."""
+"""What every image data set offers: three sets in memory, loaders, and out-of-distribution sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from ebmzoo.data.batches import Batch, EpochSampler, InMemory, ResumableLoader, in_order
 from ebmzoo.data.images import ImageSet, shuffled, to_float
-from ebmzoo.data.ood import OutOfDistribution
 from ebmzoo.errors import UserError
 
 MOST_VALIDATION = 5000
@@ -30,6 +29,22 @@ def prepare(images: Tensor, *, flip: bool = False) -> Tensor:
         mirrored = torch.rand(len(images), device=images.device) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return to_float(images).contiguous(memory_format=torch.channels_last)
+
+
+class OutOfDistribution(ABC):
+    """Images that a model of another data set should find unlikely; `name` is what tables call them."""
+
+    name: str
+    near_to: tuple[str, ...] = ()
+    """The data sets, by name, whose kind of picture it has with other contents (OpenOOD: semantic shift alone)."""
+
+    @abstractmethod
+    def load(self, like: ImageData) -> ImageSet:
+        """`(N, like.channels, like.size, like.size)` images, the same at every call."""
+
+    def is_near(self, like: ImageData) -> bool:
+        """Whether it is near `like`, or far. Source: Yang et al. 2022 (OpenOOD)."""
+        return like.name in self.near_to
 
 
 class ImageData(LightningDataModule, ABC):
@@ -107,7 +122,7 @@ class ImageData(LightningDataModule, ABC):
         return self.train_set.classes
 
     @property
-    def followed(self) -> tuple[tuple[str, ...], Tensor]:
+    def training_classes(self) -> tuple[tuple[str, ...], Tensor]:
         """What a model that follows classes is told: their names, and those of each training image, `(N,)` or `(N, k)`.
 
         Raises:
@@ -147,7 +162,7 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of `batch_size`; the trainer saves and restores the place in them."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        data = InMemory(self.train_set, self.followed[1])
+        data = InMemory(self.train_set, self.training_classes[1])
         return ResumableLoader(data, EpochSampler(data, self.batch_size, seed=self.seed, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -1,34 +1,13 @@
-"""What lies out of a model's distribution: the interface, and sets made from its own data or from nothing."""
+"""Out-of-distribution sets that are made from a model's own data or from nothing."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ebmzoo.data.datamodule import ImageData, OutOfDistribution
 from ebmzoo.data.images import ImageSet, shuffled, unlabelled
 from ebmzoo.errors import UserError
-
-if TYPE_CHECKING:
-    from ebmzoo.data.datamodule import ImageData
-
-
-class OutOfDistribution(ABC):
-    """Images that a model of another data set should find unlikely; `name` is what tables call them."""
-
-    name: str
-    near_to: tuple[str, ...] = ()
-    """The data sets, by name, whose kind of picture it has with other contents (OpenOOD: semantic shift alone)."""
-
-    @abstractmethod
-    def load(self, like: ImageData) -> ImageSet:
-        """`(N, like.channels, like.size, like.size)` images, the same at every call."""
-
-    def is_near(self, like: ImageData) -> bool:
-        """Whether it is near `like`, or far. Source: Yang et al. 2022 (OpenOOD)."""
-        return like.name in self.near_to
 
 
 def positive(n: int | None) -> int | None:
@@ -82,7 +61,7 @@ class UniformNoise(OutOfDistribution):
         return unlabelled(_uniform((n, like.channels, like.size, like.size), self.seed), self.name)
 
 
-class Interpolation(OutOfDistribution):
+class InterpolatedImages(OutOfDistribution):
     """x = (x_i + x_{i+offset}) / 2 of the model's own test images, halves rounded up (Lee et al., CLEL, 2023).
 
     Args:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.datamodule import ImageData, OutOfDistribution
 from ebmzoo.data.decode import Frame, decode, reframe
 from ebmzoo.data.faces import read_celeba
 from ebmzoo.data.folder import read_images
 from ebmzoo.data.images import ImageSet, unlabelled
 from ebmzoo.data.layout import ALL
-from ebmzoo.data.ood import OutOfDistribution, positive, some
+from ebmzoo.data.ood import positive, some
 from ebmzoo.data.torchvision_sets import fetch, read_cifar, read_mnist, read_svhn
 
 

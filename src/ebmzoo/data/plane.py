@@ -126,7 +126,7 @@ class PlaneData(LightningDataModule, ABC):
         return self.test_set.points
 
     @property
-    def followed(self) -> tuple[tuple[str, ...], Tensor]:
+    def training_classes(self) -> tuple[tuple[str, ...], Tensor]:
         """As of `ImageData`: the names of the classes, and that of each training point."""
         return self.classes, self.train_set.labels
 

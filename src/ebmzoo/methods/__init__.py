@@ -1,64 +1,66 @@
 """The methods: one file each, with its paper's algorithm box and little else."""
 
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import (
-    Conditions,
+from ebmzoo.methods.autoencoder import KLAutoEncoderTraining
+from ebmzoo.methods.base.capabilities import (
+    ClassConditional,
     Denoises,
     Encodes,
-    FollowsClasses,
     Generates,
     HasLevels,
+    HasStochasticScore,
     Inpaints,
-    Proposes,
+    LatentConditional,
     Reconstructs,
+    RestorationSettings,
     Restores,
-    Restoring,
     SamplesInStages,
-    ScoresByChance,
-    Stage,
+    SampleStage,
     StartsFromGenerator,
+    StartsFromProposal,
 )
+from ebmzoo.methods.base.encoder_stage import EncoderStage
+from ebmzoo.methods.base.log_values import LogValues
+from ebmzoo.methods.base.method import Method, Samples
 from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
-from ebmzoo.methods.conditioning import Alternation, StartsFromImages
-from ebmzoo.methods.denoising_ebm import DenoisingEBM, Learning
-from ebmzoo.methods.dual_mcmc import DualMCMC, Teaching
-from ebmzoo.methods.liebm import LIEBM, Elbo
-from ebmzoo.methods.readings import Readings
-from ebmzoo.methods.recovery_chain import RecoveryChain
-from ebmzoo.methods.two_stage import Sampling
-from ebmzoo.ssrl.stage import EncoderStage
+from ebmzoo.methods.denoising_ebm import DenoisingEBM, DenoisingEBMLearning
+from ebmzoo.methods.denoising_ebm_sampling import DenoisingEBMSampling
+from ebmzoo.methods.dual_mcmc import DualMCMC, DualMCMCLosses
+from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages
+from ebmzoo.methods.liebm import LIEBM, LIEBMElbo
+from ebmzoo.sampling.level_chain import RecoveryChain
 
 __all__ = [
     "CDRL",
     "CLEL",
     "LIEBM",
-    "Alternation",
-    "Conditions",
+    "ClassConditional",
     "Denoises",
     "DenoisingEBM",
+    "DenoisingEBMLearning",
+    "DenoisingEBMSampling",
     "DualMCMC",
-    "Elbo",
+    "DualMCMCLosses",
     "EncoderStage",
     "Encodes",
-    "FollowsClasses",
     "Generates",
     "HasLevels",
+    "HasStochasticScore",
     "Inpaints",
-    "Learning",
+    "KLAutoEncoderTraining",
+    "LIEBMAlternation",
+    "LIEBMElbo",
+    "LatentConditional",
+    "LogValues",
     "Method",
-    "Proposes",
-    "Readings",
     "Reconstructs",
     "RecoveryChain",
+    "RestorationSettings",
     "Restores",
-    "Restoring",
+    "SampleStage",
     "Samples",
     "SamplesInStages",
-    "Sampling",
-    "ScoresByChance",
-    "Stage",
     "StartsFromGenerator",
     "StartsFromImages",
-    "Teaching",
+    "StartsFromProposal",
 ]

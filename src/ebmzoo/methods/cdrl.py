@@ -9,22 +9,22 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
-from ebmzoo.autoencoder import ImageCoder
-from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import Proposes
-from ebmzoo.methods.readings import Readings, squared_error
-from ebmzoo.methods.recovery import RecoveryLikelihood, latent_shape
-from ebmzoo.methods.recovery_chain import RecoveryChain
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import StartsFromProposal
+from ebmzoo.methods.base.log_values import LogValues, squared_error
+from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood, latent_shape
+from ebmzoo.networks.autoencoder import ImageCoder
 from ebmzoo.networks.base import Initializer, LevelEnergyNet
-from ebmzoo.schedule import CosineSchedule, NoiseSchedule, column
+from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.noise_schedule import CosineSchedule, NoiseSchedule, column
 
 Prediction = Literal["y", "x0", "epsilon"]
 
 
 @final
-class CDRL(RecoveryLikelihood, Proposes):
+class CDRL(RecoveryLikelihood, StartsFromProposal):
     """Cooperative diffusion recovery likelihood: T energies, one for each noise level, and an initializer of each.
 
     p(y|x_i) ∝ exp(−E(y) − |y − x_i|²/2σ_i²), y = m_i x_{i−1} (Eq. 3). An iteration (Alg. 1), with i ~ U{1 … T}, is
@@ -107,14 +107,16 @@ class CDRL(RecoveryLikelihood, Proposes):
         self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, initializer=initializer)
 
-    def descents(self) -> dict[str, Descent]:
-        found = {"energy_net": Descent(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)}
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
+        found = {
+            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)
+        }
         if self.initializer is not None:
             of_initializer = self.initializer_optimizer, self.initializer_schedule, self.clip_norm
-            found["initializer"] = Descent(self.initializer, *of_initializer)
+            found["initializer"] = NetworkOptimizer(self.initializer, *of_initializer)
         return found
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x0, told = self._inward(images), self._told(labels)
         i = torch.randint(1, self.schedule.levels + 1, (len(x0),), device=x0.device)
         lower, x = self.schedule.pair(x0, i, self.shared_noise)
@@ -123,10 +125,10 @@ class CDRL(RecoveryLikelihood, Proposes):
         start = self._proposed(self.initializer, x, i, told)
         ends = self._refine(start.detach(), x, i, told)
         loss_energy, readings = self._contrast(y, ends, i, told)
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
         if self.initializer is not None:
             loss = squared_error(y if self.learns_from_data else ends, start).mean()
-            readings["grad_norm_initializer"] = self.descend(loss, "initializer")
+            readings["grad_norm_initializer"] = self.minimize(loss, "initializer")
             readings["loss_initializer"] = loss.detach()
         return readings | self._moved(start, ends) | {"grad_norm": grad_norm}
 

@@ -12,28 +12,28 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from ebmzoo.compose import Composed, Given, Joint, agreement
-from ebmzoo.descent import Descent
+from ebmzoo.data.image_range import ImageRange, dequantized
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import Average, averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import Conditions, Encodes, RunsChain
-from ebmzoo.methods.conditioning import check_given
-from ebmzoo.methods.readings import Readings, chain_told, energies_told
-from ebmzoo.methods.restoring import RestoresByEnergy
+from ebmzoo.methods.base.averaging import Average, averaged
+from ebmzoo.methods.base.capabilities import Encodes, LatentConditional, RunsChain
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.families.conditional_chain import check_given
+from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.latent import LatentEnergyNet
-from ebmzoo.ranges import ImageRange, dequantized
-from ebmzoo.replay import ReplayBuffer
+from ebmzoo.sampling.energies import Composed, GivenLatent, Joint, agreement
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.objective import Objective
 from ebmzoo.ssrl.pretraining import load_encoder
 
 
 @final
-class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
+class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
     """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
 
     E(x, z) = E(x) − β cos(g(f(x)), z), z = h(t(x)), t ~ T (Eq. 9 and 10). An iteration is
@@ -133,12 +133,14 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
         learning = None if encoder_objective is None else encoder
         self.averages = averaged(ema_decay, ema_start, energy_net=energy_net, encoder=learning)
 
-    def descents(self) -> dict[str, Descent]:
-        descents = {"energy_net": Descent(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)}
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
+        trained_networks = {
+            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)
+        }
         if self.encoder is not None and self.objective is not None:
             network = nn.ModuleList([self.encoder, self.objective])
-            descents["ssrl"] = Descent(network, self.encoder_optimizer, self.encoder_schedule)
-        return descents
+            trained_networks["ssrl"] = NetworkOptimizer(network, self.encoder_optimizer, self.encoder_schedule)
+        return trained_networks
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -148,7 +150,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
                 self.objective.attach(self.encoder)
                 cast(Average, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         if self.encoder is not None and self.objective is None:
             self.encoder.eval()  # held as it is, also in its batch statistics
         if self.dequantize:
@@ -167,11 +169,11 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
         cos = torch.zeros_like(data) if z is None else agreement(net, f, z)
         z_chain = net.project(f_chain).detach()
         loss_energy = (data - self.beta * cos - ends + self.alpha * (data.square() + ends.square())).mean()
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
         readings = self._teach_encoder(images, z_chain if self.model_negatives else None)
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, start, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, start, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),
@@ -188,12 +190,12 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
             return None
         return cast(Tensor, self.encoder(self.augment(images) if self.augment_latents else images))
 
-    def _teach_encoder(self, images: Tensor, negatives: Tensor | None) -> Readings:
+    def _teach_encoder(self, images: Tensor, negatives: Tensor | None) -> LogValues:
         """The step of h (Eq. 13), and of its average."""
         if self.encoder is None or self.objective is None:
             return {}
         loss = cast(Tensor, self.objective(self.encoder, images, negatives=negatives))
-        self.descend(loss, "ssrl")
+        self.minimize(loss, "ssrl")
         if self.steps_now:
             cast(Average, self.averages["encoder"]).update_parameters(self.encoder)
             self.objective.after_step(self.encoder, self.progress)
@@ -246,7 +248,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
         return "noise", map(self.range.outward, path)
 
     @property
-    def can_condition(self) -> bool:
+    def can_condition_on_latents(self) -> bool:
         return self.encoder is not None
 
     def encode(self, x: Tensor) -> Tensor:
@@ -259,7 +261,9 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
             raise UserError("model.encoder is null: a CLEL without latents has none to condition on")
         return self.encoder
 
-    def sample_given(self, z: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None) -> Samples:
+    def sample_from_latents(
+        self, z: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Samples:
         """As `sample`, on E(x) − β Σₖ cos(g(f(x)), zₖ) (Eq. 10 and 15) with β = `beta_sample`.
 
         Raises:
@@ -267,7 +271,7 @@ class CLEL(RestoresByEnergy, Encodes, Conditions, RunsChain):
         """
         check_given(z, self._need_encoder().latent)
         joint, z = self._joint(self.beta_sample), z.to(self.device)
-        return self._from_noise(Given(joint, z) if z.dim() == 2 else Composed(joint, z), len(z), steps, generator)
+        return self._from_noise(GivenLatent(joint, z) if z.dim() == 2 else Composed(joint, z), len(z), steps, generator)
 
     def _from_noise(self, energy: Energy, n: int, steps: int | None, generator: torch.Generator | None) -> Samples:
         a_round = max(1, self.sampler.steps)

@@ -15,25 +15,25 @@ from torch.optim import Adam
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
-from ebmzoo.descent import Descent, each
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import Encodes, Proposes, SamplesInStages, Stage
-from ebmzoo.methods.denoising import ScoresByDenoising, check_scoring, in_eval_mode
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
-from ebmzoo.methods.two_stage import Sampling, TwoEnergies, TwoStage
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import Encodes, SamplesInStages, SampleStage, StartsFromProposal
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.denoising_ebm_sampling import DenoisingEBMSampling, TwoEnergies, TwoStage
+from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, in_eval_mode
 from ebmzoo.networks.base import Generator
+from ebmzoo.networks.batch_norm_calibration import Calibration
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder
-from ebmzoo.networks.moments import Affine, LatentMoments
-from ebmzoo.networks.statistics import Calibration
-from ebmzoo.schedule import GeometricNoise, column
+from ebmzoo.networks.latent_moments import Affine, LatentMoments
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.noise_schedule import GeometricNoise, column
 
 
 @dataclass(frozen=True)
-class Learning:
+class DenoisingEBMLearning:
     """How the networks learn; `paper` is Algorithm 1 as printed, whose chains diverge (`sigma_floor`).
 
     Args:
@@ -63,13 +63,13 @@ class Learning:
                 raise UserError(f"model.learning.{key} is {getattr(self, key)}; it must be {least} or more")
 
     @classmethod
-    def paper(cls) -> Learning:
+    def paper(cls) -> DenoisingEBMLearning:
         """Algorithm 1 as printed."""
         return cls(weight=1.0, warmup=0, sigma_floor=0.0, moments=False)
 
 
 @final
-class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
+class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromProposal):
     """Two energies of one denoising auto-encoder r = g∘f: of images, and through a decoder h of latents.
 
     p(x) ∝ exp(−U_c(x)), U_c(x, σ) = w(σ) |x − r(x + σε, σ)|², and U_s(z, σ) = U_c(h(z), σ), w(σ) = 1/2σ² (Eq. 7, 8).
@@ -120,8 +120,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         semantic: Langevin | None,
         texture: Langevin | None,
         noise: GeometricNoise | None = None,
-        learning: Learning = Learning(),
-        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        learning: DenoisingEBMLearning = DenoisingEBMLearning(),
+        sampling: DenoisingEBMSampling = DenoisingEBMSampling(),  # noqa: B008  (frozen)
         in_channels: int = 3,
         size: int = 32,
         energy_sigma: float = 0.05,
@@ -159,7 +159,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         self.latents = LatentMoments(decoder.latent) if decoder is not None and learning.moments else None
         self._calibration = Calibration()
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     @property
@@ -176,12 +176,12 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         for key, of in made.items():
             if of != shape:
                 raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
-        with self._calibration.spared():
+        with self._calibration.ignore_write_errors():
             super().check_data(data)
 
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         for _ in range(self.learning.reconstructions):
             readings = self._reconstruct(images)
         if self.global_step < self.learning.warmup:
@@ -195,7 +195,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
             readings |= self._teach_denoiser(images, sigma, x0, self.texture)
         return readings
 
-    def _reconstruct(self, x: Tensor) -> Readings:
+    def _reconstruct(self, x: Tensor) -> LogValues:
         """One step of both reconstruction losses (lines 3–5)."""
         sigma, readings = self.noise.draw(len(x)), {}
         noisy = x + column(sigma, x) * torch.randn_like(x)
@@ -205,9 +205,9 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
             restored, z = cast(DenoisingAutoEncoder, self.denoiser).both(noisy, sigma)
             self._follow(z.detach())
             loss = squared_error(self.decoder(z.detach()), x).mean()
-            readings = {"grad_norm_decoder": self.descend(loss, "decoder"), "loss_decoder": loss.detach()}
+            readings = {"grad_norm_decoder": self.minimize(loss, "decoder"), "loss_decoder": loss.detach()}
         loss = squared_error(restored, x).mean()
-        return readings | {"grad_norm": self.descend(loss, "denoiser"), "loss_denoising": loss.detach()}
+        return readings | {"grad_norm": self.minimize(loss, "denoiser"), "loss_denoising": loss.detach()}
 
     def _energies(self) -> TwoEnergies:
         """Of the weights being trained."""
@@ -231,7 +231,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
                 moment /= dist.get_world_size()
         self.latents.follow(*of_batch)
 
-    def _teach_decoder(self, x: Tensor, sigma: Tensor, readings: Readings) -> tuple[Readings, Tensor]:
+    def _teach_decoder(self, x: Tensor, sigma: Tensor, readings: LogValues) -> tuple[LogValues, Tensor]:
         """The semantic chain (lines 7–9), h's step by L_s (lines 14, 15), and x⁰ of h before that step (line 10)."""
         assert self.decoder is not None and self.semantic is not None  # noqa: PT018
         energies = self._energies()
@@ -244,18 +244,18 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
             of_data = self._latent(x + column(sigma, x) * torch.randn_like(x), sigma)
             with frozen(self.denoiser):
                 data, ends = contrast(energies.of_latents(sigma.repeat(2)), of_data, z)
-        norm = self.descend(self.learning.weight * (data - ends).mean(), "decoder")
-        told = energies_told(data, ends) | chain_told(self.semantic, u0, u) | {"grad_norm": norm}
+        norm = self.minimize(self.learning.weight * (data - ends).mean(), "decoder")
+        told = energy_log_values(data, ends) | chain_log_values(self.semantic, u0, u) | {"grad_norm": norm}
         return readings | {f"semantic_{key}": value for key, value in told.items()}, x0
 
-    def _teach_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> Readings:
+    def _teach_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> LogValues:
         """The texture chain (lines 11–13) and r's step by L_c (lines 16, 17)."""
         energies = self._energies()
         with in_eval_mode(self.denoiser):
             chain = texture(energies.of_images(sigma), x0)
         data, ends = contrast(energies.of_images(sigma.repeat(2)), x, chain)
-        norm = self.descend(self.learning.weight * (data - ends).mean(), "denoiser")
-        return energies_told(data, ends) | chain_told(texture, x0, chain) | {"grad_norm": norm}
+        norm = self.minimize(self.learning.weight * (data - ends).mean(), "denoiser")
+        return energy_log_values(data, ends) | chain_log_values(texture, x0, chain) | {"grad_norm": norm}
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -300,7 +300,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, Proposes):
         image_steps: int | None = None,
         keep: int = 12,
         generator: torch.Generator | None = None,
-    ) -> list[Stage]:
+    ) -> list[SampleStage]:
         """The stages `semantic`, `texture` and `denoised`, each where there is one; `denoised` is x^T and then r(x^T).
 
         Semantic states are decoded to be seen: `nfe` counts the decoding of a state, but of none before it.

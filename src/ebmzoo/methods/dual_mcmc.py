@@ -11,22 +11,22 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo import gaussian
-from ebmzoo.descent import Descent, each
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
-from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
+from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
-from ebmzoo.posterior import PosteriorSampler
-from ebmzoo.ranges import ImageRange
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import PosteriorSampler
 
 
 @dataclass(frozen=True)
-class Teaching:
+class DualMCMCLosses:
     """The weights of the three losses, and what is drawn anew; the defaults are the equations as printed.
 
     L_G = w_x |x − G(z̃)|² + w_m |x̃ − G(m)|²,  L_q = −log q(z̃|x) − w_q log q(m|x̃),  L_E = mean E(x) − mean E(x̃).
@@ -50,7 +50,7 @@ class Teaching:
         at_least(0, data_weight=self.data_weight, chain_weight=self.chain_weight, latent_weight=self.latent_weight)
 
     @classmethod
-    def official(cls, chain_weight: float = 50.0) -> Teaching:
+    def official(cls, chain_weight: float = 50.0) -> DualMCMCLosses:
         """The authors' code: 1 and 50 (CIFAR-10) or 70 (CelebA), 0.1, drawn anew, divided by T.
 
         Its latent chain also lacks a ½: `PosteriorSampler(legacy_sigma=True)`.
@@ -97,7 +97,7 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         sampler: Langevin,
         inference: InferenceNet | None = None,
         posterior: PosteriorSampler = PosteriorSampler(),  # noqa: B008  (frozen)
-        teaching: Teaching = Teaching(),
+        teaching: DualMCMCLosses = DualMCMCLosses(),
         energy_optimizer: OptimizerCallable = Adam,
         generator_optimizer: OptimizerCallable = Adam,
         inference_optimizer: OptimizerCallable = Adam,
@@ -123,10 +123,10 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x, told = images, self.teaching
         likelihood = 1 / (2 * self.posterior.sigma**2)
         w_x = likelihood if told.data_weight is None else told.data_weight
@@ -142,7 +142,7 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
 
         fit = squared_error(x, self.generator(z)).mean()
         revision = squared_error(chain, made).mean()
-        self.descend(w_x * fit + w_m * revision, "generator")
+        self.minimize(w_x * fit + w_m * revision, "generator")
 
         readings = self._teach_inference(q, z, chain, m)
         if told.resample:
@@ -152,11 +152,11 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         data, ends = contrast(self.energy_net, x, chain)
         loss_energy = data.mean() - ends.mean()
         scale = self.sampler.temperature if told.by_temperature else 1.0
-        grad_norm = self.descend(loss_energy / scale, "energy_net")
+        grad_norm = self.minimize(loss_energy / scale, "energy_net")
 
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, made, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, made, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),
@@ -167,14 +167,14 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
             | readings
         )
 
-    def _teach_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> Readings:
+    def _teach_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> LogValues:
         """q's step: towards the revised latents of the data, and the known latents of the chains (Eq. 15)."""
         if q is None or self.inference is None:
             return {}
         of_data = gaussian.nll(z, *q).mean()
         of_chain = gaussian.nll(m, *self.inference(chain)).mean()
         loss = of_data + self.teaching.latent_weight * of_chain
-        self.descend(loss, "inference")
+        self.minimize(loss, "inference")
         return {"loss_inference": loss.detach(), "nll_data": of_data.detach(), "nll_chain": of_chain.detach()}
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,28 +15,28 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.optim import Adam
 
-from ebmzoo import gaussian
-from ebmzoo.compose import Composed, Informed, Joint, agreement
-from ebmzoo.descent import Descent, each
+from ebmzoo.data.image_range import ImageRange, Outside
 from ebmzoo.energy import Energy, at_least_fp32, frozen
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
-from ebmzoo.methods.conditioning import Alternation, StartsFromImages, check_given
-from ebmzoo.methods.from_generator import ChainFromGenerator, check_latents
-from ebmzoo.methods.readings import Readings, chain_told, energies_told, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.encoder_stage import EncoderStage
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values, squared_error
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages, check_given
+from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
+from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Encoder, Generator, InferenceNet
 from ebmzoo.networks.latent import LatentEnergy
-from ebmzoo.ranges import ImageRange, Outside
+from ebmzoo.sampling.energies import Composed, Informed, Joint, agreement
+from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.pretraining import load_encoder
-from ebmzoo.ssrl.stage import EncoderStage
 
 
 @dataclass(frozen=True)
-class Elbo:
+class LIEBMElbo:
     """The bound that trains the inference network q(m|x), by which the ERM setting also teaches the generator.
 
     With m ~ q(·|x) and z = h(v(x)):  |x − G(m)|² − ρ cos(z, h(G(m))) + KL(q(m|x) ‖ N(0, I)).
@@ -92,7 +92,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         clip_norm: the limit of a network's gradient norm; the paper prints none.
         energy_penalty: α of α·mean(E(x)² + E(x^T)²), which keeps energies near zero; the paper has none.
         ema_decay: of the averages of E, G and q that evaluation uses.
-        alternation: the numbers of `sample_given`.
+        alternation: the numbers of `sample_from_latents`.
 
     Raises:
         UserError: arguments that contradict each other.
@@ -107,7 +107,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         encoder_checkpoint: str | None = None,
         encoder_stage: EncoderStage | None = None,
         inference: InferenceNet | None = None,
-        elbo: Elbo | None = None,
+        elbo: LIEBMElbo | None = None,
         gamma: float = 0.01,
         gamma_ood: float = 0.1,
         chain: Literal["marginal", "joint"] = "marginal",
@@ -121,7 +121,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         clip_norm: float | None = None,
         energy_penalty: float = 0.0,
         ema_decay: float = 0.9999,
-        alternation: Alternation = Alternation(),  # noqa: B008  (frozen)
+        alternation: LIEBMAlternation = LIEBMAlternation(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
         check_latents(generator, inference)
@@ -152,11 +152,11 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         self.encoder_checkpoint = encoder_checkpoint
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
-    def descents(self) -> dict[str, Descent]:
-        descents = each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
+        trained_networks = each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
         if self.encoder is not None and self.encoder_stage is not None:
-            descents["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer, self.accumulate)
-        return descents
+            trained_networks["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer, self.accumulate)
+        return trained_networks
 
     def setup(self, stage: str) -> None:
         last = self.trainer.max_epochs if self.trainer.max_epochs is not None else -1
@@ -186,7 +186,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             return "energy and generator"
         return "stage 2 of 2: energy and generator" if self.trains_energy else "stage 1 of 2: encoder"
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         if not self.trains_energy:
             return {"ssrl_loss": self._train_encoder(images, negatives=None)}
 
@@ -206,7 +206,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         loss_energy = (energy_data - self.gamma * cos).mean() - energy_chain.mean()
         if self.energy_penalty:
             loss_energy = loss_energy + self.energy_penalty * (energy_data.square() + energy_chain.square()).mean()
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
 
         loss_generator = _mean_over(squared_error(x0, xT), ~augmented)
         readings = self._teach(x, z, loss_generator)
@@ -214,7 +214,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             negatives = normalize(self.energy_net.project(f_chain.detach()).detach(), dim=1)
             readings["ssrl_loss"] = self._train_encoder(images, negatives)
 
-        told = energies_told(energy_data, energy_chain) | chain_told(self.sampler, start, xT) | readings
+        told = energy_log_values(energy_data, energy_chain) | chain_log_values(self.sampler, start, xT) | readings
         return told | {
             "grad_norm": grad_norm,
             "agreement": cos.detach().mean(),
@@ -256,26 +256,26 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         assert self.encoder is not None
         assert self.encoder_stage is not None
         loss = cast(Tensor, self.encoder_stage.objective(self.encoder, images, negatives=negatives))
-        self.descend(loss, "encoder")
+        self.minimize(loss, "encoder")
         if self.steps_now:
             self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
         return loss.detach()
 
-    def _teach(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> Readings:
+    def _teach(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> LogValues:
         """The generator's step, and that of q where there is one (Eq. 8, 11, 26)."""
         if self.elbo is None or self.inference is None or z is None:
-            self.descend(loss_generator, "generator")
+            self.minimize(loss_generator, "generator")
             return {}
         bound, readings = self._negative_elbo(self.elbo, self.inference, x, z)
         if self.elbo.pixels:
             total = self.elbo.energy_weight * loss_generator + self.elbo.weight * bound
-            self.descend(total, "generator", "inference")
+            self.minimize(total, "generator", "inference")
         else:
-            self.descend(bound, "inference")
-            self.descend(loss_generator, "generator")
+            self.minimize(bound, "inference")
+            self.minimize(loss_generator, "generator")
         return readings
 
-    def _negative_elbo(self, elbo: Elbo, q: InferenceNet, x: Tensor, z: Tensor) -> tuple[Tensor, Readings]:
+    def _negative_elbo(self, elbo: LIEBMElbo, q: InferenceNet, x: Tensor, z: Tensor) -> tuple[Tensor, LogValues]:
         assert self.encoder is not None
         mu, logvar = q(x)
         m = gaussian.draw(mu, logvar)
@@ -342,12 +342,12 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         return found if self.encoder is None else found | {"encoder": self.encoder.features}
 
     @property
-    def can_condition(self) -> bool:
+    def can_condition_on_latents(self) -> bool:
         return self.encoder is not None
 
     @property
     def can_start_from_images(self) -> bool:
-        return self.can_condition and self.can_infer
+        return self.can_condition_on_latents and self.can_infer
 
     def encode(self, x: Tensor) -> Tensor:
         """h(x), with h on the image as it is.
@@ -360,7 +360,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
     def augmented(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.augment(x))
 
-    def sample_given(
+    def sample_from_latents(
         self,
         z: Tensor,
         *,
@@ -368,7 +368,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         generator: torch.Generator | None = None,
         start: Tensor | None = None,
     ) -> Samples:
-        """x = G(m) + Y under E(x) − γ Σₖ cos(g_ψ(f(x)), zₖ), with Y and m in turn (§4.3; `Alternation`).
+        """x = G(m) + Y under E(x) − γ Σₖ cos(g_ψ(f(x)), zₖ), with Y and m in turn (§4.3; `LIEBMAlternation`).
 
         The first m is drawn from q(·|start); the paper's start is the mean of a class's augmented images, for which
         see the task `Conditional`. Without `start`, which a latent alone does not give, m ~ N(0, I). A chain on Y from
@@ -388,11 +388,14 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             if start is None:
                 made, nfe = self.decode(self.prior(len(z), None, generator)), 1
             else:
-                made, nfe = self.restore(self._infer_random(self.range.inward(start.to(self.device)), generator)), 2
+                made, nfe = (
+                    self.decode_inferred(self._infer_random(self.range.inward(start.to(self.device)), generator)),
+                    2,
+                )
             x = self.range.inward(made)
             for chain in range(rounds):
                 if chain > 0 and self.can_infer:
-                    x = self.range.inward(self.restore(self._infer_random(x, generator)))
+                    x = self.range.inward(self.decode_inferred(self._infer_random(x, generator)))
                     nfe += 2
                 x = sampler(energy, x, generator=generator)
                 nfe += sampler.steps

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.fingerprint import sha256
 from ebmzoo.metrics.classifier import ResNetClassifier
+from ebmzoo.networks.weights import read_weights, sha256
 from ebmzoo.progress import tracked
-from ebmzoo.weights import read_weights
 
 
 class FeatureExtractor(nn.Module, ABC):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError
-from ebmzoo.ranges import ImageRange
 
 UNIT = ImageRange(0.0, 1.0)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ebmzoo.errors import UserError
-from ebmzoo.fingerprint import sha256
 from ebmzoo.metrics.extractors import FeatureExtractor
+from ebmzoo.networks.weights import sha256
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

@@ -19,7 +19,7 @@ Projection = Literal["mlp", "linear", "identity"]
 LEAK = 0.2
 
 
-class ResBlock(nn.Module):
+class CLELResBlock(nn.Module):
     """y = S x + W₂ a(W₁ a(x)), a = LeakyReLU(0.2), without any norm; S = 1 where the channels do not change."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -42,7 +42,7 @@ def tower(in_channels: int, widths: Sequence[int], depth: int) -> nn.Sequential:
         if stage > 0:
             layers.append(nn.AvgPool2d(2, ceil_mode=True))  # one pixel stays one, where an image is smaller than 32
         for _ in range(depth):
-            layers.append(ResBlock(channels, width))
+            layers.append(CLELResBlock(channels, width))
             channels = width
     return nn.Sequential(*layers, nn.LeakyReLU(LEAK))
 

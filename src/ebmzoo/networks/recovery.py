@@ -30,7 +30,7 @@ def affine(in_channels: int, out_channels: int, dims: int) -> nn.Conv2d | nn.Lin
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
-class ResBlock(nn.Module):
+class RecoveryResBlock(nn.Module):
     """y = g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x, a = LeakyReLU(0.2); S = 1 where the channels stay.
 
     CDRL, Table 5 (a), where as in DRL's code V a(temb) has no activation around it; CDRL's code has one. g, one number
@@ -92,7 +92,7 @@ class Tower(nn.Module):
         for multiple in multiples:
             blocks = nn.ModuleList()
             for _ in range(depth):
-                blocks.append(ResBlock(channels, multiple * width, embedding, dims, zero=zero_init))
+                blocks.append(RecoveryResBlock(channels, multiple * width, embedding, dims, zero=zero_init))
                 channels = multiple * width
             self.stages.append(blocks)
         self.last = nn.Linear(embedding, channels, bias=False)
@@ -101,7 +101,7 @@ class Tower(nn.Module):
 
     def _normalise(self, which: Bound) -> None:
         """Every layer but the last; with `bounded` second layers are bounded and all others plain, as in DRL's code."""
-        seconds = {block.layer2 for block in self.modules() if isinstance(block, ResBlock)}
+        seconds = {block.layer2 for block in self.modules() if isinstance(block, RecoveryResBlock)}
         for layer in list(self.modules()):
             if which == "none" or layer is self.last or not isinstance(layer, nn.Conv2d | nn.Linear):
                 continue

@@ -56,7 +56,7 @@ def conv(in_channels: int, out_channels: int, dilation: int = 1, *, kernel: int 
     return nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias)
 
 
-class ResBlock(nn.Module):
+class RefineNetResBlock(nn.Module):
     """y = pool(W₂ e(n₂(W₁ e(n₁(x))))) + S pool(x), e = ELU, with the 2×2 mean `pool` if `down`; S = 1 if not `enters`.
 
     S of a block that enters a stage is a dilated 3×3 convolution, and a 1×1 one if `down`.
@@ -91,14 +91,14 @@ class ResBlock(nn.Module):
 def stage(in_channels: int, out_channels: int, levels: int, dilation: int = 1, *, down: bool = False) -> Sequence:
     """Two residual blocks, the first of which enters, but at the full resolution."""
     return Sequence(
-        ResBlock(in_channels, out_channels, levels, dilation, enters=down or dilation > 1, down=down),
-        ResBlock(out_channels, out_channels, levels, dilation),
+        RefineNetResBlock(in_channels, out_channels, levels, dilation, enters=down or dilation > 1, down=down),
+        RefineNetResBlock(out_channels, out_channels, levels, dilation),
     )
 
 
 def units(channels: int, count: int, levels: int) -> Sequence:
     """Residual convolution units: residual blocks whose convolutions have no bias."""
-    return Sequence(*(ResBlock(channels, channels, levels, bias=False) for _ in range(count)))
+    return Sequence(*(RefineNetResBlock(channels, channels, levels, bias=False) for _ in range(count)))
 
 
 class ChainedPooling(nn.Module):

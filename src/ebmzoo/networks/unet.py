@@ -38,7 +38,7 @@ class Settings:
         return GroupNorm(math.gcd(self.groups, channels), channels, eps=1e-6)
 
 
-class ResBlock(nn.Module):
+class UNetResBlock(nn.Module):
     """y = W₂ drop(s((1 + a) ⊙ norm(W₁ r(s(norm(x)))) + b)) + S r(x), (a, b) = V s(temb), s = SiLU; W₂ starts at zero.
 
     r is a resampling or nothing; S = 1 where the channels stay.
@@ -64,7 +64,7 @@ class ResBlock(nn.Module):
         return self.conv2(self.dropout(h)) + self.shortcut(self.resample(x))  # type: ignore[no-any-return]
 
 
-class Attention(nn.Module):
+class UNetAttention(nn.Module):
     """y = x + P attention(q, k, v), (q, k, v) = W norm(x), among the pixels of an image; P starts at zero.
 
     A second derivative needs `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around it.
@@ -91,8 +91,8 @@ class Step(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, settings: Settings, *, attention: bool) -> None:
         super().__init__()
-        self.block = ResBlock(in_channels, out_channels, settings)
-        self.attention = Attention(out_channels, settings) if attention else nn.Identity()
+        self.block = UNetResBlock(in_channels, out_channels, settings)
+        self.attention = UNetAttention(out_channels, settings) if attention else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         return self.attention(self.block(x, temb))  # type: ignore[no-any-return]
@@ -114,7 +114,7 @@ class DownPath(nn.Module):
         self.widths = [channels]
         for level, width in enumerate(widths):
             if level > 0:
-                self.steps.append(ResBlock(channels, channels, settings, nn.AvgPool2d(2)))
+                self.steps.append(UNetResBlock(channels, channels, settings, nn.AvgPool2d(2)))
                 self.widths.append(channels)
             for _ in range(depth):
                 self.steps.append(Step(channels, width, settings, attention=level in attention))
@@ -134,7 +134,7 @@ class Middle(nn.Module):
     def __init__(self, channels: int, settings: Settings) -> None:
         super().__init__()
         self.step = Step(channels, channels, settings, attention=True)
-        self.block = ResBlock(channels, channels, settings)
+        self.block = UNetResBlock(channels, channels, settings)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         return self.block(self.step(x, temb), temb)  # type: ignore[no-any-return]
@@ -164,7 +164,7 @@ class UpPath(nn.Module):
                 self.steps.append(step)
                 channels = widths[level]
             if level > 0:
-                self.steps.append(ResBlock(channels, channels, settings, nn.UpsamplingNearest2d(scale_factor=2)))
+                self.steps.append(UNetResBlock(channels, channels, settings, nn.UpsamplingNearest2d(scale_factor=2)))
         self.norm = settings.norm(channels)
         self.last = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 

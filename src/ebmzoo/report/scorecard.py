@@ -136,7 +136,7 @@ def _protocol(result: dict[str, Any]) -> str:
             parts.append(f"{named}{told_steps} at temperature {chain['temperature']:.3g}")
         elif name == "full":
             parts.append(f"no chain, from {chain['start']}")
-    parts += [told_of.format(told[key]) for key, told_of in GIVEN.items() if key in told]
+    parts += [protocol_lines.format(told[key]) for key, protocol_lines in GIVEN.items() if key in told]
     parts += [f"classifier {name} {sha or ''}".rstrip() for name, sha in told.get("classifiers", {}).items()]
     if "images" in told:
         parts.append(f"{told['images']} test images of {told['data']}")

@@ -15,7 +15,7 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.errors import at_least
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.networks.base import Encoder
-from ebmzoo.pretrained import load_pretrained
+from ebmzoo.networks.weights import load_pretrained
 from ebmzoo.ssrl.objective import Objective
 from ebmzoo.ssrl.schedule import warmup_then_drops
 

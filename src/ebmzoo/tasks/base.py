@@ -20,11 +20,11 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.fingerprint import sha256
-from ebmzoo.methods.base import Method
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics.extractors import FeatureExtractor
+from ebmzoo.networks.weights import sha256
 from ebmzoo.progress import doing
-from ebmzoo.randomness import repeatable
+from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.tasks.budget import Budget
 
 

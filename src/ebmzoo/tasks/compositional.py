@@ -11,14 +11,14 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import Attributes, to_float
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging, tell
 from ebmzoo.tasks.generation import chain_protocol, draw
-from ebmzoo.tasks.latents import Given, check_guidance, conditions, follows, given_by
+from ebmzoo.tasks.latents import ConditionEncoder, check_guidance, condition_encoder, conditions_on_latents, has_classes
 
 HELD_OUT = " (held out)"
 
@@ -82,7 +82,7 @@ class Compositional(Task):
         self.n = budget.share_of(self.n)
 
     def can_ask(self, method: Method) -> bool:
-        return conditions(method) or follows(method)
+        return conditions_on_latents(method) or has_classes(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
@@ -94,7 +94,7 @@ class Compositional(Task):
             names = ", ".join(sorted(absent))
             raise UserError(f"compositional.classifiers: {names} is not among the attributes of {data.name}")
         judges = {a: c for a, c in self.classifiers.items() if c.available() is None}
-        given = given_by(method, data, self.batch_size, self.n_encode, self.guidance)
+        given = condition_encoder(method, data, self.batch_size, self.n_encode, self.guidance)
         told = self._told(given)
         result.protocol = {"steps": self.steps, "chains": {}, "samples_a_combination": self.n}
         result.protocol |= given.protocol("value")
@@ -125,7 +125,7 @@ class Compositional(Task):
             result.pictures.append(str(path))
         return result
 
-    def _told(self, given: Given) -> dict[tuple[str, str], Tensor]:
+    def _told(self, given: ConditionEncoder) -> dict[tuple[str, str], Tensor]:
         """What tells the method of every value that a combination names."""
         pairs = dict.fromkeys(pair for wanted in self.combinations for pair in wanted.items())
         try:

@@ -14,15 +14,24 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.conditioning import StartsFromImages
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.families.conditional_chain import StartsFromImages
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, extract
 from ebmzoo.report.pictures import save_confusion, save_strips
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, draw
-from ebmzoo.tasks.latents import Given, check_guidance, conditions, draw_given, encoded, first, follows, given_by
+from ebmzoo.tasks.latents import (
+    ConditionEncoder,
+    check_guidance,
+    condition_encoder,
+    conditions_on_latents,
+    encoded,
+    first_indices,
+    has_classes,
+    sample_latents,
+)
 
 
 class Conditional(Task):
@@ -43,8 +52,8 @@ class Conditional(Task):
         n_encode: z̄ is of at most so many training images of a class, in the set's order.
         instances: how many test images, in the set's order; 0 for none.
         samples: how many samples of each of those images.
-        start: where the chains of a class start: `method`, as `sample_given` without more; `class_mean`, from the mean
-            x̄ of the class's augmented images, as LIEBM prints, for a method that can.
+        start: where the chains of a class start: `method`, as `sample_from_latents` does by default; `class_mean`,
+            from the mean x̄ of the class's augmented images, as LIEBM prints, for a method that can.
         steps: Langevin steps instead of the sampler's own.
         batch_size: images in one chain.
         shown: how many samples of a class the picture shows.
@@ -89,23 +98,23 @@ class Conditional(Task):
         return [sentence] if (sentence := self.classifier.available()) is not None else []
 
     def can_ask(self, method: Method) -> bool:
-        return conditions(method) or follows(method)
+        return conditions_on_latents(method) or has_classes(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
         result.protocol = {"steps": self.steps, "chains": {}}
-        given = given_by(method, data, self.batch_size, self.n_encode, self.guidance)
+        given = condition_encoder(method, data, self.batch_size, self.n_encode, self.guidance)
         if (told := given.without_classes()) is not None:
             result.notes.append(told)
         else:
             with diverging(result, "all/accuracy"):
                 self._ask_classes(given, folder, result)
-        if self.instances and conditions(method):
+        if self.instances and conditions_on_latents(method):
             with diverging(result, "instances/agreement"):
                 self._ask_instances(method, data, folder, result)
         return result
 
-    def _ask_classes(self, given: Given, folder: Path | None, result: Result) -> None:
+    def _ask_classes(self, given: ConditionEncoder, folder: Path | None, result: Result) -> None:
         method, data = given.method, given.data
         labels = torch.arange(len(data.classes)).repeat_interleave(self.n)
         with stopwatch(result.figures, "all/seconds"):
@@ -117,7 +126,7 @@ class Conditional(Task):
             if start is None:
                 images, sampled = given.draw(rows, self.steps)
             else:
-                images, sampled = draw_given(method, rows, self.batch_size, self.steps, start[labels])
+                images, sampled = sample_latents(method, rows, self.batch_size, self.steps, start[labels])
         result.figures["all/nfe"] = sampled.nfe
         result.protocol["chains"]["full"] = chain_protocol(sampled)
         result.protocol |= {"samples_a_class": self.n} | given.protocol("class")
@@ -140,7 +149,7 @@ class Conditional(Task):
         means = []
         with method.evaluating():
             for label in range(len(data.classes)):
-                group = data.train_set.images[first(data.train_set.labels == label, self.n_encode)]
+                group = data.train_set.images[first_indices(data.train_set.labels == label, self.n_encode)]
                 batches = [method.augmented(prepare(b.to(method.device))) for b in torch.split(group, self.batch_size)]
                 means.append(torch.cat(batches).mean(0).cpu())
         return torch.stack(means)
@@ -171,7 +180,7 @@ class Conditional(Task):
         x = data.test_set.take(slice(self.instances))
         z = encoded(method, x.images, self.batch_size)
         rows = z.repeat_interleave(self.samples, dim=0)
-        images, sampled = draw_given(method, rows, self.batch_size, self.steps)
+        images, sampled = sample_latents(method, rows, self.batch_size, self.steps)
         plain, unconditional = draw(method, len(rows), self.batch_size, self.steps)
         result.figures |= {
             "instances/agreement": float((encoded(method, images, self.batch_size) * rows).sum(1).mean()),

@@ -11,8 +11,8 @@ import torch
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.from_generator import GeneratorAlone
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.families.generator_chain import GeneratorAlone
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, stopwatch

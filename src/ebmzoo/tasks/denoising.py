@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Denoises
+from ebmzoo.methods.base.capabilities import Denoises
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget

@@ -15,11 +15,11 @@ from torch import Tensor
 from ebmzoo.data.plane import Checkerboard, PlaneData
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import HasLevels
+from ebmzoo.methods.base.capabilities import HasLevels
+from ebmzoo.methods.base.method import Method, Samples
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import Panels, save_densities
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol

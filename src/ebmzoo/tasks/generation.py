@@ -12,8 +12,8 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet, to_float, to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Proposes
+from ebmzoo.methods.base.capabilities import StartsFromProposal
+from ebmzoo.methods.base.method import Method, Samples
 from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
 from ebmzoo.progress import tracked
@@ -67,7 +67,7 @@ class Generation(Task):
         result = Result(self.name, notes=self.missing())
         real = real_images(data, self.split, None if self.real == "all" else self.n)
         runs: dict[str, int | None] = {"": self.steps}
-        if isinstance(method, Proposes) and method.can_propose:
+        if isinstance(method, StartsFromProposal) and method.can_propose:
             runs["no_mcmc/"] = 0
         result.protocol = {"n": self.n, "split": self.split, "real_images": len(real), "extractors": {}, "chains": {}}
         made = {}

@@ -13,14 +13,14 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, frechet_distance, inception_score, precision_recall
 from ebmzoo.report.pictures import save_against, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging, read
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
-from ebmzoo.tasks.latents import ByClass, check_guidance, draw_of, first, follows
+from ebmzoo.tasks.latents import ByClass, check_guidance, first_indices, has_classes, sample_classes
 
 
 class Guidance(Task):
@@ -84,7 +84,7 @@ class Guidance(Task):
         return list(dict.fromkeys(told for e in every if (told := e.available()) is not None))
 
     def can_ask(self, method: Method) -> bool:
-        return follows(method)
+        return has_classes(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
@@ -100,7 +100,7 @@ class Guidance(Task):
         for w in self.weights:
             with diverging(result, f"{_row(w)}/accuracy"):
                 with stopwatch(result.figures, f"{_row(w)}/seconds"):
-                    images, sampled = draw_of(method, rows, self.batch_size, self.steps, w, seed)
+                    images, sampled = sample_classes(method, rows, self.batch_size, self.steps, w, seed)
                 made[_row(w)] = images
                 result.figures[f"{_row(w)}/nfe"] = sampled.nfe
                 result.protocol["chains"]["full"] = chain_protocol(sampled)
@@ -132,7 +132,7 @@ class Guidance(Task):
     ) -> None:
         """What the classifier tells of the samples, and of test images beside them."""
         test, k = data.test_set, len(data.classes)
-        chosen = torch.cat([first(test.labels == label, math.ceil(self.n / k)) for label in range(k)])
+        chosen = torch.cat([first_indices(test.labels == label, math.ceil(self.n / k)) for label in range(k)])
         sets = {row: (images, labels) for row, images in made.items()}
         for row, (images, given) in (sets | {"real": (test.images[chosen], test.labels[chosen])}).items():
             key = "guidance.classifier"

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.data.masks import Half, Mask, masked
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Inpaints
+from ebmzoo.methods.base.capabilities import Inpaints
+from ebmzoo.methods.base.method import Method, Samples
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget

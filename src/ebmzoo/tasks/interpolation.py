@@ -13,11 +13,11 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Generates, Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base.capabilities import Generates, Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, mean_squared_error
 from ebmzoo.report.pictures import save_strips
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.generation import chain_protocol
 
@@ -88,7 +88,7 @@ class Interpolation(Task):
         """The figures and the picture of one kind of strips; `real` are the images at their ends `(pairs, 2, …)`."""
         assert isinstance(method, Generates)
         try:
-            decode = method.decode if real is None else method.restore
+            decode = method.decode if real is None else method.decode_inferred
             strips, steps = draw_strips(method, z1, z2, self.points, self.kind, self.steps, decode)
             chain = chain_protocol(method.sample(1, steps=steps))  # for what it tells of the chain
         except ChainDivergedError as error:

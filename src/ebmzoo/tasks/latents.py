@@ -14,24 +14,24 @@ from torch.nn.functional import normalize
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import Conditions, FollowsClasses
-from ebmzoo.methods.conditioning import StartsFromImages
+from ebmzoo.methods.base.capabilities import ClassConditional, LatentConditional
+from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.families.conditional_chain import StartsFromImages
 from ebmzoo.metrics.probe import encode
 from ebmzoo.progress import tracked
 
 
-def conditions(method: Method) -> bool:
+def conditions_on_latents(method: Method) -> bool:
     """Whether the method samples given latents, and this model was built so that it can."""
-    return isinstance(method, Conditions) and method.can_condition
+    return isinstance(method, LatentConditional) and method.can_condition_on_latents
 
 
-def follows(method: Method) -> bool:
+def has_classes(method: Method) -> bool:
     """Whether the method samples given classes, and this model was built with some."""
-    return isinstance(method, FollowsClasses) and method.classes > 0
+    return isinstance(method, ClassConditional) and method.classes > 0
 
 
-class Given(ABC):
+class ConditionEncoder(ABC):
     """How a method is told a class, or a value of an attribute: by a tensor; k of them stacked are a composition.
 
     Args:
@@ -83,8 +83,8 @@ class Given(ABC):
         return mask
 
 
-class ByLatent(Given):
-    """By a mean latent z̄, `(d,)`, of the first `n_encode` training images, for a method with `Conditions`."""
+class ByLatent(ConditionEncoder):
+    """By a mean latent z̄, `(d,)`, of the first `n_encode` training images, for a method with `LatentConditional`."""
 
     def __init__(self, method: Method, data: ImageData, batch_size: int = 250, n_encode: int = 5000) -> None:
         super().__init__(method, data, batch_size)
@@ -101,18 +101,18 @@ class ByLatent(Given):
         return self._mean(self.having(attribute, value))
 
     def _mean(self, mask: Tensor) -> Tensor:
-        return mean_latent(self.method, self.data.train_set.images[first(mask, self.n_encode)], self.batch_size)
+        return mean_latent(self.method, self.data.train_set.images[first_indices(mask, self.n_encode)], self.batch_size)
 
     def draw(self, rows: Tensor, steps: int | None = None) -> tuple[Tensor, Samples]:
-        return draw_given(self.method, rows, self.batch_size, steps)
+        return sample_latents(self.method, rows, self.batch_size, steps)
 
     def protocol(self, unit: str) -> dict[str, Any]:
         most = int(self.data.train_set.labels.bincount().max()) if unit == "class" else self.n_encode
         return {f"encoded_a_{unit}": min(self.n_encode, most)}
 
 
-class ByClass(Given):
-    """By the index, `()` int64, of one of the classes `data.followed`, for a method with `FollowsClasses`.
+class ByClass(ConditionEncoder):
+    """By the index, `()` int64, of one of the classes `data.training_classes`, for a method with `ClassConditional`.
 
     Args:
         method: what samples.
@@ -127,8 +127,8 @@ class ByClass(Given):
     def __init__(self, method: Method, data: ImageData, batch_size: int = 250, guidance: float = 0.0) -> None:
         super().__init__(method, data, batch_size)
         self.guidance = guidance
-        self.names, self.labels = data.followed
-        assert isinstance(method, FollowsClasses)
+        self.names, self.labels = data.training_classes
+        assert isinstance(method, ClassConditional)
         if method.classes != len(self.names):
             raise UserError(
                 f"data.concepts is {data.concepts}, which makes {len(self.names)} classes of {data.name}, but the "
@@ -150,7 +150,7 @@ class ByClass(Given):
         return columns[attribute][mask][0]
 
     def draw(self, rows: Tensor, steps: int | None = None) -> tuple[Tensor, Samples]:
-        return draw_of(self.method, rows, self.batch_size, steps, self.guidance)
+        return sample_classes(self.method, rows, self.batch_size, steps, self.guidance)
 
     def protocol(self, unit: str) -> dict[str, Any]:
         return {"guidance": self.guidance}
@@ -163,16 +163,18 @@ class ByClass(Given):
         return told
 
 
-def given_by(method: Method, data: ImageData, batch_size: int, n_encode: int, guidance: float) -> Given:
+def condition_encoder(
+    method: Method, data: ImageData, batch_size: int, n_encode: int, guidance: float
+) -> ConditionEncoder:
     """By latents where the method has them, else by classes."""
-    if conditions(method):
+    if conditions_on_latents(method):
         return ByLatent(method, data, batch_size, n_encode)
     return ByClass(method, data, batch_size, guidance)
 
 
 def encoded(method: Method, images: Tensor, batch_size: int = 250) -> Tensor:
     """z = h(x)/|h(x)| of uint8 images `(N, C, H, W)`: `(N, d)`, on the method's device."""
-    assert isinstance(method, Conditions)
+    assert isinstance(method, LatentConditional)
     with method.evaluating():
         return encode(method, images, batch_size, read=method.encode)
 
@@ -188,26 +190,26 @@ def mean_latent(method: Method, images: Tensor, batch_size: int = 250) -> Tensor
     return normalize(encoded(method, images, batch_size).mean(0), dim=0)
 
 
-def draw_given(
+def sample_latents(
     method: Method, z: Tensor, batch_size: int, steps: int | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Samples]:
     """One sample for each row of `z`, `(n, d)` or `(n, k, d)`: uint8 `(n, C, H, W)` on the CPU, and the last batch.
 
     `start`, `(n, C, H, W)` in [-1, 1], is for a method that starts from images.
     """
-    assert isinstance(method, Conditions)
+    assert isinstance(method, LatentConditional)
 
     def made(rows: Tensor) -> Samples:
         given = z[rows.to(z.device)].to(method.device)
         if start is None:
-            return method.sample_given(given, steps=steps)
+            return method.sample_from_latents(given, steps=steps)
         assert isinstance(method, StartsFromImages)
-        return method.sample_given(given, steps=steps, start=start[rows].to(method.device))
+        return method.sample_from_latents(given, steps=steps, start=start[rows].to(method.device))
 
     return in_batches(made, len(z), batch_size)
 
 
-def draw_of(
+def sample_classes(
     method: Method,
     labels: Tensor,
     batch_size: int,
@@ -219,11 +221,13 @@ def draw_of(
 
     With a `seed` every batch has a random generator of its own, so that equal seeds start equal chains.
     """
-    assert isinstance(method, FollowsClasses)
+    assert isinstance(method, ClassConditional)
 
     def made(rows: Tensor) -> Samples:
         random = None if seed is None else torch.Generator(method.device).manual_seed(seed + int(rows[0]))
-        return method.sample_of(labels[rows].to(method.device), guidance=guidance, steps=steps, generator=random)
+        return method.sample_from_classes(
+            labels[rows].to(method.device), guidance=guidance, steps=steps, generator=random
+        )
 
     return in_batches(made, len(labels), batch_size)
 
@@ -239,7 +243,7 @@ def in_batches(made: Callable[[Tensor], Samples], n: int, batch_size: int) -> tu
     return torch.cat(images), sampled
 
 
-def first(mask: Tensor, n: int) -> Tensor:
+def first_indices(mask: Tensor, n: int) -> Tensor:
     """The indices of the first `n` that are true, or of all where there are fewer."""
     return mask.nonzero()[:n, 0]
 

@@ -9,18 +9,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ebmzoo.ais import AnnealedImportanceSampling, Box, LogZ, Tempered
 from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.image_range import dequantized
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.energy import Energy, frozen
 from ebmzoo.errors import UserError
-from ebmzoo.importance import importance_bound
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method, Samples
-from ebmzoo.methods.capabilities import DecodesGaussian
+from ebmzoo.methods.base.capabilities import DecodesGaussian
+from ebmzoo.methods.base.method import Method, Samples
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.progress import tracked
-from ebmzoo.ranges import dequantized
+from ebmzoo.sampling.ais import AnnealedImportanceSampling, Box, LogZ, Tempered
+from ebmzoo.sampling.importance import importance_bound
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol
@@ -237,7 +237,7 @@ class Likelihood(Task):
         with method.evaluating():
             for batch in tracked(torch.split(x, self.batch_size), "importance bound", unit="batch"):
                 mu, logvar = method.inferred(batch)
-                bounds.append(importance_bound(method.restore, sigma, batch, mu, logvar, self.samples).cpu())
+                bounds.append(importance_bound(method.decode_inferred, sigma, batch, mu, logvar, self.samples).cpu())
         bound = float(torch.cat(bounds).mean())
         result.figures["generator/log_likelihood_lower"] = bound
         if isinstance(data, ImageData):

@@ -15,14 +15,14 @@ from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.data.images import shuffled
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import ScoresByChance
+from ebmzoo.methods.base.capabilities import HasStochasticScore
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, auroc
 from ebmzoo.metrics.bootstrap import intervals
 from ebmzoo.metrics.detection import METRICS, Ranked
 from ebmzoo.progress import tracked
 from ebmzoo.report.histograms import Histogram, histogram, save_histograms
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.scores import SCORES, Score, scores_of
@@ -155,7 +155,7 @@ class OutOfDistributionDetection(Task):
     def _scored(self, method: Method, scores: dict[str, Score], images: Tensor, of: str, result: Result) -> Scored:
         """The scores of images; one whose chain leaves the finite numbers is left out, with a note."""
         scores, found = dict(scores), dict[str, list[Tensor]]()
-        if isinstance(method, ScoresByChance) and "score" in scores:
+        if isinstance(method, HasStochasticScore) and "score" in scores:
             scores["score"] = method.ood_scores  # of which the score is the mean, which need not be computed twice
         for batch in tracked(torch.split(images, self.batch_size), of, unit="batch"):
             x = prepare(batch.to(method.device))
@@ -166,7 +166,7 @@ class OutOfDistributionDetection(Task):
                     result.notes.append(f"{of}/{name}: {error}")
                     del scores[name], found[name]
         of_each = {name: torch.cat(parts, dim=-1) for name, parts in found.items()}
-        if not isinstance(method, ScoresByChance) or "score" not in of_each:
+        if not isinstance(method, HasStochasticScore) or "score" not in of_each:
             return Scored(of_each)
         return Scored(of_each | {"score": of_each["score"].mean(0)}, of_each["score"])
 

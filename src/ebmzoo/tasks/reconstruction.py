@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Generates, Reconstructs
+from ebmzoo.methods.base.capabilities import Generates, Reconstructs
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
-from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.progress import tracked
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
+from ebmzoo.sampling.langevin import ChainDivergedError
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 
@@ -125,7 +125,7 @@ class Reconstruction(Task):
         for batch in tracked(torch.split(images, self.batch_size), "images", unit="batch"):
             x, reached = prepare(batch.to(method.device)), -1
             try:
-                for length, made, took in _along(method.restore, sampler, x, start, list(found)):
+                for length, made, took in _along(method.decode_inferred, sampler, x, start, list(found)):
                     found[length].append(fidelity(made, x, self.range))
                     strips.setdefault(length, made[: self.shown].float().cpu())
                     seconds[length] += took

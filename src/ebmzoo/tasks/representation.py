@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Encodes
+from ebmzoo.methods.base.capabilities import Encodes
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.report.pictures import save_scatter

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData, prepare
+from ebmzoo.data.degradations import Downsample, GaussianBlur, Grayscale, Identity, Masking, Operator
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.data.masks import Half
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Restores, Restoring, Stage
+from ebmzoo.methods.base.capabilities import RestorationSettings, Restores, SampleStage
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
-from ebmzoo.operators import Downsample, GaussianBlur, Grayscale, Identity, Masking, Operator
 from ebmzoo.progress import tracked
-from ebmzoo.ranges import ImageRange
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
@@ -54,7 +54,7 @@ class Restoration(Task):
     def __init__(
         self,
         operators: list[Operator] | None = None,
-        restoring: Restoring = Restoring(),  # noqa: B008  (frozen)
+        restoring: RestorationSettings = RestorationSettings(),  # noqa: B008  (frozen)
         n: int = 64,
         batch_size: int = 64,
         shown: int = 8,
@@ -112,15 +112,17 @@ class Restoration(Task):
                     result.pictures.append(str(path))
         return result
 
-    def _restore(self, method: Method, y: Tensor, operator: Operator, seed: int) -> list[Stage]:
+    def _restore(self, method: Method, y: Tensor, operator: Operator, seed: int) -> list[SampleStage]:
         """The ends of the stages of all images, on the CPU."""
         assert isinstance(method, Restores)
-        parts: list[list[Stage]] = []
+        parts: list[list[SampleStage]] = []
         for at, given in enumerate(torch.split(y, self.batch_size)):
             random = torch.Generator(method.device).manual_seed(seed + at)
             parts.append(method.restored(given.to(method.device), operator, self.restoring, generator=random))
         return [
-            Stage(alike[0].name, [torch.cat([stage.states[-1].float().cpu() for stage in alike])], [alike[0].nfe[-1]])
+            SampleStage(
+                alike[0].name, [torch.cat([stage.states[-1].float().cpu() for stage in alike])], [alike[0].nfe[-1]]
+            )
             for alike in zip(*parts, strict=True)
         ]
 

@@ -15,13 +15,13 @@ from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.data.images import to_uint8
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base.capabilities import Reconstructs, StartsFromGenerator
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, frechet_distance, mean_squared_error
-from ebmzoo.posterior import PosteriorSampler
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_curves, save_strips
+from ebmzoo.sampling.langevin import ChainDivergedError
+from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
@@ -225,8 +225,8 @@ def latent_chains(method: Method, images: Tensor, batch_size: int, shown: int) -
             x = prepare(batch.to(method.device))
             mse = []
             first = not chains.shown
-            for z in posterior_of(method).path(method.restore, x, method.infer(x)):
-                made = method.restore(z)
+            for z in posterior_of(method).path(method.decode_inferred, x, method.infer(x)):
+                made = method.decode_inferred(z)
                 mse.append(mean_squared_error(made, x))
                 if first:
                     chains.shown.append(made[:shown].float().cpu())

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, gradient
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Denoises, HasChain, Reconstructs
-from ebmzoo.ranges import ImageRange
+from ebmzoo.methods.base.capabilities import Denoises, HasChain, Reconstructs
+from ebmzoo.methods.base.method import Method
+from ebmzoo.sampling.langevin import Langevin
 
 Score = Callable[[Tensor], Tensor]
 """Images `(B, C, H, W)` in [-1, 1] to scores `(B,)`."""
@@ -75,7 +75,7 @@ class ReconstructionError:
     method: Reconstructs
 
     def __call__(self, x: Tensor) -> Tensor:
-        return (x - self.method.restore(self.method.infer(x))).square().flatten(1).sum(1)
+        return (x - self.method.decode_inferred(self.method.infer(x))).square().flatten(1).sum(1)
 
     def __str__(self) -> str:
         return "|x − G(μ(x))|²"
@@ -101,7 +101,7 @@ class DenoisingGap:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedScore:
     """A score that the method gives as it is, with what tables say of it."""
 
     score: Score
@@ -124,8 +124,8 @@ def scores_of(method: Method, x: Tensor, drop_steps: int, sigma: float) -> dict[
         sigma: σ of `reconstruction`, for methods with a denoiser; methods that infer latents reconstruct without noise.
     """
     scores: dict[str, Score] = {
-        "energy": Named(method.energy, "E(x)"),
-        "score": Named(method.ood_score, "the method's own"),
+        "energy": NamedScore(method.energy, "E(x)"),
+        "score": NamedScore(method.ood_score, "the method's own"),
     }
     if (steepness := GradientNorm(method.energy)).exists(x):
         scores["gradient"] = steepness

@@ -14,12 +14,12 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.langevin import ChainDivergedError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import RunsChain, RunsLevels
+from ebmzoo.methods.base.capabilities import RunsChain, RunsLevels
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, effective_sample_size, frechet_distance, rank_normalised, split_rhat
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
@@ -137,7 +137,7 @@ class Stability(Task):
         if not kept:
             return {}
         marks = {k * steps: k for k in (0, *kept)}
-        path, sampled = Followed(last=max(marks), marks=marks), method.sample(1)  # for what it tells of the chain
+        path, sampled = PathRecord(last=max(marks), marks=marks), method.sample(1)  # for what it tells of the chain
         with method.evaluating():
             for first in range(0, self.n, self.batch_size):
                 start, states = method.long_chain(min(self.batch_size, self.n - first), path.last)
@@ -203,7 +203,7 @@ class Stability(Task):
 
 
 @dataclass
-class Followed:
+class PathRecord:
     """What paths of `last` steps leave behind: the energies of some states, and the states at `marks`.
 
     `marks` maps a step to its multiple; `square` has the sums over chains of |x − x₀|²/CHW; `reached` is the last step

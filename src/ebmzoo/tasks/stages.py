@@ -12,8 +12,8 @@ from torch import Tensor
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import SamplesInStages, Stage
+from ebmzoo.methods.base.capabilities import SamplesInStages, SampleStage
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_against, save_strips
@@ -107,25 +107,25 @@ class Stages(Task):
     ) -> dict[str, Tensor]:
         """The images of one K+T as uint8, by row, of which all but the Fréchet distances goes into the result."""
         name = f"{latent_steps}+{image_steps}"
-        followed = self._follow(method, latent_steps, image_steps, seed)
+        record = self._follow(method, latent_steps, image_steps, seed)
         sampled = method.sample(1, steps=image_steps, generator=_random(method, seed))  # for what it tells of the chain
         start = {} if latent_steps else {"start": "noise"}
         result.protocol["chains"][name] = chain_protocol(sampled) | start
-        for point, nfe in followed.nfe.items():
+        for point, nfe in record.nfe.items():
             result.figures[f"{name}/{point}/nfe"] = nfe
-            if point in followed.seconds:
-                result.figures[f"{name}/{point}/seconds"] = followed.seconds[point]
-        for stage, energy in followed.energy.items():
+            if point in record.seconds:
+                result.figures[f"{name}/{point}/seconds"] = record.seconds[point]
+        for stage, energy in record.energy.items():
             result.curves[f"{name}/{stage}/energy"] = energy.tolist()
-            result.curves[f"{name}/{stage}/nfe"] = [float(nfe) for nfe in followed.nfe_of_states[stage]]
+            result.curves[f"{name}/{stage}/nfe"] = [float(nfe) for nfe in record.nfe_of_states[stage]]
         if folder is not None:
-            _draw(followed, name, folder, result)
-        return {f"{name}/{point}": torch.cat(images) for point, images in followed.images.items()}
+            _draw(record, name, folder, result)
+        return {f"{name}/{point}": torch.cat(images) for point, images in record.images.items()}
 
-    def _follow(self, method: Method, latent_steps: int, image_steps: int, seed: int) -> Followed:
+    def _follow(self, method: Method, latent_steps: int, image_steps: int, seed: int) -> StageRecord:
         """Raises `ChainDivergedError` where a chain does."""
         assert isinstance(method, SamplesInStages)
-        followed, clock = Followed(), dict[str, float]()
+        record, clock = StageRecord(), dict[str, float]()
         starts = range(0, self.n, self.batch_size)
         for first in tracked(starts, f"{latent_steps}+{image_steps} steps", unit="batch"):
             n, at = min(self.batch_size, self.n - first), seed + first
@@ -137,15 +137,15 @@ class Stages(Task):
                     keep=self.keep,
                     generator=_random(method, at),
                 )
-            followed.add(stages, n / self.n, method, self.shown if first == 0 else 0)
-            followed.took(list(followed.nfe)[-1], clock["all"])
+            record.add(stages, n / self.n, method, self.shown if first == 0 else 0)
+            record.took(list(record.nfe)[-1], clock["all"])
             if latent_steps and image_steps and len(stages) > 1:
                 with stopwatch(clock, "first"):
                     method.stages(
                         n, latent_steps=latent_steps, image_steps=0, keep=self.keep, generator=_random(method, at)
                     )
-                followed.took(f"{stages[0].name}_end", clock["first"])
-        return followed
+                record.took(f"{stages[0].name}_end", clock["first"])
+        return record
 
     def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
         """The Fréchet distance of every row's samples."""
@@ -160,7 +160,7 @@ class Stages(Task):
 
 
 @dataclass
-class Followed:
+class StageRecord:
     """What the chains of one row left behind, batch after batch.
 
     By point, as in `points`: `images`, uint8 batches; `nfe`; `seconds`, where they are known. By stage, one value a
@@ -175,7 +175,7 @@ class Followed:
     nfe_of_states: dict[str, list[int]] = field(default_factory=dict)
     strips: list[Tensor] = field(default_factory=list)
 
-    def add(self, stages: list[Stage], share: float, method: Method, shown: int) -> None:
+    def add(self, stages: list[SampleStage], share: float, method: Method, shown: int) -> None:
         """Count one batch, `share` of all samples, the first `shown` of which go into the picture."""
         for point, (x, nfe) in points(stages).items():
             self.images.setdefault(point, []).append(to_uint8(x).cpu())
@@ -196,7 +196,7 @@ class Followed:
         self.seconds[point] = self.seconds.get(point, 0.0) + seconds
 
 
-def points(stages: list[Stage]) -> dict[str, tuple[Tensor, int]]:
+def points(stages: list[SampleStage]) -> dict[str, tuple[Tensor, int]]:
     """`<stage>_start` and `<stage>_end` of each stage, with the images and the NFE there.
 
     A start is left out where it is the end of the stage before, and where it is the stage's only state.
@@ -213,12 +213,12 @@ def points(stages: list[Stage]) -> dict[str, tuple[Tensor, int]]:
     return found
 
 
-def _draw(followed: Followed, row: str, folder: Path, result: Result) -> None:
+def _draw(record: StageRecord, row: str, folder: Path, result: Result) -> None:
     file = row.replace("+", "_")
-    save_strips(torch.stack(followed.strips, dim=1), path := folder / f"stages_{file}.png")
+    save_strips(torch.stack(record.strips, dim=1), path := folder / f"stages_{file}.png")
     result.pictures.append(str(path))
-    nfe = [k for of_stage in followed.nfe_of_states.values() for k in of_stage]
-    energy = torch.cat(list(followed.energy.values())).tolist()
+    nfe = [k for of_stage in record.nfe_of_states.values() for k in of_stage]
+    energy = torch.cat(list(record.energy.values())).tolist()
     try:
         path = folder / f"stages_{file}_energy.png"
         save_against(nfe, {f"{row}: mean E(x)": energy}, "network evaluations", path)

@@ -9,7 +9,7 @@ from importlib import import_module
 from lightning.pytorch import LightningDataModule
 
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
+from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, Pixels
 from ebmzoo.tasks.base import Task
 from ebmzoo.tasks.budget import Budget

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 
 from ebmzoo.data.plane import PlaneData
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Proposes
-from ebmzoo.randomness import repeatable
+from ebmzoo.methods.base.capabilities import StartsFromProposal
+from ebmzoo.methods.base.method import Method
 from ebmzoo.report.pictures import grid, save_png, scatter
-from ebmzoo.spared import spared
+from ebmzoo.report.write_errors import ignore_write_errors
+from ebmzoo.sampling.randomness import repeatable
 
 POINTS = 2500
 """How many samples show a density of the plane."""
@@ -51,7 +51,7 @@ class SampleGrid(Callback):
             return
         data = getattr(trainer, "datamodule", None)
         runs: dict[str, int | None] = {"samples": None}
-        if isinstance(method, Proposes) and method.can_propose:
+        if isinstance(method, StartsFromProposal) and method.can_propose:
             runs["samples_no_mcmc"] = 0
         pictures = {}
         for name, steps in runs.items():
@@ -62,7 +62,7 @@ class SampleGrid(Callback):
             elif find_spec("matplotlib") is not None:
                 pictures[name] = scatter(images.flatten(1), data.extent)
         for name, picture in pictures.items():
-            with spared(f"sample grids in {trainer.default_root_dir}"):
+            with ignore_write_errors(f"sample grids in {trainer.default_root_dir}"):
                 save_png(picture, Path(trainer.default_root_dir) / name / f"step_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -13,13 +13,13 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from ebmzoo import __version__
 from ebmzoo.errors import UserError
-from ebmzoo.randomness import random_state, set_random_state
+from ebmzoo.networks.weights import read_weights
+from ebmzoo.sampling.randomness import random_state, set_random_state
 from ebmzoo.training.durable import keep_as, rename
 from ebmzoo.training.migration import FORMAT, KEY, migrated
 from ebmzoo.training.ranks import buffers_of_others, of_all
-from ebmzoo.weights import read_weights
+from ebmzoo.version import __version__
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

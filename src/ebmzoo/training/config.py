@@ -25,6 +25,12 @@ LIMITS = ("max_gib", "energy_limit")
 """The numbers that may be infinite, which is for none."""
 
 
+PACKAGES = (
+    *("data", "methods", "methods.baselines", "metrics", "networks", "networks.autoencoder"),
+    *("sampling", "ssrl", "tasks"),
+)
+"""The packages of `ebmzoo` whose public classes a config names."""
+
 GROUPS = ("trainer", "watchdog")
 """The keys of a run that hold keys only, which jsonargparse does not mind."""
 
@@ -125,7 +131,7 @@ def _gist(message: str) -> str:
 def _classes() -> dict[str, str]:
     """The public classes that a config can name, by their short names, with their class paths."""
     found = {}
-    for package in ("autoencoder", "data", "methods", "metrics", "networks", "schedule", "ssrl", "tasks"):
+    for package in PACKAGES:
         for name in import_module(f"ebmzoo.{package}").__all__:
             found[name] = f"ebmzoo.{package}.{name}"
     return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from ebmzoo import __version__
 from ebmzoo.errors import UserError
+from ebmzoo.version import __version__
 
 KEY = "ebmzoo"
 """Where a checkpoint holds what `ebmzoo` needs beyond what Lightning keeps."""
 
-FORMAT = 2
+FORMAT = 3
 """The format that is written; a change of what a checkpoint holds raises it and adds a step to `STEPS`."""
 
 
@@ -23,7 +24,35 @@ def _of_one_process(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _of_one_process}
+MOVED = {
+    "ebmzoo.autoencoder.KLAutoEncoderTraining": "ebmzoo.methods.KLAutoEncoderTraining",
+    "ebmzoo.autoencoder": "ebmzoo.networks.autoencoder",
+    "ebmzoo.data.Interpolation": "ebmzoo.data.InterpolatedImages",
+    "ebmzoo.data.ood.Interpolation": "ebmzoo.data.InterpolatedImages",
+    "ebmzoo.langevin": "ebmzoo.sampling",
+    "ebmzoo.methods.Alternation": "ebmzoo.methods.LIEBMAlternation",
+    "ebmzoo.methods.Elbo": "ebmzoo.methods.LIEBMElbo",
+    "ebmzoo.methods.Learning": "ebmzoo.methods.DenoisingEBMLearning",
+    "ebmzoo.methods.Sampling": "ebmzoo.methods.DenoisingEBMSampling",
+    "ebmzoo.methods.Teaching": "ebmzoo.methods.DualMCMCLosses",
+    "ebmzoo.methods.baselines.Cooling": "ebmzoo.methods.baselines.MDSMCooling",
+    "ebmzoo.operators": "ebmzoo.data.degradations",
+    "ebmzoo.schedule": "ebmzoo.sampling",
+    "ebmzoo.ssrl.stage": "ebmzoo.methods",
+}
+"""Where the classes and modules that a config of format 2 may name are now."""
+
+_MOVED = re.compile(r"\b(" + "|".join(sorted(map(re.escape, MOVED), key=len, reverse=True)) + r")\b")
+
+
+def _of_the_old_layout(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 named classes where they stood before the packages were laid out anew."""
+    own = checkpoint[KEY]
+    checkpoint[KEY] = {**own, "config": _MOVED.sub(lambda found: MOVED[found[1]], own["config"])}
+    return checkpoint
+
+
+STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _of_one_process, 2: _of_the_old_layout}
 """From each older format to the next: the checkpoint's contents, to be changed and given back."""
 
 

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ebmzoo.spared import spared
+from ebmzoo.report.write_errors import ignore_write_errors
 
 
 class TrainingRecord(Callback):
@@ -76,7 +76,7 @@ class TrainingRecord(Callback):
             "threads": torch.get_num_threads(),
             "precision": str(trainer.precision),
         }
-        with spared(str(self.path)):
+        with ignore_write_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(told, indent=2) + "\n")
 

@@ -8,7 +8,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from ebmzoo.methods.base import Method
+from ebmzoo.methods.base.method import Method
 from ebmzoo.training.durable import DurableIO
 
 

@@ -10,9 +10,9 @@ from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
 
 ALLOWED = (
-    *(f"ebmzoo.{package}" for package in ("autoencoder", "data", "methods", "metrics", "networks", "schedule")),
+    *(f"ebmzoo.{package}" for package in ("data", "methods", "metrics", "networks", "sampling")),
     *(f"ebmzoo.{package}" for package in ("ssrl", "tasks")),
-    *("ebmzoo.Langevin", "ebmzoo.langevin.Langevin"),  # a sampler that may be null is written as a class
+    *("ebmzoo.Langevin", "ebmzoo.sampling.langevin.Langevin"),  # a sampler that may be null is written as a class
     *(f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "profilers", "strategies")),
     "torch.nn",
     "torch.optim",

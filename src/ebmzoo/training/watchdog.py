@@ -15,10 +15,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base import Method
-from ebmzoo.methods.capabilities import Proposes
-from ebmzoo.randomness import repeatable
-from ebmzoo.spared import spared
+from ebmzoo.methods.base.capabilities import StartsFromProposal
+from ebmzoo.methods.base.method import Method
+from ebmzoo.report.write_errors import ignore_write_errors
+from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.training.ranks import of_all
 
 Kind = Literal["non_finite", "exploding_energy", "dead_energy", "collapsed_generator"]
@@ -40,7 +40,7 @@ class Event:
         """Add it to `<folder>/events.jsonl` and, `aloud`, say it on the standard error."""
         if aloud:
             print(self.told, file=sys.stderr)
-        with spared(f"event in {folder / 'events.jsonl'}"):
+        with ignore_write_errors(f"event in {folder / 'events.jsonl'}"):
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "events.jsonl").open("a") as file:
                 file.write(json.dumps(asdict(self)) + "\n")
@@ -149,7 +149,9 @@ class Watchdog(Callback):
                 yield "exploding_energy", f"{name} is {value:.3g}, beyond {self.energy_limit:.3g}"
 
     def _collapsed(self, method: Method, batch: Any) -> str | None:
-        if not (self.collapse and method.trains_energy and isinstance(method, Proposes) and method.can_propose):
+        if not (
+            self.collapse and method.trains_energy and isinstance(method, StartsFromProposal) and method.can_propose
+        ):
             return None
         with repeatable(seed=0):
             proposed = method.sample(32, steps=0).images

@@ -6,7 +6,7 @@ from ebmzoo.methods.baselines.drl import DRL
 from ebmzoo.methods.baselines.hat_ebm import HatEBM
 from ebmzoo.methods.baselines.igebm import IGEBM, ClippedAdam
 from ebmzoo.methods.baselines.improved_cd import ImprovedCD
-from ebmzoo.methods.baselines.mdsm import MDSM, Cooling
+from ebmzoo.methods.baselines.mdsm import MDSM, MDSMCooling
 from ebmzoo.methods.baselines.score_network import ScoreNetwork
 from ebmzoo.methods.baselines.short_run import ShortRunEBM
 from ebmzoo.methods.baselines.vae import VAE
@@ -17,11 +17,11 @@ __all__ = [
     "MDSM",
     "VAE",
     "ClippedAdam",
-    "Cooling",
     "CoopNets",
     "DivergenceTriangle",
     "HatEBM",
     "ImprovedCD",
+    "MDSMCooling",
     "ScoreNetwork",
     "ShortRunEBM",
 ]

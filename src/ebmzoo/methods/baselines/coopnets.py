@@ -9,16 +9,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo.compose import Tilted
-from ebmzoo.descent import Descent, each
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.from_generator import ChainFromGenerator
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.generator_chain import ChainFromGenerator
 from ebmzoo.networks.base import Generator
-from ebmzoo.posterior import positive
-from ebmzoo.ranges import ImageRange
+from ebmzoo.sampling.energies import Tilted
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.posterior import positive
 
 
 @final
@@ -67,23 +67,23 @@ class CoopNets(ChainFromGenerator):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         m = torch.randn(len(images), self.latent, device=images.device)
         made = self.generator(m)
         chain = self.sampler(self._tilted(self.energy_net), made)
 
         data, ends = contrast(self.energy_net, images, chain)  # the reference has nothing to learn
         loss_energy = data.mean() - ends.mean()
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
 
         revision = squared_error(chain, made).mean()
-        self.descend(revision / (2 * self.sigma**2), "generator")
+        self.minimize(revision / (2 * self.sigma**2), "generator")
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, made, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, made, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),

@@ -11,13 +11,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo import gaussian
-from ebmzoo.descent import Descent, each
 from ebmzoo.energy import EnergyNet, frozen
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
-from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
-from ebmzoo.methods.readings import Readings, contrast, energies_told, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.log_values import LogValues, contrast, energy_log_values, squared_error
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.generator_chain import GeneratorAlone, check_latents
+from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
 
 
@@ -73,32 +73,32 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = images
         m = torch.randn(len(x), self.latent, device=x.device)
         made = self.generator(m)
 
         data, ends = contrast(self.energy_net, x, made.detach())
         loss_energy = data.mean() - ends.mean()
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
 
         mu, logvar = self.inference(x)
         with frozen(self.generator):
             fit = squared_error(x, self.generator(gaussian.draw(mu, logvar))).mean()
         kl = gaussian.kl(mu, logvar).mean()
         of_made = gaussian.nll(m, *self.inference(made.detach())).mean()
-        self.descend(fit + kl + self.latent_weight * of_made, "inference")
+        self.minimize(fit + kl + self.latent_weight * of_made, "inference")
 
         # the inference network and the energy just updated
         z = gaussian.draw(*self.inference(x)).detach()
         fit = squared_error(x, self.generator(z)).mean()
         with frozen(self.inference, self.energy_net):
             of_made, energy_made = gaussian.nll(m, *self.inference(made)).mean(), self.energy_net(made).mean()
-        self.descend(fit + energy_made + self.latent_weight * of_made, "generator")
-        return energies_told(data, ends) | {
+        self.minimize(fit + energy_made + self.latent_weight * of_made, "generator")
+        return energy_log_values(data, ends) | {
             "grad_norm": grad_norm,
             "loss_energy": loss_energy.detach(),
             "reconstruction_mse": fit.detach() / x[0].numel(),

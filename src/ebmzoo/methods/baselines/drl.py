@@ -9,14 +9,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo.descent import Descent
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.readings import Readings
-from ebmzoo.methods.recovery import RecoveryLikelihood
-from ebmzoo.methods.recovery_chain import RecoveryChain
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues
+from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood
 from ebmzoo.networks.base import LevelEnergyNet
-from ebmzoo.schedule import DRLSchedule, NoiseSchedule, column
+from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.noise_schedule import DRLSchedule, NoiseSchedule, column
 
 
 @final
@@ -74,16 +74,18 @@ class DRL(RecoveryLikelihood):
         self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
-    def descents(self) -> dict[str, Descent]:
-        return {"energy_net": Descent(self.energy_net, self.energy_optimizer, self.lr_schedule, self.clip_norm)}
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
+        return {
+            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.lr_schedule, self.clip_norm)
+        }
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         told = self._told(labels)
         i = torch.randint(1, self.schedule.levels + 1, (len(images),), device=images.device)
         lower, x = self.schedule.pair(images, i, shared=False)
         ends = self._refine(x, x, i, told)
         loss, readings = self._contrast(column(self.schedule.scale(i), x) * lower, ends, i, told)
-        grad_norm = self.descend(loss, "energy_net")
+        grad_norm = self.minimize(loss, "energy_net")
         return readings | self._moved(x, ends) | {"grad_norm": grad_norm}
 
     def propose(

@@ -12,19 +12,19 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo.compose import Hat, OfLatent, OfResidual
-from ebmzoo.descent import Descent, each
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.capabilities import RunsChain, StartsFromGenerator
-from ebmzoo.methods.from_generator import WithGenerator
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
-from ebmzoo.methods.restoring import RestoresByEnergy
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import RunsChain, StartsFromGenerator
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.generator_chain import WithGenerator
+from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Generator
-from ebmzoo.ranges import ImageRange
+from ebmzoo.sampling.energies import Hat, OfLatent, OfResidual
+from ebmzoo.sampling.langevin import Langevin
 
 
 @final
@@ -104,10 +104,10 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         self.register_buffer("bank_latents", torch.zeros(bank_size, generator.latent))
         self.register_buffer("bank_filled", torch.zeros(bank_size, dtype=torch.bool))
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         if len(images) > len(self.bank_filled):
             raise UserError(f"model.bank_size is {len(self.bank_filled)}; it must be at least data.batch_size")
         self.generator.eval()
@@ -119,11 +119,11 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         x = images + self.data_noise * torch.randn_like(images)
         data, ends = contrast(self.energy_net, x, chain)
         loss_energy = data.mean() - ends.mean()
-        grad_norm = self.descend(loss_energy / (self.sampler.temperature if self.by_temperature else 1), "energy_net")
+        grad_norm = self.minimize(loss_energy / (self.sampler.temperature if self.by_temperature else 1), "energy_net")
         loss_generator = self._teach_generator(z, chain)
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, start, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, start, chain)
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach(), "loss_generator": loss_generator}
         )
 
@@ -133,7 +133,7 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         taught = self.bank_filled[slots].float()
         errors = (self.generator(self.bank_latents[slots]) - self.bank_images[slots]).square().flatten(1).mean(1)
         loss = self.generator_weight * (errors * taught).sum() / taught.sum().clamp_min(1)
-        self.descend(loss, "generator")
+        self.minimize(loss, "generator")
         self.bank_images[slots], self.bank_latents[slots], self.bank_filled[slots] = chain, z, True
         return cast(Tensor, loss.detach())
 

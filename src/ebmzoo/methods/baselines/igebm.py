@@ -10,14 +10,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
+from ebmzoo.data.image_range import ImageRange, dequantized
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.baselines.from_noise import ChainFromNoise, noise_first
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
-from ebmzoo.ranges import ImageRange, dequantized
-from ebmzoo.replay import ReplayBuffer
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.families.noise_chain import ChainFromNoise, noise_first
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.replay import ReplayBuffer
 
 
 class ClippedAdam(Adam):
@@ -114,7 +114,7 @@ class IGEBM(ChainFromNoise):
         self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = self.range.inward(dequantized(images) if self.dequantize else images)
         x0, slots = self.replay.draw(len(x))
         chain = self.walk(self.sampler, self.energy_net, x0, None)
@@ -123,10 +123,10 @@ class IGEBM(ChainFromNoise):
         data, ends = contrast(self.energy_net, x, self.range.inward(chain))
         penalty = data.square().mean() + ends.square().mean()
         loss_energy = data.mean() - ends.mean() + self.alpha * penalty
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, self.range.inward(x0), self.range.inward(chain))
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, self.range.inward(x0), self.range.inward(chain))
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach()}
         )
 

@@ -9,14 +9,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
+from ebmzoo.data.image_range import ImageRange, dequantized
 from ebmzoo.energy import Energy, EnergyNet, frozen
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.baselines.from_noise import ChainFromNoise, before_last, noise_first
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
-from ebmzoo.ranges import ImageRange, dequantized
-from ebmzoo.replay import ReplayBuffer
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.families.noise_chain import ChainFromNoise, before_last, noise_first
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.ssrl.augment import Augment
 
 
@@ -135,7 +135,7 @@ class ImprovedCD(ChainFromNoise):
         self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = self.range.inward(dequantized(images) if self.dequantize else images)
         drawn, slots = self.replay.draw(len(x))
         x0 = self.range.inward(self.augment(drawn))
@@ -148,10 +148,10 @@ class ImprovedCD(ChainFromNoise):
         loss_cd = data.mean() - ends.mean() + self.alpha * penalty
         loss_energy = loss_cd + self.kl_weight * loss_kl - self.entropy_weight * entropy
         self.replay.store(self.range.outward(chain), slots)
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, x0, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, x0, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),

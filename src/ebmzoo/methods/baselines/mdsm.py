@@ -13,22 +13,22 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Adam
 
-from ebmzoo.compose import DenoisingPotential
-from ebmzoo.descent import Descent, each
 from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.denoising import falling, linked
-from ebmzoo.methods.readings import Readings, squared_error
-from ebmzoo.methods.restoring import RestoresByDenoiser
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, squared_error
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.denoiser_energy import falling, linked
+from ebmzoo.methods.families.restoration import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
-from ebmzoo.schedule import GeometricNoise, column
+from ebmzoo.sampling.energies import DenoisingPotential
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.noise_schedule import GeometricNoise, column
 
 
 @dataclass(frozen=True)
-class Cooling:
+class MDSMCooling:
     """The temperature of each step: `hot` of them at T, `steps` down to 1 geometrically, `last` down to 0 linearly.
 
     Source: the authors' code, whose numbers are the default: 2,700 steps from T = 100.
@@ -48,11 +48,11 @@ class Cooling:
         ending = [k / max(self.last - 1, 1) for k in reversed(range(self.last))]
         return [self.temperature] * self.hot + falling(self.temperature, 1.0, self.steps) + ending
 
-    def lasting(self, steps: int) -> Cooling:
+    def lasting(self, steps: int) -> MDSMCooling:
         """With `steps` in all, in the same proportions."""
         total = self.hot + self.steps + self.last
         hot, last = (steps * part // max(total, 1) for part in (self.hot, self.last))
-        return Cooling(hot, steps - hot - last, last, self.temperature)
+        return MDSMCooling(hot, steps - hot - last, last, self.temperature)
 
 
 @final
@@ -92,7 +92,7 @@ class MDSM(RestoresByDenoiser):
         noise: GeometricNoise | None = None,
         sigma0: float = 0.2,
         step_size: float = 0.0008,
-        cooling: Cooling = Cooling(),
+        cooling: MDSMCooling = MDSMCooling(),
         in_channels: int = 3,
         size: int = 32,
         denoiser_optimizer: OptimizerCallable = Adam,
@@ -111,10 +111,10 @@ class MDSM(RestoresByDenoiser):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         sigma = self.noise.draw(len(images))
         noisy = (images + column(sigma, images) * torch.randn_like(images)).requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
@@ -122,7 +122,7 @@ class MDSM(RestoresByDenoiser):
             (grad,) = torch.autograd.grad(energies.sum(), noisy, create_graph=True)
             error = squared_error(noisy.detach() - self.sigma0**2 * grad, images)
             loss = (error / sigma.square()).mean()
-            norm = self.descend(loss, "denoiser")
+            norm = self.minimize(loss, "denoiser")
         told = {"energy_noisy": energies.detach().mean(), "loss_denoising": error.detach().mean()}
         return told | {"loss_score": loss.detach(), "grad_norm": norm}
 

@@ -10,16 +10,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo.compose import OfScore
-from ebmzoo.descent import Descent, each
 from ebmzoo.errors import UserError, at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.base import Samples
-from ebmzoo.methods.denoising import ScoresByDenoising, check_scoring, linked
-from ebmzoo.methods.readings import Readings, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, squared_error
+from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, linked
 from ebmzoo.networks.denoiser import Denoiser
-from ebmzoo.schedule import GeometricNoise, column
+from ebmzoo.sampling.energies import OfScore
+from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.noise_schedule import GeometricNoise, column
 
 
 @final
@@ -82,15 +82,15 @@ class ScoreNetwork(ScoresByDenoising):
         self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         sigma = self.noise.draw(len(images))
         noisy = images + column(sigma, images) * torch.randn_like(images)
         error = squared_error(self.denoiser(noisy, sigma), images)
         loss = (error / (2 * sigma.square())).mean()
-        norm = self.descend(loss, "denoiser")
+        norm = self.minimize(loss, "denoiser")
         return {"loss_score": loss.detach(), "loss_denoising": error.detach().mean(), "grad_norm": norm}
 
     def sample(

@@ -9,13 +9,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import at_least
-from ebmzoo.langevin import Langevin
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.baselines.from_noise import ChainFromNoise
-from ebmzoo.methods.readings import Readings, chain_told, contrast, energies_told
-from ebmzoo.ranges import ImageRange
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.families.noise_chain import ChainFromNoise
+from ebmzoo.sampling.langevin import Langevin
 
 
 @final
@@ -62,17 +62,17 @@ class ShortRunEBM(ChainFromNoise):
         self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x0, _ = self.start(len(images), None)
         chain = self.walk(self.sampler, self.energy_net, x0, None)
         x = images + self.data_noise * torch.randn(images.shape, device=images.device)
 
         data, ends = contrast(self.energy_net, x, chain)
         loss_energy = data.mean() - ends.mean()
-        grad_norm = self.descend(loss_energy, "energy_net")
+        grad_norm = self.minimize(loss_energy, "energy_net")
         return (
-            energies_told(data, ends)
-            | chain_told(self.sampler, x0, chain)
+            energy_log_values(data, ends)
+            | chain_log_values(self.sampler, x0, chain)
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach()}
         )
 

@@ -9,14 +9,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 
-from ebmzoo import gaussian
-from ebmzoo.descent import Descent, each
-from ebmzoo.methods.averaging import averaged
-from ebmzoo.methods.capabilities import DecodesGaussian, Encodes
-from ebmzoo.methods.from_generator import GeneratorAlone, check_latents
-from ebmzoo.methods.readings import Readings, squared_error
+from ebmzoo.methods.base.averaging import averaged
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.log_values import LogValues, squared_error
+from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.families.generator_chain import GeneratorAlone, check_latents
+from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
-from ebmzoo.posterior import PosteriorSampler, positive
+from ebmzoo.sampling.posterior import PosteriorSampler, positive
 
 
 @final
@@ -54,16 +54,16 @@ class VAE(GeneratorAlone, DecodesGaussian, Encodes):
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.averages = averaged(ema_decay, generator=generator, inference=inference)
 
-    def descents(self) -> dict[str, Descent]:
+    def trained_networks(self) -> dict[str, NetworkOptimizer]:
         optimizers = dict.fromkeys(("generator", "inference"), self.optimizer)
         return each(self, optimizers, self.lr_schedule, self.clip_norm)
 
-    def iterate(self, images: Tensor, labels: Tensor) -> Readings:
+    def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         mu, logvar = self.inference(images)
         fit = squared_error(images, self.generator(gaussian.draw(mu, logvar))).mean()
         kl = gaussian.kl(mu, logvar).sum(1).mean()
         loss = fit / (2 * self.sigma**2) + kl
-        grad_norm = self.descend(loss, "generator", "inference")
+        grad_norm = self.minimize(loss, "generator", "inference")
         return {
             "grad_norm": grad_norm,
             "loss": loss.detach(),

@@ -1,1 +1,0 @@
-"""How fast the chain and the training iterations are, beside others: `python -m benchmarks`."""

@@ -1,0 +1,1 @@
+"""How fast the chain and the training iterations are, beside others: `python -m profiling`."""

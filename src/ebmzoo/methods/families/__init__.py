@@ -1,0 +1,1 @@
+"""What several methods share: how their chains start, walk and are conditioned."""

@@ -1,0 +1,332 @@
+"""What CDRL and DRL share: a sequence of energies learnt by recovery likelihood, and sampling down its levels."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal, cast, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.degradations import Operator
+from ebmzoo.data.plane import PlaneData
+from ebmzoo.energy import Energy, gradient
+from ebmzoo.errors import UserError
+from ebmzoo.methods.base.capabilities import (
+    ClassConditional,
+    HasLevels,
+    Inpaints,
+    RestorationSettings,
+    Restores,
+    RunsLevels,
+    SampleStage,
+)
+from ebmzoo.methods.base.log_values import LogValues, energy_log_values
+from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.families.restoration import Known, Measured, MeasuredAtLevels, projected
+from ebmzoo.networks.autoencoder import ImageCoder, load_coder
+from ebmzoo.networks.base import LevelEnergyNet
+from ebmzoo.sampling.energies import AtLevel, Recovery, guided
+from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.noise_schedule import NoiseSchedule, column
+
+
+class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels, RunsLevels):
+    """A method with one network for the energies of all noise levels of a diffusion.
+
+    The energy of level i − 1 is that of y = m_i x_{i−1} (its `scale`); given x_i it is E(y) + |y − x_i|²/2σ_i²
+    and at the top, i = T, E(y) alone. With a `coder`, images are its latents inside.
+    """
+
+    energy_net: LevelEnergyNet
+    schedule: NoiseSchedule
+    chain: RecoveryChain
+    coder: ImageCoder | None
+    coder_checkpoint: str | None
+    shape: tuple[int, int, int]
+    drop_classes: float
+    denoise: float
+
+    @abstractmethod
+    def propose(
+        self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        """Where a chain of transition `i` starts: y, of the shape of x_i."""
+
+    @property
+    @abstractmethod
+    def proposals(self) -> Literal["none", "unconditional", "by class"]:
+        """What network proposes, for the count of network evaluations."""
+
+    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @final
+    def _told(self, labels: Tensor) -> Tensor | None:
+        """The class that each image is trained with, `(B, 1)`: of k one at random, and none with some probability."""
+        if self.classes == 0:
+            return None
+        if labels.dim() == 2:
+            chosen = torch.randint(labels.shape[1], (len(labels), 1), device=labels.device)
+            labels = labels.gather(1, chosen)[:, 0]
+        dropped = torch.rand(len(labels), device=labels.device) < self.drop_classes
+        return labels.masked_fill(dropped, -1)[:, None]
+
+    @final
+    def _refine(self, start: Tensor, x: Tensor, i: Tensor, labels: Tensor | None) -> Tensor:
+        """ỹ after K steps. The power iterations of spectral norms stand still meanwhile, as in the code."""
+        unit = self.chain.unit(self.schedule, i)
+        self.energy_net.eval()
+        try:
+            return self.chain(self._given(self.energy_net, x, i, unit, labels), start, unit)
+        finally:
+            self.energy_net.train()
+
+    def _given(
+        self,
+        net: LevelEnergyNet,
+        x: Tensor,
+        i: Tensor,
+        unit: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...] = (1.0,),
+    ) -> Recovery:
+        """E(y|x_i)."""
+        precision = torch.where(self.schedule.is_top(i), 0.0, self.schedule.sigma[i].pow(-2))
+        return Recovery(AtLevel(net, self.schedule.time[i - 1], unit, labels, weights), x, precision)
+
+    @final
+    def _contrast(self, y: Tensor, ends: Tensor, i: Tensor, labels: Tensor | None) -> tuple[Tensor, LogValues]:
+        """mean w_i (Ê(y) − Ê(ỹ)), both in one pass, and what to tell of it."""
+        time = self.schedule.time[i - 1].repeat(2)
+        both = self.energy_net(torch.cat([y, ends]), time, None if labels is None else labels[:, 0].repeat(2))
+        data, chain = both.chunk(2)
+        loss = (self.schedule.loss_weight(i) * (data - chain)).mean()
+        return loss, energy_log_values(data, chain) | {"loss_energy": loss.detach()}
+
+    @final
+    def _moved(self, start: Tensor, end: Tensor) -> LogValues:
+        """How far chains moved. Not over √K·s: the quadratic term keeps even a flat energy's chain nearer than that."""
+        return {"displacement": (end - start).detach().flatten(1).square().mean(1).sqrt().mean()}
+
+    # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.starts_anew and self.coder_checkpoint is not None:
+            assert self.coder is not None
+            load_coder(self.coder, self.coder_checkpoint)
+
+    @property
+    @final
+    def classes(self) -> int:
+        return self.energy_net.classes
+
+    @final
+    def check_data(self, data: ImageData | PlaneData) -> None:
+        super().check_data(data)
+        if self.classes and len(names := data.training_classes[0]) != self.classes:
+            raise UserError(f"model.energy_net.classes is {self.classes} but data has {len(names)}: {', '.join(names)}")
+
+    @final
+    def _inward(self, images: Tensor) -> Tensor:
+        if self.coder is None:
+            return images
+        with torch.no_grad():
+            return self.coder.encode(images)
+
+    @final
+    def _outward(self, x: Tensor) -> Tensor:
+        return x if self.coder is None else self.coder.decode(x)
+
+    @final
+    def energy_at(self, x: Tensor, level: int) -> Tensor:
+        return self._level(level)(x)
+
+    def _level(self, level: int, labels: Tensor | None = None, weights: tuple[float, ...] = (1.0,)) -> Energy:
+        """The energy of x_level itself, which is that of y = m x."""
+
+        def energy(x: Tensor) -> Tensor:
+            i = torch.full((len(x),), level + 1, device=x.device)
+            net = cast(LevelEnergyNet, self.network("energy_net"))
+            at = AtLevel(net, self.schedule.time[i - 1], self.chain.unit(self.schedule, i), labels, weights)
+            return at(column(self.schedule.scale(i), x) * x)
+
+        return energy
+
+    @final
+    def energy(self, x: Tensor) -> Tensor:
+        """The energy of the least noisy level (CDRL, §4.4), in units of nats: Ê/s_1²."""
+        return self.energy_at(self._inward(x), 0)
+
+    @property
+    @final
+    def has_density(self) -> bool:
+        """With a coder the energy is of latents."""
+        return self.coder is None
+
+    @final
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """Down the levels from N(0, I) (Alg. 2); `steps` are those of each level, and 0 is the proposals alone.
+
+        A model with classes draws one for each image, uniformly, where no `labels` are given.
+        """
+        if labels is None and self.classes:
+            drawn = torch.randint(self.classes, (n,), device=self.device, generator=generator)
+            made = self.sample_from_classes(drawn, steps=steps, generator=generator)
+            return replace(made, start=f"{made.start}, of classes drawn uniformly,")
+        if labels is not None:
+            return self.sample_from_classes(labels, steps=steps, generator=generator)
+        return self._sampled(self._noise(n, generator), None, (1.0,), steps, generator)
+
+    @final
+    def sample_from_classes(
+        self,
+        labels: Tensor,
+        *,
+        guidance: float = 0.0,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Samples:
+        """As `sample`, of classes.
+
+        Raises:
+            UserError: the model has no classes, or not those, or `labels` has another shape.
+        """
+        if self.classes == 0:
+            raise UserError("model.energy_net.classes is 0: this model was trained without classes")
+        if labels.dim() not in (1, 2) or labels.numel() == 0:
+            raise UserError(f"labels have shape {tuple(labels.shape)}; (n,) or (n, k) is needed")
+        if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
+            found = f"from {int(labels.min())} to {int(labels.max())}"
+            raise UserError(f"labels run {found}; this model has the classes 0 to {self.classes - 1}")
+        given = labels.to(self.device)
+        chosen, weights = guided(given[:, None] if given.dim() == 1 else given, guidance)
+        return self._sampled(self._noise(len(labels), generator), chosen, weights, steps, generator)
+
+    @final
+    def sample_longer(self, n: int, times: int, *, generator: torch.Generator | None = None) -> Samples:
+        """Unlike `sample` with more steps, which makes each shorter."""
+        labels, start = None, "noise"
+        if self.classes:
+            labels = torch.randint(self.classes, (n, 1), device=self.device, generator=generator)
+            start = "noise, of classes drawn uniformly,"
+        longer = replace(self.chain, steps=times * self.chain.steps)
+        made = self._sampled(self._noise(n, generator), labels, (1.0,), longer.steps, generator, chain=longer)
+        return replace(made, start=start)
+
+    @final
+    def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
+        with self.evaluating():
+            return list(self._down(self._noise(n, generator), None, (1.0,), self.chain.steps, generator))
+
+    @final
+    def inpaint(
+        self, x: Tensor, hidden: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Samples:
+        """As `sample`, where what is known is put back, with its level's noise, after every step (appendix C).
+
+        One ε an image is the noise of what is known at all levels. With a coder, a latent is hidden where any of its
+        pixels is.
+        """
+        hidden = hidden.to(self.device).expand_as(x)
+        clean, mask = self._inward(x), hidden
+        if self.coder is not None:
+            mask = adaptive_max_pool2d(hidden.any(1, keepdim=True).float(), clean.shape[-2:]) > 0
+        noise = self._noise(len(x), generator)
+        known = Known(clean, mask, noise, self.schedule)
+        made = self._sampled(self._noise(len(x), generator), None, (1.0,), steps, generator, known)
+        return Samples(torch.where(hidden, made.images, x), made.nfe, made.start, made.steps, made.temperature)
+
+    @property
+    @final
+    def can_restore(self) -> bool:
+        """A measurement is of pixels, which no level of latents of a coder has."""
+        return self.coder is None
+
+    @final
+    def restored(
+        self, y: Tensor, operator: Operator, restoring: RestorationSettings, *, generator: torch.Generator | None = None
+    ) -> list[SampleStage]:
+        """As `inpaint`, with what y tells of the image in place of what is not hidden."""
+        known = MeasuredAtLevels(Measured(y, operator), self._noise(len(y), generator), self.schedule)
+        made = self._sampled(self._noise(len(y), generator), None, (1.0,), restoring.steps, generator, known)
+        stage = SampleStage("levels", [operator.pinv(y), made.images], [0, made.nfe])
+        return [stage, *projected(stage, y, operator, restoring)]
+
+    def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(n, *self.shape, device=self.device, generator=generator)
+
+    def _sampled(
+        self,
+        start: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...],
+        steps: int | None,
+        generator: torch.Generator | None,
+        known: Known | MeasuredAtLevels | None = None,
+        chain: RecoveryChain | None = None,
+    ) -> Samples:
+        steps = self.chain.steps if steps is None else steps
+        passes = len(weights)
+        proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
+        with self.evaluating():
+            *_, x = self._down(start, labels, weights, steps, generator, known, chain)
+            if steps and self.denoise:
+                # Tweedie's formula, with a longer step (CDRL, Eq. 18 and below it)
+                schedule = self.schedule
+                score = -gradient(self._level(0, labels, weights), x)
+                x = (x + self.denoise * schedule.sigma_bar[0].square() * score) / schedule.alpha_bar[0]
+            images = self._outward(x)
+        nfe = self.schedule.levels * (proposing + steps * passes) + (passes if steps and self.denoise else 0)
+        temperature = self.chain.noise**2 if steps else math.nan
+        return Samples(images, nfe, "noise", self.schedule.levels * steps, temperature)
+
+    def _down(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        weights: tuple[float, ...],
+        steps: int,
+        generator: torch.Generator | None,
+        known: Known | MeasuredAtLevels | None = None,
+        chain: RecoveryChain | None = None,
+    ) -> Iterator[Tensor]:
+        """x_T, …, x_0 (Alg. 2)."""
+        net, chain = cast(LevelEnergyNet, self.network("energy_net")), chain or self.chain
+        if known is not None:
+            x = known.put_back(x, self.schedule.levels, 1.0)
+        yield x
+        for level in range(self.schedule.levels, 0, -1):
+            i = torch.full((len(x),), level, device=x.device)
+            scale = column(self.schedule.scale(i), x)
+            unit = self.chain.unit(self.schedule, i)
+            y = self.propose(x, i, labels, weights, generator)
+            energy = self._given(net, x, i, unit, labels, weights)
+            if known is None:
+                y = chain(energy, y, unit, steps, generator)
+            else:
+                start = known.put_back(y, level - 1, scale)
+                for state in chain.path(energy, start, unit, steps, generator):
+                    y = state.copy_(known.put_back(state, level - 1, scale))
+            x = y / scale
+            yield x
+
+
+def latent_shape(coder: ImageCoder | None, channels: int, size: int) -> tuple[int, int, int]:
+    """The shape of what is modelled: an image's, or that of its latent."""
+    if coder is None:
+        return channels, size, size
+    coder.freeze()
+    return coder.shape(channels, size)

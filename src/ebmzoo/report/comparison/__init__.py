@@ -1,0 +1,1 @@
+"""Runs held against each other: records, protocols, tables and the HTML page."""

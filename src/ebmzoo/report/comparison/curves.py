@@ -1,0 +1,74 @@
+"""Learning curves of runs side by side: `python -m ebmzoo.report.comparison.curves RUN RUN --out curves.png`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ebmzoo.errors import UserError
+
+KEYS = ("train/energy_gap", "train/displacement_ratio", "train/agreement")
+
+
+def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
+    """The steps and values of `key` in the CSV files of a run, in the order of the steps.
+
+    Raises:
+        UserError: the run has no curves, or none of that name.
+    """
+    found: dict[int, float] = {}
+    files = sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    for path in files:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get(key):
+                    found[int(row["step"])] = float(row[key])
+    if not found:
+        raise UserError(f"{run} has no curve of {key}; a run that `ebmzoo fit` made has csv/version_*/metrics.csv")
+    steps = sorted(found)
+    return steps, [found[step] for step in steps]
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """The running mean of the last `window` values, of as many as there are at the start."""
+    return [math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
+
+
+def draw_curves(runs: Sequence[Path], keys: Sequence[str], out: Path, window: int = 10) -> None:
+    """One panel a key, one line a run, each a running mean of `window` logged values."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
+    figure = Figure(figsize=(4.2 * len(keys), 3.2), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        for run in runs:
+            steps, values = read_curve(run, key)
+            axes.plot(steps, smooth(values, window), label=run.name)
+        if key == "train/displacement_ratio":
+            axes.set_yscale("log")
+            axes.axhline(1, color="grey", linewidth=0.8, linestyle="--")
+        axes.set(title=key, xlabel="iteration")
+        axes.legend(frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser(prog="python -m ebmzoo.report.comparison.curves", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    parser.add_argument("--keys", nargs="+", default=list(KEYS))
+    given = parser.parse_args()
+    try:
+        draw_curves(given.runs, given.keys, given.out)
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

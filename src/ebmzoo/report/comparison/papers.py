@@ -1,0 +1,111 @@
+"""What the five papers print in their tables, where it stands there, and where they disagree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A figure as a paper prints it: `paper` and `table` say where, `printed` how the row is named there.
+
+    `value` is None for a run that did not converge; `nfe` and `parameters`, in millions, are None where that table does
+    not tell them. `role` is `method` for one of the five papers', `baseline`, or `other`.
+    """
+
+    paper: str
+    table: str
+    data: str
+    metric: str
+    method: str
+    printed: str
+    value: float | None
+    nfe: float | None
+    parameters: float | None
+    role: Literal["method", "baseline", "other"]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """The figures of one model in which papers differ: `values` are (paper, table, name of the row, value)."""
+
+    data: str
+    metric: str
+    quantity: Literal["value", "nfe"]
+    name: str
+    values: tuple[tuple[str, str, str, float], ...]
+    note: str | None
+
+    def __str__(self) -> str:
+        places: dict[float, list[str]] = {}
+        for paper, table, _, value in self.values:
+            places.setdefault(value, []).append(f"{paper} {where(table)}")
+        told = "; ".join(f"{value:g} ({', '.join(found)})" for value, found in places.items())
+        what = self.metric if self.quantity == "value" else "NFE"
+        return f"{self.name}, {self.data}, {what}: {told}" + (f"; {self.note}" if self.note else "")
+
+    def covers(self, row: Printed) -> bool:
+        """Whether the row is one of those that differ."""
+        if (self.data, self.metric) != (row.data, row.metric):
+            return False
+        return any((row.paper, row.table, row.printed) == place[:3] for place in self.values)
+
+
+@dataclass(frozen=True)
+class Papers:
+    """The papers by their short names with their titles, what they print, and where they disagree.
+
+    `classes` maps a method's class to the papers' name for it.
+    """
+
+    titles: Mapping[str, str]
+    classes: Mapping[str, str]
+    rows: Sequence[Printed]
+    conflicts: Sequence[Conflict]
+
+    def of(self, data: str, metric: str) -> list[Printed]:
+        """What is printed of a metric on a data set."""
+        return [row for row in self.rows if (row.data, row.metric) == (data, metric)]
+
+    def disputed(self, row: Printed) -> list[Conflict]:
+        """The disagreements that a row is part of."""
+        return [conflict for conflict in self.conflicts if conflict.covers(row)]
+
+
+def where(table: str) -> str:
+    """The place in a paper, as text: `Table 1`, `sec 5.1`."""
+    return f"Table {table}" if table[0].isdigit() else table
+
+
+def methods_of(rows: Iterable[Printed]) -> list[str]:
+    """The methods of the rows, each once."""
+    return list(dict.fromkeys(row.method for row in rows))
+
+
+@cache
+def papers() -> Papers:
+    """The figures that come with the package, `papers.json`."""
+    told = json.loads(files("ebmzoo.report.comparison").joinpath("papers.json").read_text(encoding="utf-8"))
+    rows = [
+        Printed(table["paper"], table["table"], **dict(zip(told["columns"], row, strict=True)))
+        for table in told["tables"]
+        for row in table["rows"]
+    ]
+    conflicts = [
+        Conflict(
+            c["data"],
+            c["metric"],
+            c["quantity"],
+            c["name"],
+            tuple((v["paper"], v["table"], v["printed"], v["value"]) for v in c["values"]),
+            c.get("note"),
+        )
+        for c in told["conflicts"]
+    ]
+    return Papers(told["papers"], told["classes"], rows, conflicts)

@@ -1,0 +1,1 @@
+"""What goes to Weights & Biases: loggers, tables, and the report that compares runs."""

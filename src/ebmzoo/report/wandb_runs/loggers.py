@@ -1,0 +1,189 @@
+"""Where a run's curves go: CSV always; W&B online with a key, offline without one, nowhere when it is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lightning.fabric.loggers.logger import _DummyExperiment
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ebmzoo.methods.base.method import Method
+from ebmzoo.report.wandb_runs.account import has_key
+from ebmzoo.report.wandb_runs.tables import tables
+from ebmzoo.report.write_errors import ignore_write_errors
+
+KEPT = "wandb.json"
+"""The file of a run's folder that keeps its identity."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What the dashboard knows a run by, in the same words for every method.
+
+    `id` is W&B's; `method` and `data` are the short names of the classes; `kind` is one of method, baseline, ablation
+    and network (what has no energy, such as an encoder).
+    """
+
+    method: str
+    data: str
+    kind: str
+    id: str = field(default_factory=lambda: os.environ.get("WANDB_RUN_ID") or uuid4().hex[:12])
+
+    @classmethod
+    def of(cls, model: LightningModule, data: LightningDataModule, configs: Iterable[Path] = ()) -> RunIdentity:
+        """The identity of a run of a model on data, from config files of which one in `ablations/` is an ablation's."""
+        if not isinstance(model, Method):
+            kind = "network"
+        elif any(path.resolve().parent.name == "ablations" for path in configs):
+            kind = "ablation"
+        else:
+            kind = "baseline" if type(model).__module__.startswith("ebmzoo.methods.baselines.") else "method"
+        return cls(type(model).__name__, type(data).__name__, kind)
+
+    def kept(self, run_dir: Path) -> RunIdentity:
+        """The identity that the run's first command kept in `run_dir`; this one where it is the first."""
+        path = run_dir / KEPT
+        if path.exists():
+            return RunIdentity(**json.loads(path.read_text()))
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        return self
+
+
+class ZooCSVLogger(CSVLogger):
+    """A `CSVLogger` that keeps its rows until they can be written: a full disk does not cost a run."""
+
+    def save(self) -> None:
+        with ignore_write_errors(f"curves in {self.root_dir}"):
+            super().save()
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        with ignore_write_errors(f"hyperparameters in {self.root_dir}"):
+            super().log_hyperparams(params)
+
+
+class ZooWandbLogger(WandbLogger):
+    """A `WandbLogger` that never costs a run: after an error of W&B's, told once, the run goes on without it.
+
+    It logs a config flat, under the names that the command line and a sweep give its keys.
+    """
+
+    lost = False
+    """Whether there was such an error."""
+
+    @property
+    def experiment(self) -> Any:
+        if not self.lost:
+            with self.sparing():
+                return super().experiment
+        return _DummyExperiment()  # Lightning's own, which takes every call and does nothing
+
+    def log_hyperparams(self, params: Any) -> None:
+        with self.sparing():
+            super().log_hyperparams(flat(dict(params)))
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        with self.sparing():
+            super().log_metrics(metrics, step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        with self.sparing():
+            super().log_image(key, images, step, **kwargs)
+
+    def finalize(self, status: str) -> None:
+        with self.sparing():
+            super().finalize(status)
+
+    @contextmanager
+    def sparing(self) -> Iterator[None]:
+        """Within it an error is W&B's, and ends W&B's part in the run, not the run."""
+        try:
+            yield
+        except Exception as error:  # W&B's own, a socket's, a full disk: none is worth a training
+            if not self.lost:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"W&B is lost ({reason:.200}); the run goes on, with its curves in csv/ alone", file=sys.stderr)
+            self.lost = True
+
+
+def loggers(run_dir: Path, identity: RunIdentity) -> list[Logger]:
+    """The loggers of one command in a run; all commands in one run's folder share one W&B run."""
+    chosen: list[Logger] = [ZooCSVLogger(run_dir, name="csv")]
+    wanted = find_spec("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled"
+    if wanted and getattr(rank_zero_only, "rank", 0) == 0:  # the other processes of a run have nothing to tell
+        chosen.append(_wandb(run_dir, identity.kept(run_dir)))
+    return chosen
+
+
+def log_scorecard(loggers: Iterable[Logger], folder: Path, tasks: Iterable[str]) -> None:
+    """Tell W&B what the tasks wrote into `folder`: their figures, pictures and histograms, as `tables` has them."""
+    for logger in loggers:
+        if isinstance(logger, ZooWandbLogger) and not logger.lost:
+            with logger.sparing():
+                logger.experiment.log(tables(folder, tasks))
+
+
+@contextmanager
+def closing_wandb() -> Iterator[None]:
+    """End the W&B run that the block opened, so that the next one of this process does not go on in it."""
+    try:
+        yield
+    except BaseException:
+        _finish(exit_code=1)
+        raise
+    _finish(exit_code=0)
+
+
+def flat(config: Any, name: str = "") -> dict[str, Any]:
+    """`{"model": {"init_args": {"gamma": 0.1}}}` as `{"model.gamma": 0.1}`; a list of sections is numbered from 0."""
+    if isinstance(config, dict):
+        parts = list(config.items())
+    elif isinstance(config, list) and any(isinstance(part, dict) for part in config):
+        parts = [(str(i), part) for i, part in enumerate(config)]
+    else:
+        return {name: config}
+    found: dict[str, Any] = {}
+    for key, value in parts:
+        found |= flat(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+    return found
+
+
+def _finish(exit_code: int) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    try:
+        wandb.finish(exit_code)
+    except Exception as error:  # what the run made is on disk by now
+        print(f"W&B could not end its run ({type(error).__name__})", file=sys.stderr)
+
+
+def _wandb(run_dir: Path, identity: RunIdentity) -> Logger:
+    from wandb import Settings
+
+    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun") or not has_key()
+    logger = ZooWandbLogger(
+        name=run_dir.name,
+        save_dir=str(run_dir),
+        project=os.environ.get("WANDB_PROJECT", "ebmzoo"),
+        id=identity.id,
+        resume=None if offline else "allow",
+        offline=offline,
+        group=identity.data,
+        tags=[identity.method, identity.data, identity.kind],
+        config={"method": identity.method, "data_set": identity.data, "kind": identity.kind},
+        settings=Settings(silent=True, console="off"),
+    )
+    logger._wandb_init.pop("anonymous", None)  # lightning 2.6 always passes it, and wandb warns of it in every run
+    return logger

@@ -1,0 +1,24 @@
+"""Chains and what they walk on: the one Langevin sampler, energies made of energies, replay, bounds on log Z."""
+
+from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
+from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.noise_schedule import CosineSchedule, DRLSchedule, GeometricNoise, NoiseSchedule, column
+from ebmzoo.sampling.posterior import PosteriorSampler
+from ebmzoo.sampling.replay import ReplayBuffer
+
+__all__ = [
+    "ChainDivergedError",
+    "CosineSchedule",
+    "DRLSchedule",
+    "GeometricNoise",
+    "GivenLatent",
+    "Informed",
+    "Joint",
+    "Langevin",
+    "NoiseSchedule",
+    "PosteriorSampler",
+    "RecoveryChain",
+    "ReplayBuffer",
+    "column",
+]

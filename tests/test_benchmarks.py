@@ -28,7 +28,7 @@ from profiling.timing import Timed, in_turn
 def test_contenders_take_turns_and_ratios_are_within_a_round():
     order, seconds = [], iter([9.0, 9.0, 1.0, 2.0, 10.0, 20.0, 3.0, 6.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.timing.once", lambda work, device: (work(), next(seconds))[1])
+        patch.setattr("profiling.timing.once", lambda work, device: (work(), next(seconds))[1])
         works = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
         timed = in_turn(works, 3, torch.device("cpu"), per=2)
     assert order == ["a", "b"] * 4
@@ -44,7 +44,7 @@ def test_chains_of_equal_seeds_agree_with_the_plain_loop_and_a_wrong_one_is_told
         far = disagreement(net.eval(), x, 2)
         assert {"plain loop", "ebmzoo"} <= set(far), name
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.chains.with_ebmzoo", lambda net, x, sampler: Langevin(1, 1.0, 0.01)(net, x))
+        patch.setattr("profiling.chains.with_ebmzoo", lambda net, x, sampler: Langevin(1, 1.0, 0.01)(net, x))
         with pytest.raises(AssertionError, match="ebmzoo"):
             disagreement(net, x, 2)
 
@@ -65,7 +65,7 @@ def test_a_contrastive_divergence_that_differs_is_told(fault, monkeypatch):
         "chains from noise": lambda: net(x).mean() - net(plain(net, torch.randn_like(x), 2)).mean(),
         "no gradient of the data's energies": lambda: net(x).mean().detach() - net(plain(net, x, 2)).mean(),
     }
-    monkeypatch.setattr("benchmarks.iterations._ebmzoo", lambda *args: wrong[fault])
+    monkeypatch.setattr("profiling.iterations._ebmzoo", lambda *args: wrong[fault])
     with pytest.raises(AssertionError, match="ebmzoo, fp32"):
         disagreement_of_losses(net, x, 2)
 
@@ -121,7 +121,7 @@ def test_rows_tell_ratios_and_what_the_sampler_adds():
 
 def test_a_schedule_is_its_iterations_at_the_measured_speed(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("benchmarks.iterations.of_method", lambda *args: (asked.append(args[:2]), [9.0, 3.6, 1.0])[1])
+    monkeypatch.setattr("profiling.iterations.of_method", lambda *args: (asked.append(args[:2]), [9.0, 3.6, 1.0])[1])
     assert of_schedule(3, tmp_path) == pytest.approx({"simclr_cifar": 97.0, "liebm_cifar": 97.5})
     for config, batch in asked:
         data = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["data"]["init_args"]

@@ -92,7 +92,7 @@ def test_the_first_latent_is_inferred_from_a_start():
     with torch.no_grad():
         mu, logvar = method.network("inference").eval()((start + 1) / 2)
     m = mu + (logvar / 2).exp() * torch.randn(5, 4, generator=generator)
-    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator, method.restore), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.images, by_hand(method, z, 2.0, m, generator, method.decode_inferred), rtol=1e-4, atol=1e-5)
     assert got.start == "inference"
 
 

@@ -270,7 +270,7 @@ def test_the_spread_over_the_seeds_of_a_score_is_told():
 
 
 def test_near_and_far_are_means_over_their_sets():
-    sets = [BLACK, MIDDLE, Grey("greys", 20, n=11, spread=21), data.Interpolation(offset=3)]
+    sets = [BLACK, MIDDLE, Grey("greys", 20, n=11, spread=21), data.InterpolatedImages(offset=3)]
     result = ask(Bowl(), *sets, near=["black", "greys"])
     assert result.protocol["kinds"] == {"black": "near", "middle": "far", "greys": "near", "interpolation": "far"}
     for name in ("auroc_energy", "fpr95_score", "aupr_gradient"):
@@ -287,11 +287,11 @@ def test_sets_know_what_they_are_near_to():
     near = {"CIFAR-10": "CIFAR-100", "CIFAR-100": "CIFAR-10", "MNIST": "Fashion-MNIST", "Fashion-MNIST": "MNIST"}
     like = TinyData()
     for kind in kinds:
-        if kind in (OutOfDistribution, data.Interpolation) or getattr(kind, "__abstractmethods__", None):
+        if kind in (OutOfDistribution, data.InterpolatedImages) or getattr(kind, "__abstractmethods__", None):
             continue
         for like.name in ("CIFAR-10", "CIFAR-100", "MNIST", "Fashion-MNIST", "SVHN", "digits"):
             assert kind.is_near(kind, like) == (near.get(like.name) == getattr(kind, "name", "")), (kind, like.name)
-    assert data.Interpolation().is_near(like)
+    assert data.InterpolatedImages().is_near(like)
 
 
 def test_intervals_are_in_the_protocol_of_every_figure_of_a_set():

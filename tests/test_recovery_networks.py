@@ -381,7 +381,7 @@ def group_norm(norm, x):
 def test_unet_block_is_the_equation(resample, out):
     torch.manual_seed(0)
     layer = {"none": None, "down": nn.AvgPool2d(2), "up": nn.UpsamplingNearest2d(scale_factor=2)}[resample]
-    block = unet.ResBlock(4, out, settings(), layer)
+    block = unet.UNetResBlock(4, out, settings(), layer)
     temb, x = torch.randn(3, 5).double(), torch.randn(3, 4, 4, 4).double()
     assert out != 4 or torch.equal(block.double()(x, temb), x if layer is None else layer(x))  # as it begins
     block = awake(block)
@@ -400,7 +400,7 @@ def test_unet_block_is_the_equation(resample, out):
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_is_the_equation(heads):
     torch.manual_seed(0)
-    layer, x = awake(unet.Attention(4, settings(heads=heads))), torch.randn(2, 4, 2, 3).double()
+    layer, x = awake(unet.UNetAttention(4, settings(heads=heads))), torch.randn(2, 4, 2, 3).double()
     q, k, v = F.conv2d(group_norm(layer.norm, x), layer.qkv.weight, layer.qkv.bias).flatten(2).split(4, 1)
     c = 4 // heads
     made = []
@@ -430,7 +430,7 @@ def test_unet_is_its_halves_and_every_skip_counts():
     for i in range(9):
         without = [torch.zeros_like(s) if i == j else s for j, s in enumerate(skips)]
         assert (net.decode(h, without, temb) - want).abs().max() > 1e-6, i
-    attention = [n.split(".")[0] for n, m in net.named_modules() if isinstance(m, unet.Attention)]
+    attention = [n.split(".")[0] for n, m in net.named_modules() if isinstance(m, unet.UNetAttention)]
     assert attention == ["down"] * 2 + ["middle"] + ["up"] * 3
 
 

@@ -253,7 +253,7 @@ def test_a_malicious_pickle_does_nothing(kind, tmp_path, capsys, monkeypatch):
 
 
 READERS = {
-    r"torch\.load\(": {"weights.py": "weights_only=True"},
+    r"torch\.load\(": {"networks/weights.py": "weights_only=True"},
     r"np\.load\(|numpy\.load\(": {"data/arrays.py": "allow_pickle=False"},
     r"yaml\.(load|unsafe_load|full_load)\(": {"report/comparison/records.py": "SafeLoader"},
     r"pickle\.|import pickle|from pickle": {},

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "energies and out-of-distribution scores of the data's test images, as a file",
     "sample": "draw images from a checkpoint",
     "restore": "give degraded pictures back: 4 or 8 times larger, in colour, sharp, without noise, filled in",
+    "import": "make a checkpoint from one that a paper's authors publish",
     "compare": "hold runs against each other: one table, and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
     "dashboard": "build the report in W&B that holds runs against each other, or say what would be in it",

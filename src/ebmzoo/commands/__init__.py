@@ -13,6 +13,7 @@ HOME = {
     "predict": "lightning",
     "sample": "sample",
     "restore": "restore",
+    "import": "importing.command",
     "compare": "compare",
     "benchmark": "benchmark.command",
     "dashboard": "dashboard",

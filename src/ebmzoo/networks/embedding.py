@@ -9,17 +9,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError
 
 
 def sinusoidal(time: Tensor, dim: int) -> Tensor:
-    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)` float32.
+    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)`, at least float32.
 
     Source: the code of DDPM (Ho et al., 2020). `dim` is even and 4 or more.
     """
-    half = dim // 2
-    frequencies = torch.exp(torch.arange(half, device=time.device) * (-math.log(10000) / (half - 1)))
-    angles = time.float()[:, None] * frequencies
+    half, time = dim // 2, at_least_fp32(time)
+    frequencies = torch.exp(torch.arange(half, device=time.device, dtype=time.dtype) * (-math.log(10000) / (half - 1)))
+    angles = time[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 

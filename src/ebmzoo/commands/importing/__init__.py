@@ -1,0 +1,1 @@
+"""Published checkpoints of the authors, read into ours."""

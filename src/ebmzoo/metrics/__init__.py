@@ -1,4 +1,4 @@
-"""What images and OOD scores are measured by, and the feature extractors they are measured in."""
+"""Metrics of samples, out-of-distribution scores and Markov chains, and the feature extractors that they use."""
 
 from ebmzoo.metrics.chains import effective_sample_size, rank_normalised, split_rhat
 from ebmzoo.metrics.classifier import Classifier

@@ -1,4 +1,4 @@
-"""A small image classifier, trained here, whose features stand in for Inception's where those cannot be had."""
+"""A small image classifier whose features replace Inception's where those are not available or do not fit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ebmzoo.errors import UserError, at_least
 
 
 class ResNetClassifier(nn.Module):
-    """The CIFAR ResNet (He et al., 2016, §4.2, with the widths of ResNet-18): 3×3 stem, no max-pool, global mean.
+    """The CIFAR ResNet (He et al., 2016, §4.2) with ResNet-18's widths: 3×3 stem, no max pooling, global mean.
 
     Args:
-        in_channels: channels C of an image.
-        num_classes: number of classes K.
-        width: channels of the first stage, doubled at every stage.
-        blocks: residual blocks in each stage; every stage after the first halves the image.
+        in_channels: The number of channels of an image, C.
+        num_classes: The number of classes, K.
+        width: Channels of the first stage; they double at every stage.
+        blocks: Residual blocks in each stage; every stage after the first halves the image.
     """
 
     def __init__(self, in_channels: int, num_classes: int, width: int, blocks: Sequence[int]) -> None:
@@ -43,7 +43,7 @@ class ResNetClassifier(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`."""
+        """Map images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`."""
         features = self.stages(self.stem(x)).mean((2, 3))
         return features, self.head(features)
 
@@ -55,21 +55,30 @@ def _block(channels: int, out: int, stride: int) -> BasicBlock:
 
 
 class Classifier(LightningModule):
-    """A ResNet classifier of images in [-1, 1]; its checkpoint is what `ClassifierFeatures` reads.
+    """A ResNet classifier of images in [-1, 1]; `ClassifierFeatures` reads its checkpoint.
 
-    The learning rate follows one cycle: 30 % of the run up to the optimizer's own `lr`, then a cosine down to zero.
+    The learning rate follows one cycle: it rises to the optimizer's own `lr` during the first 30 % of the run, then
+    falls to zero along a cosine (Smith and Topin, 2019).
+
+    >>> classifier = Classifier(in_channels=1, size=8, num_classes=3, width=2, blocks=[1, 1], crop_padding=0)
+    >>> features, logits = classifier(torch.zeros(5, 1, 8, 8))
+    >>> features.shape, logits.shape
+    (torch.Size([5, 4]), torch.Size([5, 3]))
 
     Args:
-        in_channels: channels of an image.
-        size: height and width of an image.
-        num_classes: number of classes.
-        width: channels of the first stage, doubled at every stage.
-        blocks: residual blocks in each stage.
-        name: what figures made with its features are called after, as in `fd_<name>`.
-        crop_padding: shift training images by up to this many pixels (reflected at the edge); 0 switches it off.
-        flip: mirror half of the training images; wrong for digits.
-        label_smoothing: of the cross-entropy, in [0, 1).
-        optimizer: optimizer of all parameters; its `lr` is the peak of the cycle.
+        in_channels: Channels of an image.
+        size: Height and width of an image.
+        num_classes: The number of classes.
+        width: Channels of the first stage; they double at every stage.
+        blocks: Residual blocks in each stage.
+        name: The name that metrics computed with its features carry, as in `fd_<name>`.
+        crop_padding: Shift training images by up to this many pixels (reflected at the edge); 0 switches it off.
+        flip: Mirror half of the training images; wrong for digits.
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1].
+        optimizer: Optimizer of all parameters; its `lr` is the peak of the cycle.
+
+    Raises:
+        UserError: If a setting is out of its range.
     """
 
     def __init__(
@@ -90,9 +99,9 @@ class Classifier(LightningModule):
         if not 0 <= label_smoothing <= 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}; it must be between 0 and 1")
         if not blocks or min(blocks) < 1:
-            raise UserError(f"model.blocks must be one or more positive numbers such as [2, 2, 2, 2], found {blocks}.")
+            raise UserError(f"model.blocks must be one or more positive numbers such as [2, 2, 2, 2], found {blocks}")
         if not 0 <= crop_padding < size:
-            raise UserError(f"model.crop_padding must be at least 0 and below size={size}, found {crop_padding}.")
+            raise UserError(f"model.crop_padding must be at least 0 and below size={size}, found {crop_padding}")
         self.architecture: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,
@@ -108,12 +117,16 @@ class Classifier(LightningModule):
         self.net = ResNetClassifier(**self.architecture).to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`."""
+        """Map images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`.
+
+        Raises:
+            UserError: If the images have another shape than `in_channels` and `size` say.
+        """
         needed = (self.architecture["in_channels"], self.size, self.size)
         if x.shape[1:] != needed:
             raise UserError(
-                f"the classifier is for images {needed}, the data's are {tuple(x.shape[1:])}: "
-                "set model.in_channels and model.size to match."
+                f"the classifier takes images {needed}, but the data has {tuple(x.shape[1:])}: "
+                "set model.in_channels and model.size to match"
             )
         features, logits = self.net(x.contiguous(memory_format=torch.channels_last))
         return features, logits
@@ -139,7 +152,9 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise UserError("the learning rate needs the run's length: set trainer.max_epochs or trainer.max_steps.")
+            raise UserError(
+                "the learning-rate schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps"
+            )
         optimizer = self.optimizer(self.parameters())
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [group["lr"] for group in optimizer.param_groups], int(steps), cycle_momentum=False
@@ -151,12 +166,12 @@ class Classifier(LightningModule):
 
 
 def augment(images: Tensor, padding: int, flip: bool) -> Tensor:
-    """Random shifts of up to `padding` pixels, reflected at the edge, and flips, drawn for each image.
+    """Shift each image at random by up to `padding` pixels, reflected at the edge, and mirror it or not.
 
     Args:
-        images: `(B, C, H, W)`.
-        padding: largest shift, below H and W.
-        flip: mirror each image with probability one half.
+        images: Images `(B, C, H, W)`.
+        padding: The largest shift in pixels, below H and W.
+        flip: Mirror each image with probability one half.
     """
     b, _, h, w = images.shape
     device = images.device

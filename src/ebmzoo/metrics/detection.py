@@ -1,4 +1,4 @@
-"""Out-of-distribution detection from scores, on ranks alone, so that any monotone change of the score is the same."""
+"""Metrics of out-of-distribution detection, computed from ranks: no increasing map of the score changes them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from ebmzoo.errors import UserError
 
 @dataclass(frozen=True)
 class Ranked:
-    """How many scores of each side lie at each of the U distinct values, rising: `(*, U)` each, float64.
+    """The number of scores of each set at each of the U distinct values, in ascending order.
 
-    Ties are exact, for equal scores share a value; the leading dimensions are those of several sets of the same values.
+    Equal scores share a value, so that ties are exact. Leading dimensions index several sets over the same values.
+
+    >>> Ranked.of(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0])).inside
+    tensor([1., 1., 0.], dtype=torch.float64)
+
+    Args:
+        inside: Counts of in-distribution scores, `(*, U)` float64.
+        outside: Counts of out-of-distribution scores, `(*, U)` float64.
     """
 
     inside: Tensor
@@ -24,38 +31,42 @@ class Ranked:
 
     @classmethod
     def of(cls, in_scores: Tensor, out_scores: Tensor) -> Ranked:
-        """Of the scores `(N,)` of in-distribution images and those `(M,)` of others; see `ranks`."""
+        """Count the scores `(N,)` of in-distribution images and those `(M,)` of out-of-distribution images.
+
+        Raises:
+            UserError: If a set of scores is empty, or a score is NaN.
+        """
         in_ranks, out_ranks, values = ranks(in_scores, out_scores)
         return cls(*(torch.bincount(which, minlength=values).double() for which in (in_ranks, out_ranks)))
 
     @cached_property
     def accepted(self) -> Tensor:
-        """#{in ≤ u} at each value u, `(*, U)`."""
+        """Return #{in ≤ u} at each value u, `(*, U)`."""
         return self.inside.cumsum(-1)
 
     @cached_property
     def let_in(self) -> Tensor:
-        """#{out ≤ u} at each value u, `(*, U)`."""
+        """Return #{out ≤ u} at each value u, `(*, U)`."""
         return self.outside.cumsum(-1)
 
     def auroc(self) -> Tensor:
-        """Σ_u out_u (#{in ≤ u} − ½ in_u) / NM, `(*,)`."""
+        """Return Σ_u out_u (#{in ≤ u} − ½ in_u) / NM, `(*,)`; see `auroc`."""
         pairs = (self.outside * (self.accepted - self.inside / 2)).sum(-1)
         return pairs / (self.accepted[..., -1] * self.let_in[..., -1])
 
     def aupr(self) -> Tensor:
-        """Σ_u (out_u / M) #{out ≥ u} / (#{out ≥ u} + #{in ≥ u}), `(*,)`."""
+        """Return Σ_u (out_u / M) #{out ≥ u} / (#{out ≥ u} + #{in ≥ u}), `(*,)`; see `aupr`."""
         n, m = self.accepted[..., -1:], self.let_in[..., -1:]
-        found, wrong = m - self.let_in + self.outside, n - self.accepted + self.inside
-        return (self.outside * found / (found + wrong).clamp_min(1)).sum(-1) / self.let_in[..., -1]
+        true, false = m - self.let_in + self.outside, n - self.accepted + self.inside
+        return (self.outside * true / (true + false).clamp_min(1)).sum(-1) / self.let_in[..., -1]
 
     def aupr_in(self) -> Tensor:
-        """Σ_u (in_u / N) #{in ≤ u} / (#{in ≤ u} + #{out ≤ u}), `(*,)`."""
-        precision = self.accepted / (self.accepted + self.let_in).clamp_min(1)  # nothing is counted before the first
+        """Return Σ_u (in_u / N) #{in ≤ u} / (#{in ≤ u} + #{out ≤ u}), `(*,)`; see `aupr_in`."""
+        precision = self.accepted / (self.accepted + self.let_in).clamp_min(1)  # no score is below the first value
         return (self.inside * precision).sum(-1) / self.accepted[..., -1]
 
     def fpr95(self) -> Tensor:
-        """#{out ≤ t} / M, `(*,)`, t the least u with #{in ≤ u} ≥ ⌈0.95 N⌉."""
+        """Return #{out ≤ t} / M, `(*,)`, with t the least u such that #{in ≤ u} ≥ ⌈0.95 N⌉; see `fpr95`."""
         needed = -(-95 * self.accepted[..., -1:].long() // 100)
         t = torch.searchsorted(self.accepted, needed.double())
         return (self.let_in.gather(-1, t) / self.let_in[..., -1:]).squeeze(-1)
@@ -67,73 +78,106 @@ METRICS: dict[str, Callable[[Ranked], Tensor]] = {
     "aupr_in": Ranked.aupr_in,
     "fpr95": Ranked.fpr95,
 }
-"""What is told of a score, by name; all in [0, 1]."""
+"""The detection metrics by name; all are in [0, 1]."""
 
 
 def auroc(in_scores: Tensor, out_scores: Tensor) -> float:
-    """P(out > in) + ½ P(out = in) over all pairs, in [0, 1]; a higher score means more out-of-distribution.
+    """Return P(out > in) + ½ P(out = in) over all pairs, in [0, 1]; ½ is chance.
 
-    Computed from ranks (Mann and Whitney, 1947) in float64, so raw energies of any size are safe.
+    It is computed from ranks (Mann and Whitney, 1947) in float64, so that energies of any magnitude are exact.
+
+    >>> auroc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0]))
+    0.875
 
     Args:
-        in_scores: OOD scores `(N,)` of in-distribution images.
+        in_scores: OOD scores `(N,)` of in-distribution images; higher means more out-of-distribution.
         out_scores: OOD scores `(M,)` of out-of-distribution images.
 
     Raises:
-        UserError: an empty set, or a score that is NaN.
+        UserError: If a set of scores is empty, or a score is NaN.
     """
     return float(Ranked.of(in_scores, out_scores).auroc())
 
 
 def aupr(in_scores: Tensor, out_scores: Tensor) -> float:
-    """The average precision with out-of-distribution as the positive class, in [0, 1]; blind is M/(N + M), not ½.
+    """Return the average precision with out-of-distribution as the positive class, in [0, 1]; chance is M/(N + M).
 
-    AP = Σ_u (R_u − R_{u'}) P_u over the distinct scores u, falling, u' the one before; R_u and P_u are recall and
-    precision of calling out what has a score ≥ u. OpenOOD's AUPR_OUT is the trapezoid of the same curve.
+    AP = Σ_u (R_u − R_{u'}) P_u over the distinct scores u in descending order, where u' precedes u. R_u and P_u are the
+    recall and precision of the classifier that calls an image out-of-distribution if its score is at least u. OpenOOD's
+    AUPR_OUT integrates the same curve by the trapezoidal rule.
+
+    >>> round(aupr(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0])), 4)
+    0.8333
 
     Args:
-        in_scores: OOD scores `(N,)` of in-distribution images, higher = more out-of-distribution.
+        in_scores: OOD scores `(N,)` of in-distribution images; higher means more out-of-distribution.
         out_scores: OOD scores `(M,)` of out-of-distribution images.
 
     Raises:
-        UserError: an empty set, or a score that is NaN.
+        UserError: If a set of scores is empty, or a score is NaN.
     """
     return float(Ranked.of(in_scores, out_scores).aupr())
 
 
 def aupr_in(in_scores: Tensor, out_scores: Tensor) -> float:
-    """The average precision with in-distribution as the positive class, of falling −score: otherwise as `aupr`."""
+    """Return the average precision with in-distribution as the positive class, in [0, 1]; chance is N/(N + M).
+
+    It is `aupr` with the roles of the two sets exchanged and −score as the score.
+
+    >>> round(aupr_in(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0])), 4)
+    0.8333
+
+    Args:
+        in_scores: OOD scores `(N,)` of in-distribution images; higher means more out-of-distribution.
+        out_scores: OOD scores `(M,)` of out-of-distribution images.
+
+    Raises:
+        UserError: If a set of scores is empty, or a score is NaN.
+    """
     return float(Ranked.of(in_scores, out_scores).aupr_in())
 
 
 def fpr95(in_scores: Tensor, out_scores: Tensor) -> float:
-    """The fraction of out-of-distribution images accepted when 95 % of in-distribution images are, in [0, 1].
+    """Return the fraction of out-of-distribution images accepted when 95 % of in-distribution images are, in [0, 1].
 
-    In-distribution is the positive class (ODIN: Liang et al., 2018): an image is accepted when its score ≤ t, t being
-    the ⌈0.95 N⌉-th smallest in-distribution score; FPR95 = #{out ≤ t} / M. OpenOOD's code takes the other class as
-    positive, and its figures differ.
+    In-distribution is the positive class (ODIN: Liang et al., 2018). An image is accepted if its score is at most t,
+    the ⌈0.95 N⌉-th smallest in-distribution score, and FPR95 = #{out ≤ t} / M. OpenOOD's code takes the other class as
+    positive, so its values differ.
+
+    >>> fpr95(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0]))
+    0.5
 
     Args:
-        in_scores: OOD scores `(N,)` of in-distribution images, higher = more out-of-distribution.
+        in_scores: OOD scores `(N,)` of in-distribution images; higher means more out-of-distribution.
         out_scores: OOD scores `(M,)` of out-of-distribution images.
 
     Raises:
-        UserError: an empty set, or a score that is NaN.
+        UserError: If a set of scores is empty, or a score is NaN.
     """
     return float(Ranked.of(in_scores, out_scores).fpr95())
 
 
 def ranks(in_scores: Tensor, out_scores: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The place of each score among the distinct values of both, from 0, `(N,)` and `(M,)`; and how many these are.
+    """Return the rank of each score among the distinct values of both sets, from 0, and the number of these values.
+
+    >>> ranks(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 5.0]))
+    (tensor([0, 1]), tensor([1, 2]), 3)
+
+    Args:
+        in_scores: Scores `(N,)` of in-distribution images.
+        out_scores: Scores `(M,)` of out-of-distribution images.
+
+    Returns:
+        Ranks `(N,)`, ranks `(M,)` and the number of distinct values.
 
     Raises:
-        UserError: an empty set, or a score that is NaN.
+        UserError: If a set of scores is empty, or a score is NaN.
     """
     for which, scores in (("in-distribution", in_scores), ("out-of-distribution", out_scores)):
         if scores.ndim != 1 or not len(scores):
-            raise UserError(f"{which} scores must have shape (N,) with N >= 1, found {tuple(scores.shape)}.")
+            raise UserError(f"{which} scores must have shape (N,) with N >= 1, found {tuple(scores.shape)}")
         if scores.isnan().any():
-            raise UserError(f"{int(scores.isnan().sum())} of {len(scores)} {which} scores are NaN: no rank exists.")
+            raise UserError(f"{int(scores.isnan().sum())} of {len(scores)} {which} scores are NaN, which have no rank")
     both = torch.cat([scores.detach().to("cpu").double() for scores in (in_scores, out_scores)])
     values, place = torch.unique(both, return_inverse=True)
     return place[: len(in_scores)], place[len(in_scores) :], len(values)

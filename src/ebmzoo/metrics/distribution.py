@@ -1,4 +1,4 @@
-"""How well generated features match real ones: kernel distance, Inception Score, precision and recall."""
+"""Metrics of generated images: kernel distance, Inception Score, precision and recall."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from ebmzoo.errors import UserError
 def kernel_distance(
     real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Kernel (Inception) distance, as mean and standard deviation over random subsets of m images a side.
+    """Return the kernel (Inception) distance: its mean and standard deviation over random subsets of m images a side.
 
     MMD² = Σ_{i≠j} [k(xᵢ,xⱼ) + k(yᵢ,yⱼ)] / m(m−1) − 2 Σ_{ij} k(xᵢ,yⱼ) / m², k(x,y) = (x·y/D + 1)³
-    (Bińkowski et al., 2018, §4); unbiased, hence at times below zero.
+    (Bińkowski et al., 2018, §4). It is unbiased and therefore sometimes negative.
+
+    >>> kernel_distance(torch.zeros(4, 1), torch.ones(4, 1), subsets=2)  # 1 + 2³ − 2·1
+    (7.0, 0.0)
 
     Args:
-        real: features `(N, D)`.
-        fake: features `(M, D)`.
-        subsets: how many subsets are drawn.
-        subset_size: m; when a side is smaller, m is the size of the smaller side.
-        seed: of the subsets.
+        real: Features of real images, `(N, D)`.
+        fake: Features of generated images, `(M, D)`.
+        subsets: The number of subsets.
+        subset_size: The subset size m, limited to the size of the smaller side.
+        seed: Seed of the subsets.
 
     Raises:
-        UserError: fewer than 2 features a side, different lengths, or values that are not finite.
+        UserError: If a side has fewer than 2 features, lengths differ, or a value is not finite.
     """
     _check_pair(real, fake, at_least=2)
     if subsets < 1 or subset_size < 2:
-        raise UserError(
-            f"a kernel distance needs subsets >= 1 and subset_size >= 2, found {subsets} and {subset_size}."
-        )
+        raise UserError(f"a kernel distance needs subsets >= 1 and subset_size >= 2, found {subsets} and {subset_size}")
     m = min(subset_size, len(real), len(fake))
     rng = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)
@@ -55,20 +56,24 @@ def _mmd2(x: Tensor, y: Tensor) -> Tensor:
 
 
 def inception_score(logits: Tensor, splits: int = 10, *, seed: int = 0) -> tuple[float, float]:
-    """exp E_x KL(p(y|x) ‖ p(y)), in [1, K], as mean and standard deviation over splits (Salimans et al., 2016, §4).
+    """Return exp E_x KL(p(y|x) ‖ p(y)), in [1, K]: mean and standard deviation over splits.
 
-    Images are dealt to the splits at random, because samples often come sorted by label.
+    Source: Salimans et al., 2016, §4. Images are assigned to splits at random, as samples are often sorted by label.
+
+    >>> mean, std = inception_score(1000 * torch.eye(4), splits=1)  # four images, each surely of another class
+    >>> round(mean, 6), std
+    (4.0, 0.0)
 
     Args:
-        logits: class logits `(N, K)`.
-        splits: number of equal parts.
-        seed: of the shuffle.
+        logits: Class logits `(N, K)`.
+        splits: The number of equal parts.
+        seed: Seed of the shuffle.
 
     Raises:
-        UserError: fewer images than splits, or logits that are not finite.
+        UserError: If there are fewer images than splits, or a logit is not finite.
     """
     if not 1 <= splits <= len(logits):
-        raise UserError(f"an Inception Score needs 1 <= splits <= images, found splits={splits}, images={len(logits)}.")
+        raise UserError(f"an Inception Score needs 1 <= splits <= images, found splits={splits}, images={len(logits)}")
     _check_finite(logits)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)).to(logits.device)
     log_p = logits[order].double().log_softmax(1)
@@ -82,21 +87,26 @@ def inception_score(logits: Tensor, splits: int = 10, *, seed: int = 0) -> tuple
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall, each in [0, 1] (Kynkäänniemi et al., 2019, equations 1 and 2).
+    """Return improved precision and recall, each in [0, 1] (Kynkäänniemi et al., 2019, Eq. 1 and 2).
 
-    Precision is the fraction of fake features within some real feature's ball, recall the converse; a ball reaches to
-    its centre's k-th nearest neighbour in its own set, itself not counted, boundary included.
+    Precision is the fraction of generated features inside the ball of some real feature, recall the converse. The
+    radius of a ball is the distance from its centre to the k-th nearest other feature of the same set; the boundary is
+    inside.
+
+    >>> real, collapsed = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([[0.9], [1.0], [1.1], [1.2]])
+    >>> precision_recall(real, collapsed, k=1)
+    (1.0, 0.25)
 
     Args:
-        real: features `(N, D)`.
-        fake: features `(M, D)`.
-        k: neighbours that set a ball's radius.
+        real: Features of real images, `(N, D)`.
+        fake: Features of generated images, `(M, D)`.
+        k: Which nearest neighbour sets the radius of a ball.
 
     Raises:
-        UserError: k or fewer features a side, different lengths, or values that are not finite.
+        UserError: If a side has k or fewer features, lengths differ, or a value is not finite.
     """
     if k < 1:
-        raise UserError(f"precision_recall: k must be at least 1, found {k}.")
+        raise UserError(f"precision_recall: k must be at least 1, found {k}")
     _check_pair(real, fake, at_least=k + 1)
     real, fake = real.double(), fake.double().to(real.device)
     return _covered(fake, real, k), _covered(real, fake, k)
@@ -111,7 +121,7 @@ def _covered(points: Tensor, centres: Tensor, k: int, chunk: int = 1024) -> floa
 
 
 def _distance2(a: Tensor, b: Tensor) -> Tensor:
-    """|a−b|² of every pair, `(A, B)`."""
+    """Return |a−b|² of every pair, `(A, B)`."""
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_(min=0)
 
 
@@ -119,14 +129,14 @@ def _check_pair(real: Tensor, fake: Tensor, at_least: int) -> None:
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise UserError(
             "real and fake features must be (N, D) and (M, D) of one extractor, found "
-            f"{tuple(real.shape)} and {tuple(fake.shape)}."
+            f"{tuple(real.shape)} and {tuple(fake.shape)}"
         )
     if min(len(real), len(fake)) < at_least:
-        raise UserError(f"needs at least {at_least} images on each side, found {len(real)} and {len(fake)}.")
+        raise UserError(f"this metric needs at least {at_least} images on each side, found {len(real)} and {len(fake)}")
     _check_finite(real)
     _check_finite(fake)
 
 
 def _check_finite(x: Tensor) -> None:
     if not x.isfinite().all():
-        raise UserError("the features hold NaN or infinity: the images or the extractor have diverged.")
+        raise UserError("the features contain NaN or infinity: the images or the extractor have diverged")

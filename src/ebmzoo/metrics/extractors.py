@@ -1,4 +1,4 @@
-"""Named feature extractors: a figure of merit is only as good as its features, so it carries their name."""
+"""Named feature extractors: a metric depends on the features it is computed from, so its key carries their name."""
 
 from __future__ import annotations
 
@@ -18,47 +18,63 @@ from ebmzoo.progress import tracked
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """Images to features, loaded on first use and never trained."""
+    """A frozen network that maps images to features, loaded on first use.
+
+    >>> class Means(FeatureExtractor):
+    ...     name, fingerprint = "means", None
+    ...     def available(self):
+    ...         return None
+    ...     def forward(self, images):
+    ...         return images.mean((2, 3)), None
+    >>> Means().fd_name, Means()(torch.ones(2, 3, 8, 8))[0].shape
+    ('fd_means', torch.Size([2, 3]))
+    """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What figures measured in these features are called after."""
+        """The name that metrics computed from these features carry."""
 
     @property
     def fd_name(self) -> str:
-        """What the Fréchet distance in these features is called; `fid` is Inception's alone."""
+        """The key of the Fréchet distance in these features; `fid` is reserved for Inception."""
         return f"fd_{self.name}"
 
     @property
     def kd_name(self) -> str:
-        """What the kernel distance in these features is called; `kid` is Inception's alone."""
+        """The key of the kernel distance in these features; `kid` is reserved for Inception."""
         return f"kd_{self.name}"
 
     @property
     def is_name(self) -> str:
-        """What the Inception Score from these logits is called; `is` is Inception's alone."""
+        """The key of the Inception Score from these logits; `is` is reserved for Inception."""
         return f"is_{self.name}"
 
     @abstractmethod
     def available(self) -> str | None:
-        """None when usable, else one sentence that says what to do; asked at the start of a run."""
+        """Return None if the extractor can be used, else one sentence that says what to do."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """The first 12 hexadecimal digits of the weight file's SHA-256; None when there is no such file."""
+        """The first 12 hexadecimal digits of the weight file's SHA-256; None if the extractor has no weights."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`, or None for no logits."""
+        """Map images `(B, C, H, W)` in [-1, 1] to features `(B, D)` and logits `(B, K)`, or None without logits."""
 
 
 class ClassifierFeatures(FeatureExtractor):
     """The pooled features and the logits of a `Classifier` trained by `ebmzoo fit`.
 
+    >>> print(ClassifierFeatures("nowhere/last.ckpt").available())
+    no classifier at nowhere/last.ckpt: train one with `ebmzoo fit --config configs/classifier_<data>.yaml`
+
     Args:
-        checkpoint: the classifier's checkpoint, such as `runs/classifier_digits/last.ckpt`.
+        checkpoint: The classifier's checkpoint, such as `runs/classifier_digits/last.ckpt`.
+
+    Raises:
+        UserError: On first use, if the file is missing or is not a classifier's checkpoint.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -89,9 +105,9 @@ class ClassifierFeatures(FeatureExtractor):
             path = Path(self.checkpoint)
             if not path.is_file():
                 raise UserError(
-                    f"no classifier at {path}: make it with `ebmzoo fit --config configs/classifier_<data>.yaml`."
+                    f"no classifier at {path}: train one with `ebmzoo fit --config configs/classifier_<data>.yaml`"
                 )
-            how = "make one with `ebmzoo fit --config configs/classifier_<data>.yaml`."
+            how = "train one with `ebmzoo fit --config configs/classifier_<data>.yaml`"
             try:
                 saved = read_weights(path)
             except UserError as error:
@@ -108,7 +124,7 @@ class ClassifierFeatures(FeatureExtractor):
         return self.net
 
     def train(self, mode: bool = True) -> ClassifierFeatures:
-        """Never leaves evaluation mode: batch normalisation would make an image's features depend on its batch."""
+        """Stay in evaluation mode: batch normalization in training mode would make features depend on the batch."""
         super().train(False)
         return self
 
@@ -117,15 +133,19 @@ class ClassifierFeatures(FeatureExtractor):
         needed = (self.facts["in_channels"], self.facts["size"], self.facts["size"])
         if images.shape[1:] != needed:
             raise UserError(
-                f"the classifier {self.checkpoint} is for images {needed}, these are {tuple(images.shape[1:])}: "
-                "use one trained on this data."
+                f"the classifier {self.checkpoint} takes images {needed}, but these are {tuple(images.shape[1:])}: "
+                "use one trained on this data"
             )
         features, logits = net(images)
         return features, logits
 
 
 class Pixels(FeatureExtractor):
-    """The images themselves, flattened: always available, blind to what an image shows; for demonstrations."""
+    """The flattened images themselves: always available, but unrelated to what an image shows; for demonstrations.
+
+    >>> Pixels()(torch.zeros(2, 1, 8, 8))[0].shape
+    torch.Size([2, 64])
+    """
 
     @property
     def name(self) -> str:
@@ -143,7 +163,7 @@ class Pixels(FeatureExtractor):
         if features.shape[1] > 3072:
             raise UserError(
                 f"pixel features of {tuple(images.shape[1:])} images have length {features.shape[1]}, the limit is "
-                "3072 (3x32x32): use InceptionV3 or ClassifierFeatures."
+                "3072 (3x32x32): use InceptionV3 or ClassifierFeatures"
             )
         return features, None
 
@@ -155,16 +175,20 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor | None]:
-    """Features `(N, D)` and logits `(N, K)` (or None) of all images, float32 on the CPU, each image seen once.
+    """Return features `(N, D)` and logits `(N, K)` (or None) of all images, float32 on the CPU.
+
+    >>> features, logits = extract(Pixels(), torch.full((3, 1, 2, 2), 255, dtype=torch.uint8))
+    >>> features.shape, features.unique(), logits
+    (torch.Size([3, 4]), tensor([1.]), None)
 
     Args:
-        extractor: what computes them, in float32 even under autocast.
-        images: `(N, C, H, W)` in [-1, 1] or uint8, or an iterable of such tensors.
-        batch_size: most images the extractor sees at a time.
-        device: where it runs.
+        extractor: The feature extractor; it runs in float32 even under autocast.
+        images: Images `(N, C, H, W)`, float in [-1, 1] or uint8, or an iterable of such tensors.
+        batch_size: The largest number of images in one pass.
+        device: The device that the extractor runs on.
 
     Raises:
-        UserError: no images, images it is not made for, or the extractor is not available.
+        UserError: If there are no images, the extractor cannot take them, or it is not available.
     """
     if problem := extractor.available():
         raise UserError(problem)
@@ -176,11 +200,11 @@ def extract(
             for batch in tracked(group.split(batch_size), "features", unit="batch"):
                 batch = to_float(batch) if batch.dtype == torch.uint8 else batch
                 if not batch.isfinite().all():
-                    raise UserError("the images hold NaN or infinity: the sampler or the model has diverged.")
+                    raise UserError("the images contain NaN or infinity: the sampler or the model has diverged")
                 f, z = extractor(batch.to(device, torch.float32))
                 features.append(f.float().cpu())
                 if z is not None:
                     logits.append(z.float().cpu())
     if not features:
-        raise UserError("there are no images to take features of.")
+        raise UserError("there are no images to extract features from")
     return torch.cat(features), torch.cat(logits) if logits else None

@@ -1,4 +1,4 @@
-"""Inception-v3, the features that FID, KID and the Inception Score are defined in."""
+"""Inception-v3, whose features define FID, KID and the Inception Score."""
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 class InceptionV3(FeatureExtractor):
-    """The Inception-v3 of FID: 2048 pooled features and 1008 logits without bias, as torchmetrics computes them.
+    """The Inception-v3 of FID (Heusel et al., 2017): 2048 pooled features and 1008 logits without bias.
 
-    Images are rounded to 8 bits first, as stored images are, and grey images are repeated to three channels.
+    They are computed as in torchmetrics. Images are first rounded to 8 bits, as stored images are, and grey images are
+    repeated to three channels.
+
+    >>> inception = InceptionV3()
+    >>> inception.fd_name, inception.kd_name, inception.fingerprint
+    ('fid', 'kid', '6726825d0af5')
 
     Args:
-        weights: the file `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid's `pt_inception-…` is the same one);
-            by default looked for in torch hub's `checkpoints` folder, then downloaded there.
+        weights: The file `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid's `pt_inception-…` is the same). By
+            default it is looked up in torch hub's `checkpoints` folder and downloaded there if it is missing.
+
+    Raises:
+        UserError: On first use, if the weights are missing or damaged, or the package torch-fidelity is missing.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -57,14 +65,14 @@ class InceptionV3(FeatureExtractor):
         return twin if twin.is_file() and not standard.is_file() else standard
 
     def available(self) -> str | None:
-        """See `FeatureExtractor.available`; downloads missing weights (91 MiB) unless a file was named."""
+        """See `FeatureExtractor.available`; downloads missing weights (91 MiB) unless `weights` names a file."""
         if self.net is not None:
             return None
         if find_spec("torch_fidelity") is None:
-            return "Inception features need torch-fidelity: run `pip install 'ebmzoo[all]'`."
+            return "Inception features need torch-fidelity: run `pip install 'ebmzoo[all]'`"
         path = self._path()
         if not path.is_file() and self.weights is not None:
-            return f"no Inception weights at {path}: download {INCEPTION_URL} and put the file there."
+            return f"no Inception weights at {path}: download {INCEPTION_URL} and put the file there"
         if not path.is_file():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +80,10 @@ class InceptionV3(FeatureExtractor):
             except (OSError, RuntimeError) as error:
                 return (
                     f"the Inception weights could not be downloaded ({error}): on a machine with a network, fetch "
-                    f"{INCEPTION_URL} and put it at {path}."
+                    f"{INCEPTION_URL} and put it at {path}"
                 )
         if sha256(path) != INCEPTION_SHA256:
-            return f"{path} is damaged or not FID's Inception: download {INCEPTION_URL} and replace it."
+            return f"{path} is damaged or not FID's Inception: download {INCEPTION_URL} and replace it"
         return None
 
     @property
@@ -90,7 +98,7 @@ class InceptionV3(FeatureExtractor):
 
             self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(self._path()))
         if images.shape[1] not in (1, 3):
-            raise UserError(f"Inception needs images of 1 or 3 channels, found {images.shape[1]}.")
+            raise UserError(f"Inception needs images of 1 or 3 channels, found {images.shape[1]}")
         pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         net = self.net.to(images.device)
         features = net(pixels.expand(-1, 3, -1, -1))

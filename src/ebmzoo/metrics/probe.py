@@ -1,4 +1,4 @@
-"""How much of the classes a representation holds: k nearest neighbours and a linear classifier on frozen features."""
+"""Probes of a frozen representation: the accuracy of k nearest neighbours and of a linear classifier."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from ebmzoo.errors import UserError
 def encode(
     network: nn.Module, images: Tensor, batch_size: int = 512, *, read: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """What `read` (a method of `network`, its forward if none is given) says of uint8 images `(N, C, H, W)`: `(N, D)`.
+    """Return the features `(N, D)` of all `images`, float32 on the network's device.
 
-    `network` is in eval mode meanwhile; images are moved to its device batch by batch, and the result stays there.
+    >>> encode(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
+    torch.Size([3, 2])
+
+    Args:
+        network: The network; it is in evaluation mode meanwhile.
+        images: uint8 images `(N, C, H, W)`, moved to the network's device batch by batch.
+        batch_size: The largest number of images in one pass.
+        read: The method of `network` that returns the features; None for its forward pass.
     """
     read = network if read is None else read
     device = next(network.parameters()).device
@@ -34,12 +41,23 @@ def encode(
 def knn_accuracy(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, k: int = 5
 ) -> float:
-    """The part of the test images whose class most of their `k` nearest training images have, by cosine similarity.
+    """Return the accuracy of a vote of the `k` nearest training images by cosine similarity, in [0, 1].
 
-    Features are `(N, D)` and labels `(N,)`; of the classes with most votes the one of the nearest image wins.
+    Of several classes with the most votes, the class of the nearest of their images wins.
+
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    >>> knn_accuracy(x, y, torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0]), k=1)
+    0.5
+
+    Args:
+        train_features: Features of the training images, `(N, D)`.
+        train_labels: Their labels, `(N,)`.
+        test_features: Features of the test images, `(M, D)`.
+        test_labels: Their labels, `(M,)`.
+        k: The number of neighbours.
 
     Raises:
-        UserError: If there are fewer than `k` training images.
+        UserError: If `k` is not between 1 and the number of training images.
     """
     if not 1 <= k <= len(train_features):
         raise UserError(f"k is {k}; it must be between 1 and the number of training images, {len(train_features)}")
@@ -69,19 +87,31 @@ def linear_probe(
     weight_decay: float = 5e-6,
     seed: int = 0,
 ) -> float:
-    """The test accuracy of softmax(W f̂ + b) trained by Adam, f̂ being features standardised by the training images.
+    """Return the test accuracy, in [0, 1], of softmax(W f̂ + b) trained with Adam on standardized features f̂.
 
-    The protocol of Ermolov et al. (2021): the learning rate falls from `lr` to `lr_end` by the same factor each epoch,
-    in batches of 1000; standardising is ours. Features are `(N, D)`, labels `(N,)`.
+    The protocol is that of Ermolov et al., 2021: batches of 1000, and a learning rate that falls from `lr` to `lr_end`
+    by the same factor in each epoch. Standardizing by the training images is an addition of this package.
+
+    Args:
+        train_features: Features of the training images, `(N, D)`.
+        train_labels: Their labels, `(N,)`.
+        test_features: Features of the test images, `(M, D)`.
+        test_labels: Their labels, `(M,)`.
+        epochs: Passes over the training features.
+        lr: Learning rate of the first epoch.
+        lr_end: Learning rate after the last epoch.
+        batch_size: Features in one step.
+        weight_decay: Weight decay of Adam.
+        seed: Seed of the order of the batches.
     """
     device = train_features.device
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        # Tensors made under inference mode cannot be differentiated through; their clones can.
+        # Inference tensors cannot enter autograd; their clones can.
         train, test = train_features.detach().clone().float(), test_features.detach().clone().float()
         train_labels, test_labels = train_labels.to(device).clone(), test_labels.to(device).clone()
         std, mean = torch.std_mean(train, dim=0)
         train, test = (train - mean) / (std + 1e-6), (test - mean) / (std + 1e-6)
-        # Convex from zero: only the order of the batches is random.
+        # The problem is convex and starts from zero: only the order of the batches is random.
         classes = int(train_labels.max()) + 1
         weight = torch.zeros(classes, train.shape[1], device=device, requires_grad=True)
         bias = torch.zeros(classes, device=device, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Image data sets: datamodules for a trainer, and what lies out of their distribution."""
+"""Data modules of images and of points in the plane, out-of-distribution sets, and masks."""
 
 from ebmzoo.data.datamodule import ImageData, OutOfDistribution, prepare
 from ebmzoo.data.digits import Digits

@@ -19,11 +19,17 @@ from ebmzoo.data.layout import ALL
 from ebmzoo.errors import UserError
 
 MOST_CLASSES = 100_000
+"""The largest number of classes: a file with larger labels is taken to be damaged."""
 KEYS = {"train": "train_", "test": "test_", ALL: ""}
+"""The prefix of the keys of each split."""
 
 
 def open_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of the file, by name; a UserError if it is damaged or holds Python objects."""
+    """Return every array of the file by name.
+
+    Raises:
+        UserError: If the file is damaged, contains Python objects, or is larger than this machine's memory.
+    """
     try:
         with zipfile.ZipFile(path) as zipped:
             gib = sum(member.file_size for member in zipped.infolist()) / 2**30
@@ -38,24 +44,29 @@ def open_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_npz(path: Path, frame: Frame, *, max_gib: float) -> dict[str, ImageSet]:
-    """The sets `train` and `test`, or the one set `ALL`, of an `.npz` file.
+    """Return the sets `train` and `test`, or the single set `ALL`, of an `.npz` file.
 
-    It holds uint8 arrays `train_images` and `test_images`, or `images`, of shape (N, H, W) or (N, H, W, C), and where
-    there are labels also `train_labels` and `test_labels`, or `labels`: whole numbers from 0.
+    The file has uint8 arrays `train_images` and `test_images`, or `images`, of shape (N, H, W) or (N, H, W, C). Labels
+    are optional: integers from 0 in `train_labels` and `test_labels`, or `labels`.
+
+    Args:
+        path: The `.npz` file.
+        frame: How each image is cropped and scaled.
+        max_gib: The most memory that the images of one set may take.
 
     Raises:
-        UserError: If an array is missing or has another shape or type.
+        UserError: If an array is missing or has another shape or type, or the images take too much memory.
     """
     arrays = open_npz(path)
     parts = ["train", "test"] if {"train_images", "test_images"} & arrays.keys() else [ALL]
     for part in parts:
         if KEYS[part] + "images" not in arrays:
             found = ", ".join(arrays) or "nothing"
-            raise UserError(f"{path}: found {found}, but images, or train_images and test_images, are needed")
+            raise UserError(f"{path} contains {found}; it must contain images, or train_images and test_images")
     labels = {part: _labels(path, arrays, part) for part in parts}
-    given = [label for label in labels.values() if label is not None]
-    most = max((int(label.max()) for label in given if len(label)), default=0)
-    classes = tuple(str(label) for label in range(most + 1)) if given else UNLABELLED
+    present = [label for label in labels.values() if label is not None]
+    most = max((int(label.max()) for label in present if len(label)), default=0)
+    classes = tuple(str(label) for label in range(most + 1)) if present else UNLABELLED
     sets = {}
     for part in parts:
         images = _images(path, arrays, part)
@@ -72,7 +83,7 @@ def _images(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Pixels:
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3, 4))
     if images.dtype != np.uint8 or not fits or 0 in images.shape:
         found = f"{images.dtype} of shape {images.shape}"
-        raise UserError(f"{path}: {key} is {found}, but uint8 of shape (N, H, W) or (N, H, W, 1 or 3) is needed")
+        raise UserError(f"{path}: {key} is {found}; it must be uint8 of shape (N, H, W) or (N, H, W, 1, 3 or 4)")
     return images
 
 
@@ -89,5 +100,5 @@ def _labels(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tensor | 
         or labels.max(initial=0) >= MOST_CLASSES
     ):
         found = f"{labels.dtype} of shape {labels.shape}"
-        raise UserError(f"{path}: {key} is {found}, but {n} whole numbers from 0, below {MOST_CLASSES}, are needed")
+        raise UserError(f"{path}: {key} is {found}; it must be {n} integers from 0, below {MOST_CLASSES}")
     return torch.from_numpy(labels.astype(np.int64))

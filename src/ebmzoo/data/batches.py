@@ -1,4 +1,4 @@
-"""Batches from memory, in an order that is a function of (seed, epoch) and can be taken up anywhere."""
+"""Batches from memory, in an order that depends on seed and epoch alone and can be resumed at any batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def _whole(batch: Any) -> Any:
-    """Nothing to collate: `InMemory` gives whole batches."""
+    """Return the batch unchanged: `InMemory` returns whole batches, so there is nothing to collate."""
     return batch
 
 
@@ -33,14 +33,14 @@ def _memory() -> _Memory:
 
 
 class Place(TypedDict):
-    """A place in the order of the data: `taken` images of `epoch`, counted over all processes."""
+    """A position in the order of the data: `taken` images of `epoch`, counted over all processes."""
 
     epoch: int
     taken: int
 
 
 class Labelled(Protocol):
-    """Images with their labels, of one length: an `ImageSet`, or a `PointSet`."""
+    """Images and as many labels: an `ImageSet` or a `PointSet`."""
 
     @property
     def images(self) -> Tensor: ...
@@ -52,10 +52,16 @@ class Labelled(Protocol):
 
 
 class InMemory(Dataset[Batch]):
-    """A `Labelled` set that a `DataLoader` reads a whole batch at a time; `labels` stand in for its own, if given."""
+    """A data set in memory that a `DataLoader` reads a whole batch at a time.
+
+    Args:
+        images: The images with their labels.
+        labels: Labels that replace those of `images`, `(N,)` or `(N, k)`; None keeps them.
+    """
 
     def __init__(self, images: Labelled, labels: Tensor | None = None) -> None:
-        self.images, self.labels = images, images.labels if labels is None else labels
+        self.images = images
+        self.labels = images.labels if labels is None else labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,17 +75,17 @@ class InMemory(Dataset[Batch]):
 
 
 class EpochSampler(DistributedSampler[int]):
-    """One process's part of a fresh permutation each epoch.
+    """One process's part of a new permutation in each epoch.
 
-    The permutation is cut into batches of `batch_size`·`world` images; of each, process `rank` takes its `batch_size`.
-    What fills no such batch waits for another epoch. Being a `DistributedSampler`, it is never wrapped in a second one.
+    The permutation is cut into batches of `batch_size`·`world` images, of which process `rank` takes `batch_size`. The
+    remainder is left out of the epoch. As this is a `DistributedSampler`, Lightning does not wrap it in another one.
 
     Args:
-        data: What is sampled.
+        data: The data set.
         batch_size: Images in one batch of one process.
-        seed: Of the permutations.
-        rank: Which process this is.
-        world: How many processes there are.
+        seed: Seed of the permutations.
+        rank: The index of this process.
+        world: The number of processes.
 
     Raises:
         UserError: If there are too few images for one batch.
@@ -87,23 +93,25 @@ class EpochSampler(DistributedSampler[int]):
 
     def __init__(self, data: InMemory, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1) -> None:
         super().__init__(data, num_replicas=world, rank=rank, seed=seed, drop_last=True)
-        self.n, self.batch_size, self.batches = len(data), batch_size, len(data) // (batch_size * world)
+        self.n = len(data)
+        self.batch_size = batch_size
+        self.batches = len(data) // (batch_size * world)
         self._start = self._taken = 0
         if not self.batches:
             each = f"{batch_size} images" + (f" on each of {world} processes" if world > 1 else "")
-            raise UserError(f"batch_size: {each} cannot be had from {len(data)} training images, make it smaller")
+            raise UserError(f"batch_size: {each} are more than the {len(data)} training images: make it smaller")
 
     def __len__(self) -> int:
         return self.batches * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; the place within the epoch is kept only if the epoch is the same."""
+        """Select the permutation of `epoch`; the position is kept only if the epoch does not change."""
         if epoch != self.epoch:
             self._start = self._taken = 0
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # A generator reads epoch and start at the first `next`: lightning makes the iterator before it sets the epoch.
+        # A generator reads epoch and start at the first `next`: Lightning creates iterators before it sets the epoch.
         self._taken, self._start = self._start, 0
         order = shuffled(self.n, self.seed * 100003 + self.epoch)[: self.batches * self.batch_size * self.num_replicas]
         mine = order.view(self.batches, self.num_replicas, self.batch_size)[:, self.rank].flatten()
@@ -112,24 +120,24 @@ class EpochSampler(DistributedSampler[int]):
             yield index
 
     def state_dict(self) -> Place:
-        """The place of the next image."""
+        """Return the position of the next image."""
         if self._taken == len(self):
             return {"epoch": self.epoch + 1, "taken": 0}
         return {"epoch": self.epoch, "taken": self._taken * self.num_replicas}
 
     def load_state_dict(self, place: Place) -> None:
-        """Go on from `place`."""
+        """Continue from `place`."""
         batches = place["taken"] // (self.batch_size * self.num_replicas)
         self.epoch, self._start = place["epoch"], batches * self.batch_size
         self._taken = self._start
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader whose place in the data the trainer saves and restores, because it has these two methods.
+    """A loader whose position in the data the trainer saves and restores, since it has `state_dict`.
 
     Args:
-        data: What is loaded.
-        sampler: The order.
+        data: The data set.
+        sampler: The order of its images.
     """
 
     sampler: EpochSampler
@@ -138,14 +146,14 @@ class ResumableLoader(DataLoader[Batch]):
         super().__init__(data, batch_size=sampler.batch_size, sampler=sampler, drop_last=True, **_memory())
 
     def state_dict(self) -> Place:
-        """The place of the next batch."""
+        """Return the position of the next batch."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, place: Place) -> None:
-        """Go on from `place`."""
+        """Continue from `place`."""
         self.sampler.load_state_dict(place)
 
 
 def in_order(images: Labelled, batch_size: int) -> DataLoader[Batch]:
-    """A loader of all `images` in their order; the last batch may be smaller."""
+    """Return a loader of all `images` in their order; the last batch may be smaller."""
     return DataLoader(dataset=InMemory(images), batch_size=batch_size, **_memory())

@@ -1,4 +1,4 @@
-"""What every image data set offers: three sets in memory, loaders, and out-of-distribution sets."""
+"""The base class of image data sets: three sets in memory, their loaders, and out-of-distribution sets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ebmzoo.data.images import ImageSet, shuffled, to_float
 from ebmzoo.errors import UserError
 
 MOST_VALIDATION = 5000
+"""The largest validation set that `val_fraction` sets aside."""
 MONITORED = 1000
+"""The number of test images that serve as the validation set otherwise."""
 
 
 def prepare(images: Tensor, *, flip: bool = False) -> Tensor:
-    """What a network is given: `(B, C, H, W)` uint8 to float32 in [-1, 1], channels last in memory.
+    """Return x = u/127.5 − 1, float32 in [-1, 1] and channels last in memory, as networks take it.
 
     Args:
-        images: A batch as the loaders give it, on any device.
-        flip: Mirror each image left to right with probability 1/2, by the global random state of its device.
+        images: uint8 images u of a loader, `(B, C, H, W)`, on any device.
+        flip: Mirror each image left to right with probability 1/2, using the device's global random state.
     """
     if flip:
         mirrored = torch.rand(len(images), device=images.device) < 0.5
@@ -32,39 +34,40 @@ def prepare(images: Tensor, *, flip: bool = False) -> Tensor:
 
 
 class OutOfDistribution(ABC):
-    """Images that a model of another data set should find unlikely; `name` is what tables call them."""
+    """Images that a model of another data set should assign a low likelihood."""
 
     name: str
+    """The name in tables."""
     near_to: tuple[str, ...] = ()
-    """The data sets, by name, whose kind of picture it has with other contents (OpenOOD: semantic shift alone)."""
+    """The names of the data sets from which it differs in content alone (OpenOOD's semantic shift)."""
 
     @abstractmethod
     def load(self, like: ImageData) -> ImageSet:
-        """`(N, like.channels, like.size, like.size)` images, the same at every call."""
+        """Return images `(N, like.channels, like.size, like.size)`, the same at every call."""
 
     def is_near(self, like: ImageData) -> bool:
-        """Whether it is near `like`, or far. Source: Yang et al. 2022 (OpenOOD)."""
+        """Return True if it is near-OOD for `like`, False if it is far-OOD (OpenOOD, Yang et al., 2022)."""
         return like.name in self.near_to
 
 
 class ImageData(LightningDataModule, ABC):
-    """An image data set; a concrete one says its `name`, `size` and `channels` and implements `load`.
+    """An image data set; a subclass sets `name`, `size` and `channels` and implements `load`.
 
-    Loaders give `(images uint8, labels)`; on the device they become float in [-1, 1], flipped when training and `flip`.
-    Each process of a distributed run draws its own part of every global batch, so the trainer need not, and cannot, put
-    its own distributed sampler in.
+    Loaders return `(images uint8, labels)`. On the device, images become float in [-1, 1], and if `flip` is true half
+    of the training images are mirrored. Each process of a distributed run draws its own part of every global batch, so
+    the trainer adds no distributed sampler of its own.
 
     Args:
         batch_size: Images in one batch of one process.
-        flip: Whether to mirror half of the training images, chosen anew at each batch.
-        seed: Of the order of the batches, and of which images `max_train` and `val_fraction` choose.
-        val_fraction: The part of the training images that is set aside for validation, at most 5,000 images. With 0, as
-            in the papers, nothing is set aside and `val_set` is 1,000 fixed images of the test set: good for watching a
-            run, not for choosing between runs.
-        max_train: Train on this many images only, chosen at random.
-        ood: What `test` holds against the test set, out-of-distribution.
-        concepts: Attributes whose values are classes for a model that follows classes, such as `[shape, colour]`: the
-            labels of a training batch are then `(B, k)`, one class for each attribute. None: the label alone.
+        flip: Whether to mirror half of the training images, chosen anew for each batch.
+        seed: Seed of the order of the batches, and of the choice of images for `max_train` and `val_fraction`.
+        val_fraction: The fraction of the training images that is set aside for validation, at most 5,000 images. With
+            0, as in the papers, none are set aside and `val_set` is 1,000 fixed images of the test set: suitable for
+            monitoring a run, not for choosing between runs.
+        max_train: Train on this many images only, chosen at random; null for all.
+        ood: Out-of-distribution sets that `test` compares with the test set.
+        concepts: Attributes whose values are the classes of a class-conditional model, such as `[shape, colour]`. The
+            labels of a training batch are then `(B, k)`, one class for each attribute. null for the label alone.
 
     Raises:
         UserError: If a number is out of its range.
@@ -86,34 +89,38 @@ class ImageData(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size} is not possible, 1 or more is needed")
+            raise UserError(f"batch_size: {batch_size} must be 1 or more")
         if not 0 <= val_fraction < 1:
-            raise UserError(f"val_fraction: {val_fraction} is not possible, 0 or more and below 1 is needed")
+            raise UserError(f"val_fraction: {val_fraction} must be 0 or more and below 1")
         if max_train is not None and max_train < 1:
-            raise UserError(f"max_train: {max_train} is not possible, 1 or more is needed, or null for all")
+            raise UserError(f"max_train: {max_train} must be 1 or more, or null for all")
         if seed < 0:
-            raise UserError(f"seed: {seed} is not possible, 0 or more is needed")
-        self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self.val_fraction, self.max_train, self.ood = val_fraction, max_train, tuple(ood or ())
+            raise UserError(f"seed: {seed} must be 0 or more")
+        self.batch_size = batch_size
+        self.flip = flip
+        self.seed = seed
+        self.val_fraction = val_fraction
+        self.max_train = max_train
+        self.ood = tuple(ood or ())
         self.concepts = concepts
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Read the training and the test images, each `(N, channels, size, size)`; called once, when first needed."""
+        """Read the training and the test set, each `(N, channels, size, size)`; called once, on first use."""
 
     @property
     def train_set(self) -> ImageSet:
-        """The images to train on."""
+        """The training images."""
         return self._sets[0]
 
     @property
     def val_set(self) -> ImageSet:
-        """The images to watch a run with."""
+        """The validation images, for monitoring a run; see `val_fraction`."""
         return self._sets[1]
 
     @property
     def test_set(self) -> ImageSet:
-        """The images to report on."""
+        """The test images."""
         return self._sets[2]
 
     @property
@@ -123,15 +130,18 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def training_classes(self) -> tuple[tuple[str, ...], Tensor]:
-        """What a model that follows classes is told: their names, and those of each training image, `(N,)` or `(N, k)`.
+        """The classes of a class-conditional model: their names, and the classes of each training image.
+
+        Without `concepts` they are the labels, `(N,)`. With k `concepts` they are the values of these attributes in one
+        list, and each image has one of each attribute, `(N, k)`. Labels index the names.
 
         Raises:
-            UserError: If `concepts` names what is no attribute.
+            UserError: If the data has no attributes, or `concepts` is empty or names an unknown one.
         """
         if self.concepts is None:
             return self.classes, self.train_set.labels
         if self.train_set.attributes is None:
-            raise UserError(f"concepts: {self.name} has no attributes, null is needed")
+            raise UserError(f"concepts: {self.name} has no attributes, so concepts must be null")
         try:
             return self.train_set.attributes.as_classes(self.concepts)
         except UserError as error:
@@ -144,40 +154,40 @@ class ImageData(LightningDataModule, ABC):
         for part in (train, test):
             if len(part) == 0 or part.images.shape[1:] != needed:
                 found = tuple(part.images.shape)
-                raise UserError(f"{part.name}: images are {found}, but (N, {', '.join(map(str, needed))}) is needed")
+                raise UserError(f"{part.name}: images are {found}; they must be (N, {', '.join(map(str, needed))})")
         order = shuffled(len(train), self.seed)
-        held_out = min(round(self.val_fraction * len(train)), MOST_VALIDATION)
-        kept = len(train) - held_out
+        validation = min(round(self.val_fraction * len(train)), MOST_VALIDATION)
+        kept = len(train) - validation
         if self.max_train is not None:
             if self.max_train > kept:
                 raise UserError(f"max_train: {self.max_train} is more than the {kept} training images of {self.name}")
             kept = self.max_train
-        val = train.take(order[:held_out]) if held_out else test.take(shuffled(len(test), 0)[:MONITORED])
-        return train.take(order[held_out : held_out + kept]) if kept < len(train) else train, val, test
+        val = train.take(order[:validation]) if validation else test.take(shuffled(len(test), 0)[:MONITORED])
+        return train.take(order[validation : validation + kept]) if kept < len(train) else train, val, test
 
     def prepare_data(self) -> None:
-        """Read, and download, in one process of each machine before the others."""
+        """Read, and download if needed, in one process of each machine before the others."""
         _ = self._sets
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of `batch_size`; the trainer saves and restores the place in them."""
+        """Return shuffled batches of `batch_size`; the trainer saves and restores the position in them."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         data = InMemory(self.train_set, self.training_classes[1])
         return ResumableLoader(data, EpochSampler(data, self.batch_size, seed=self.seed, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """`val_set` in its order."""
+        """Return `val_set` in its order."""
         return in_order(self.val_set, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """`test_set` in its order."""
+        """Return `test_set` in its order."""
         return in_order(self.test_set, self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """`test_set` in its order."""
+        """Return `test_set` in its order."""
         return in_order(self.test_set, self.batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """`prepare` the images of a batch; a trainer calls this on the device."""
+        """Apply `prepare` to the images of a batch; the trainer calls this on the device."""
         images, labels = batch
         return prepare(images, flip=self.flip and self.trainer is not None and self.trainer.training), labels

@@ -1,4 +1,4 @@
-"""Image files of every kind to uint8 arrays of one shape."""
+"""Decoding of image files of any size and mode to uint8 arrays of one shape."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from ebmzoo.errors import UserError
 
 Pixels = NDArray[np.uint8]
 Entry = tuple[str, Callable[[], bytes]]
-"""A file's name and how to get its bytes."""
+"""A file's name and a function that returns its bytes."""
 
 CHUNK = 1024
+"""The number of files that are decoded at once."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture of any size and mode becomes `(channels, size, size)`.
+    """The crop, scale and colours that turn an image of any size and mode into `(channels, size, size)`.
 
     Args:
-        size: Side of the result.
+        size: Side of the result in pixels.
         channels: 3 for RGB, 1 for grey.
-        crop: `centre` scales the shorter side to `size` and keeps the middle square, `none` scales each side by itself,
-            `top_left` cuts a corner without scaling, from a picture that is large enough.
-        box: Left, upper, right, lower: what is cut out first.
+        crop: `centre` scales the shorter side to `size` and keeps the central square. `none` scales each side to `size`
+            separately. `top_left` keeps the top left corner without scaling, if the image is large enough.
+        box: Left, upper, right and lower edge of a region that is cut out first, in pixels.
+
+    Raises:
+        UserError: If `size` or `channels` is out of its range.
     """
 
     size: int
@@ -44,12 +48,12 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise UserError(f"size: {self.size} is not possible, 1 or more is needed")
+            raise UserError(f"size: {self.size} must be 1 or more")
         if self.channels not in (1, 3):
-            raise UserError(f"channels: {self.channels} is not possible, 3 (RGB) or 1 (grey) is needed")
+            raise UserError(f"channels: {self.channels} must be 3 (RGB) or 1 (grey)")
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """One picture to `(channels, size, size)`: scaling is bicubic and antialiased, what is transparent is white."""
+        """Return an image as `(channels, size, size)` uint8: bicubic, antialiased, on a white background."""
         image = opaque(ImageOps.exif_transpose(image)).convert("RGB" if self.channels == 3 else "L")
         if self.box is not None:
             image = image.crop(self.box)
@@ -67,7 +71,11 @@ class Frame:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The picture in 8 bits on white: alpha is composited, 16-bit grey v becomes round(v/257)."""
+    """Return the image with 8 bits on white: alpha is composited, and 16-bit grey v becomes round(v/257).
+
+    Raises:
+        ValueError: If its pixels have more than 16 bits or are floating-point numbers.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.float64)
         if deep.min() < 0 or deep.max() > 65535:
@@ -82,10 +90,18 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[list[str], Tensor]:
-    """Names and `(N, channels, size, size)` uint8 of the image files `entries`, in their order, decoded in threads.
+    """Return the names and images of `entries` in their order, decoded in several threads.
+
+    Args:
+        entries: Name and bytes of each image file.
+        frame: How each image is cropped and scaled.
+        max_gib: The most memory that the images may take.
+
+    Returns:
+        Names, and images `(N, channels, size, size)` uint8.
 
     Raises:
-        UserError: If a file is no image, naming it, or if all together are more than `max_gib`.
+        UserError: If a file cannot be decoded, with its name, or the images take more than `max_gib`.
     """
 
     def one(entry: Entry) -> Pixels:
@@ -96,7 +112,7 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
         # A damaged file makes the decoders raise almost anything.
         except Exception as error:
             reason = "not an image file" if isinstance(error, UnidentifiedImageError) else first_line(error)
-            raise UserError(f"{name} cannot be read as an image ({reason}): mend or remove it") from error
+            raise UserError(f"{name} cannot be read as an image ({reason}): repair or remove it") from error
 
     names: list[str] = []
     arrays: list[Pixels] = []
@@ -111,10 +127,10 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """(width, height) that the image file says it has; its pixels are not read.
+    """Return the width and height in the header of an image file, without decoding its pixels.
 
     Raises:
-        UserError: there is no such file, or it is no image, or says that it is huge.
+        UserError: If the file is missing, is not an image, or its header claims a size beyond Pillow's limit.
     """
     try:
         with Image.open(path) as image:
@@ -127,22 +143,26 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def first_line(error: Exception) -> str:
-    """What is wrong, short enough to stand inside a sentence."""
+    """Return the first line of an error's message, without a full stop, for use within a sentence."""
     return next(iter(str(error).splitlines()), "").strip(" .:") or type(error).__name__
 
 
 def check_memory(n: int, frame: Frame, max_gib: float) -> None:
-    """Raise a UserError if `n` framed images are more than `max_gib`."""
+    """Check that `n` images of one frame fit into `max_gib`.
+
+    Raises:
+        UserError: If they do not.
+    """
     gib = n * frame.channels * frame.size**2 / 2**30
     if gib > max_gib:
         raise UserError(
             f"max_gib: {n} or more images at size {frame.size} take {gib:.3g} GiB of memory, more than {max_gib:g}: "
-            "raise max_gib, lower size or give fewer images"
+            "raise max_gib, or use a smaller size or fewer images"
         )
 
 
 def reframe(images: Pixels | Tensor, frame: Frame) -> Tensor:
-    """`(N, H, W)` or `(N, H, W, C)` uint8 to `(N, channels, size, size)`, untouched where the shape already fits."""
+    """Return `(N, H, W)` or `(N, H, W, C)` uint8 as `(N, channels, size, size)`, unchanged if it already fits."""
     array: Pixels = np.asarray(images)
     array = array[..., None] if array.ndim == 3 else array
     if array.shape[1:] == (frame.size, frame.size, frame.channels) and frame.box is None:

@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn: real images without a download."""
+"""The handwritten digits that are part of scikit-learn: real images without a download."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from ebmzoo.data.images import ImageSet, shuffled
 from ebmzoo.errors import UserError
 
 TRAIN = 1500
+"""The number of training images."""
 
 
 class Digits(ImageData):
-    """1,797 handwritten digits, 8×8 in grey (Alpaydin and Kaynak, 1998): 1,500 to train on and 297 to test.
+    """1,797 handwritten digits (Alpaydin and Kaynak, 1998), 8×8 in grey: 1,500 training and 297 test images.
 
-    The split is random and always the same, since scikit-learn's order goes from writer to writer. The 17 grey levels
-    v = 0..16 become round(255 v / 16). Its arguments are those of every image data set.
+    The split is random but always the same, since scikit-learn's order is by writer. The 17 grey levels v = 0..16
+    become round(255 v / 16). The arguments are those of `ImageData`.
     """
 
     name, size, channels = "digits", 8, 1
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """The digits, from the installed scikit-learn."""
+        """Read the digits from the installed scikit-learn.
+
+        Raises:
+            UserError: If scikit-learn is not installed.
+        """
         try:
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:
-            raise UserError("the digits come with scikit-learn, which is missing: pip install 'ebmzoo[all]'") from error
+            raise UserError("the digits need scikit-learn, which is missing: pip install 'ebmzoo[all]'") from error
         values, labels = load_digits(return_X_y=True)
         images = torch.from_numpy(values).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
         classes = tuple(str(digit) for digit in range(10))

@@ -1,4 +1,4 @@
-"""CelebA under the crops of the literature."""
+"""CelebA with the crops that the papers use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ BOXES: dict[FaceCrop, tuple[int, int, int, int]] = {
     "clel": (19, 39, 159, 179),
     "drl": (0, 20, 178, 198),
 }
-"""Left, upper, right, lower in the aligned 178×218 picture. FIDs of different crops are not comparable."""
+"""Left, upper, right and lower edge in the aligned 178×218 image. FIDs of different crops are not comparable."""
 
 
 def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: str, download: bool) -> ImageSet:
-    """CelebA (Liu et al., 2015), aligned, cropped and scaled to 3×`size`×`size`; labelled with one of 40 attributes."""
+    """Return CelebA (Liu et al., 2015), aligned, cropped and scaled to 3×`size`×`size`.
+
+    Args:
+        root: The folder that contains `celeba/img_align_celeba` and CelebA's lists.
+        train: Whether to read the training or the test split.
+        size: Side of the images in pixels.
+        crop: Which square of the 178×218 image is used.
+        attribute: The attribute that is the label.
+        download: Whether to download missing files.
+
+    Raises:
+        UserError: If files are missing or damaged, or `attribute` is not one of the 40.
+    """
     folder, split = Path(root).expanduser(), "train" if train else "test"
     read = fetch(
         "CelebA",
@@ -36,7 +48,7 @@ def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: st
     )
     names = tuple(name for name in read.attr_names if name)
     if attribute not in names:
-        raise UserError(f"attribute: {attribute!r} is not one of CelebA's: {', '.join(names)}")
+        raise UserError(f"attribute: {attribute!r} must be one of CelebA's: {', '.join(names)}")
     files = [folder / "celeba" / "img_align_celeba" / file for file in read.filename]
     frame = Frame(size, 3, box=BOXES[crop])
     _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
@@ -46,16 +58,16 @@ def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: st
 
 
 class CelebA(ImageData):
-    """CelebA (Liu et al., 2015): 162,770 + 19,962 aligned faces, with the 40 `attributes` of each.
+    """CelebA (Liu et al., 2015): 162,770 + 19,962 aligned faces, each with 40 `attributes`.
 
     Args:
-        root: The folder that holds `celeba/img_align_celeba` and CelebA's lists, or is to.
-        size: Side of the images; at 64 they take 2.1 GiB.
-        crop: Which square of the 178×218 picture: `dual_mcmc` 148×148 (box 15, 40, 163, 188), `clel` the central
-            140×140, `drl` without the 20 uppermost and lowest rows.
+        root: The folder that contains `celeba/img_align_celeba` and CelebA's lists, or where they are downloaded to.
+        size: Side of the images in pixels; at 64 they take 2.1 GiB.
+        crop: Which square of the 178×218 image is used: `dual_mcmc` 148×148 (box 15, 40, 163, 188), `clel` the central
+            140×140, `drl` all but the 20 topmost and bottommost rows.
         attribute: The attribute that is the label, one of CelebA's 40.
-        download: Whether to download what is missing (needs the package gdown).
-        **common: As of every image data set.
+        download: Whether to download missing files (needs the package gdown).
+        **common: Arguments of `ImageData`.
     """
 
     name, channels = "CelebA", 3
@@ -70,12 +82,14 @@ class CelebA(ImageData):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.root, self.size, self.download = root, size, download
+        self.root = root
+        self.size = size
+        self.download = download
         self.crop: FaceCrop = crop
         self.attribute = attribute
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training and test images from `root`."""
+        """Read the training and the test images from `root`."""
         train, test = (
             read_celeba(self.root, part, self.size, self.crop, self.attribute, self.download) for part in (True, False)
         )

@@ -1,4 +1,4 @@
-"""The range of images that a method's energy sees, where its paper does not train on [-1, 1]."""
+"""The range of images that a method's energy takes, for papers that do not train on [-1, 1]."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from ebmzoo.errors import UserError
 
 @dataclass(frozen=True)
 class ImageRange:
-    """[low, high], with the maps from the framework's [-1, 1] and back: a method's own door.
+    """A method's own range of images, [low, high], with the maps from [-1, 1] and back.
+
+    Args:
+        low: The value of black.
+        high: The value of white.
 
     Raises:
-        UserError: low is not below high.
+        UserError: If `low` is not below `high`.
     """
 
     low: float
@@ -27,17 +31,22 @@ class ImageRange:
             raise UserError(f"image_range is {[self.low, self.high]}; the first must be below the second")
 
     def inward(self, x: Tensor) -> Tensor:
-        """[-1, 1] to [low, high]."""
+        """Map [-1, 1] to [low, high]."""
         return x if (self.low, self.high) == (-1, 1) else self.low + (x + 1) / 2 * (self.high - self.low)
 
     def outward(self, x: Tensor) -> Tensor:
-        """[low, high] to [-1, 1]."""
+        """Map [low, high] to [-1, 1]."""
         return x if (self.low, self.high) == (-1, 1) else (x - self.low) / (self.high - self.low) * 2 - 1
 
 
 @dataclass(frozen=True)
 class Outside:
-    """A function of [-1, 1] images, such as an encoder, for images in a method's own range."""
+    """A function of images in [-1, 1], such as an encoder, applied to images in a method's own range.
+
+    Args:
+        function: The function.
+        image_range: The range of the images that the object is called with.
+    """
 
     function: Callable[[Tensor], Tensor]
     image_range: ImageRange
@@ -47,6 +56,9 @@ class Outside:
 
 
 def dequantized(x: Tensor) -> Tensor:
-    """(255 x + u)/256 of images in [0, 1], u ~ U(0, 1): the 256 levels become a density. Here of [-1, 1], and to it."""
+    """Return x' = (255 x + u)/256, u ~ U(0, 1), which turns 256 grey levels into a density.
+
+    The equation is that of images in [0, 1]; here both x and x' are in [-1, 1].
+    """
     u = torch.rand(x.shape, device=x.device, dtype=x.dtype)
     return (255 * (x + 1) + 2 * u) / 256 - 1

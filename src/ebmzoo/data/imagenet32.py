@@ -20,8 +20,8 @@ class ImageNet32(ImageData):
     """Downsampled ImageNet (Chrabaszcz et al., 2017): 1,281,167 + 50,000 images in 1,000 classes, 32×32, 3.7 GiB.
 
     Args:
-        root: The folder that holds `train_data_batch_1.npz` to `train_data_batch_10.npz` and `val_data.npz`.
-        **common: As of every image data set.
+        root: The folder that contains `train_data_batch_1.npz` to `train_data_batch_10.npz` and `val_data.npz`.
+        **common: Arguments of `ImageData`.
     """
 
     name, size, channels = "ImageNet-32", 32, 3
@@ -31,7 +31,11 @@ class ImageNet32(ImageData):
         self.root = root
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """The ten training files and the validation file, which is the test set."""
+        """Read the ten training files, and the validation file as the test set.
+
+        Raises:
+            UserError: If a file is missing or has other arrays.
+        """
         folder = Path(self.root).expanduser()
         return self._read([folder / f"train_data_batch_{i}.npz" for i in range(1, 11)]), self._read(
             [folder / "val_data.npz"]
@@ -41,14 +45,14 @@ class ImageNet32(ImageData):
         images, labels = [], []
         for file in files:
             if not file.exists():
-                raise UserError(f"root: {file} does not exist, put the .npz files of downsampled ImageNet 32×32 there")
+                raise UserError(f"root: {file} does not exist: put the .npz files of downsampled ImageNet 32×32 there")
             arrays = open_npz(file)
             pixels, numbers = arrays.get("data"), arrays.get("labels")
             fits = (
                 pixels is not None and pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.shape[1] == 3 * 32 * 32
             )
             if pixels is None or numbers is None or not fits:
-                raise UserError(f"{file}: uint8 data of shape (N, 3072) and labels from 1 are needed")
+                raise UserError(f"{file} must have uint8 data of shape (N, 3072) and labels from 1")
             images.append(torch.from_numpy(pixels).view(-1, 3, 32, 32))
             labels.append(torch.from_numpy(numbers.astype(np.int64)) - 1)
         return ImageSet(torch.cat(images), torch.cat(labels), CLASSES, self.name)

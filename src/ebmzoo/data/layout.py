@@ -1,4 +1,4 @@
-"""Which split and which class a file belongs to, told from its path."""
+"""The split and the class of a file, from its path."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ebmzoo.data.images import UNLABELLED
 from ebmzoo.errors import UserError
 
 ALL = ""
-"""The split of files that are in no split."""
+"""The split of files in a folder without splits."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The split and the label of each path; a split of None means that the file is not used.
+    """The split and the label of each path.
 
     Args:
-        splits: `train`, `test`, `ALL` or None, one a path.
-        labels: Indices into `classes`, one a path.
+        splits: `train`, `test` or `ALL` for each path; None for a file that is not used.
+        labels: An index into `classes` for each path.
         classes: The names of the class folders, sorted.
     """
 
@@ -28,26 +28,30 @@ class Layout:
 
 
 def layout(paths: list[str], source: str) -> Layout:
-    """Read `[train|test]/[<class>/]…/<file>`, under one folder that holds everything or not.
+    """Return the layout of paths `[train|test]/[<class>/]…/<file>`, below any number of common folders.
 
-    Other folders beside `train` and `test` are not used. Below a class folder, folders do not matter.
+    If there are `train` and `test`, other folders next to them are not used. Folders below a class folder are ignored.
+
+    Args:
+        paths: Paths of files, relative to the source.
+        source: The name of the source in errors.
 
     Raises:
-        UserError: If only one of `train` and `test` is there, or only some files are in a class folder.
+        UserError: If only one of `train` and `test` exists, or only some files are in a class folder.
     """
     parts = [PurePosixPath(path).parts for path in paths]
     while len({p[0] for p in parts}) == 1 and parts[0][0] not in ("train", "test") and all(len(p) > 2 for p in parts):
         parts = [p[1:] for p in parts]
     tops = {p[0] for p in parts if len(p) > 1}
     splits: list[str | None] = [ALL] * len(parts)
-    if found := tops & {"train", "test"}:
-        if len(found) == 1:
-            (there,) = found
-            missing = "test" if there == "train" else "train"
+    if present := tops & {"train", "test"}:
+        if len(present) == 1:
+            (only,) = present
+            missing = "test" if only == "train" else "train"
             raise UserError(
-                f"{source}: there are images in {there}/ but none in {missing}/, both or neither are needed"
+                f"{source}: there are images in {only}/ but none in {missing}/; there must be both folders or neither"
             )
-        splits = [p[0] if len(p) > 1 and p[0] in found else None for p in parts]
+        splits = [p[0] if len(p) > 1 and p[0] in present else None for p in parts]
         parts = [p[1:] for p in parts]
     used = [len(p) > 1 for p, split in zip(parts, splits, strict=True) if split is not None]
     if not any(used):
@@ -55,7 +59,7 @@ def layout(paths: list[str], source: str) -> Layout:
     if not all(used):
         stray = next(x for x, p, s in zip(paths, parts, splits, strict=True) if s is not None and len(p) == 1)
         raise UserError(
-            f"{source}: {stray} is in no class folder while others are, move it into one or all out of them"
+            f"{source}: {stray} is in no class folder, but other images are: move it into one, or all out of theirs"
         )
     classes = sorted({p[0] for p, split in zip(parts, splits, strict=True) if split is not None})
     number = {name: label for label, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""What is hidden of an image that is to be filled in."""
+"""Masks of the pixels that inpainting fills in."""
 
 from __future__ import annotations
 
@@ -20,35 +20,39 @@ Side = Literal["left", "right", "top", "bottom"]
 
 
 class Mask(ABC):
-    """Which pixels of an image are hidden; `name` is what tables call it."""
+    """A choice of hidden pixels."""
 
     name: str
+    """The name in tables."""
 
     @abstractmethod
     def __call__(self, size: int, seed: int = 0) -> Tensor:
-        """`(size, size)` bool, true where hidden: one pixel or more. `seed` is of a mask that is random."""
+        """Return the mask, `(size, size)` bool, true at one hidden pixel or more; `seed` selects a random mask."""
 
     def available(self) -> str | None:
-        """None when usable, else one sentence that says what to do."""
+        """Return None if the mask can be used, else one sentence that says what to do."""
         return None
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
-        return f"{type(self).__name__}({told})"
+        settings = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
+        return f"{type(self).__name__}({settings})"
 
 
 class CentralSquare(Mask):
-    """A square of side round(`fraction` · size), at least one pixel, in the middle (CDRL, Fig. 7, first two rows).
+    """A central square of side round(`fraction` · size), at least one pixel (CDRL, Fig. 7, first two rows).
 
     Args:
-        fraction: of the image's side, above 0 and at most 1; the paper prints none.
+        fraction: The side of the square as a fraction of the image's, above 0 and at most 1; the paper gives no number.
+
+    Raises:
+        UserError: If `fraction` is out of its range.
     """
 
     name = "central_square"
 
     def __init__(self, fraction: float = 0.5) -> None:
         if not 0 < fraction <= 1:
-            raise UserError(f"fraction: {fraction} is not possible, above 0 and at most 1 is needed")
+            raise UserError(f"fraction: {fraction} must be above 0 and at most 1")
         self.fraction = fraction
 
     def __call__(self, size: int, seed: int = 0) -> Tensor:
@@ -60,16 +64,20 @@ class CentralSquare(Mask):
 
 
 class Half(Mask):
-    """The left, right, top or bottom size // 2 columns or rows, at least one.
+    """The left, right, top or bottom half: size // 2 columns or rows, at least one.
 
     Args:
-        side: which half is hidden.
+        side: Which half is hidden: `left`, `right`, `top` or `bottom`.
+
+    Raises:
+        UserError: If `side` is something else.
     """
 
     def __init__(self, side: Side = "bottom") -> None:
         if side not in ("left", "right", "top", "bottom"):
-            raise UserError(f"side: {side} is not possible, left, right, top or bottom is needed")
-        self.side, self.name = side, f"{side}_half"
+            raise UserError(f"side: {side} must be left, right, top or bottom")
+        self.side = side
+        self.name = f"{side}_half"
 
     def __call__(self, size: int, seed: int = 0) -> Tensor:
         part = max(1, size // 2)
@@ -80,19 +88,22 @@ class Half(Mask):
 
 
 class Scribbles(Mask):
-    """Bent strokes, another drawing for each seed (CDRL, Fig. 7, last two rows; its masks are not printed).
+    """Random bent strokes, different for each seed (CDRL, Fig. 7, last two rows; the paper's masks are not published).
 
-    A stroke is a chain of straight parts from a uniform point of the image in a uniform direction, which each part
-    turns by a uniform angle; hidden is what is within half a width of it, and no stroke is thinner than a pixel.
-    After Yu et al., 2019 (Free-form image inpainting with gated convolution), Algorithm 1.
+    A stroke is a chain of straight segments. It starts at a uniformly random point in a uniformly random direction and
+    turns by a uniformly random angle after each segment. Pixels within half a width of it are hidden; no stroke is
+    thinner than a pixel. Source: Yu et al., 2019 (Free-form image inpainting with gated convolution), Algorithm 1.
 
     Args:
-        strokes: how many.
-        parts: straight parts of a stroke.
-        length: of a part, in sides of the image; ends are kept within the image.
-        width: of a stroke, in sides of the image.
-        turn: the largest angle between two parts, in degrees.
-        seed: of the drawings, beside the seed of each.
+        strokes: The number of strokes.
+        parts: The number of straight segments of a stroke.
+        length: The length of a segment as a fraction of the image's side; end points are clamped to the image.
+        width: The width of a stroke as a fraction of the image's side.
+        turn: The largest angle between two segments, in degrees.
+        seed: Seed that is combined with the seed of each mask.
+
+    Raises:
+        UserError: If a number is out of its range.
     """
 
     name = "scribbles"
@@ -108,19 +119,23 @@ class Scribbles(Mask):
     ) -> None:
         for key, count in {"strokes": strokes, "parts": parts}.items():
             if count < 1:
-                raise UserError(f"{key}: {count} is not possible, 1 or more is needed")
+                raise UserError(f"{key}: {count} must be 1 or more")
         for key, extent in {"length": length, "width": width}.items():
             if not 0 < extent <= 1:
-                raise UserError(f"{key}: {extent} is not possible, above 0 and at most 1 is needed")
+                raise UserError(f"{key}: {extent} must be above 0 and at most 1")
         if not 0 <= turn <= 180:
-            raise UserError(f"turn: {turn} is not possible, 0 to 180 is needed")
+            raise UserError(f"turn: {turn} must be from 0 to 180")
         if seed < 0:
-            raise UserError(f"seed: {seed} is not possible, 0 or more is needed")
-        self.strokes, self.parts, self.length = strokes, parts, length
-        self.width, self.turn, self.seed = width, turn, seed
+            raise UserError(f"seed: {seed} must be 0 or more")
+        self.strokes = strokes
+        self.parts = parts
+        self.length = length
+        self.width = width
+        self.turn = turn
+        self.seed = seed
 
     def __call__(self, size: int, seed: int = 0) -> Tensor:
-        # Of a seed torch's CPU generator reads 32 bits, so two seeds need mixing to be one.
+        # torch's CPU generator uses 32 bits of a seed, so the two seeds are hashed into one.
         generator = torch.Generator().manual_seed(Random(f"{self.seed}, {seed}").getrandbits(32))
 
         def uniform(*shape: int) -> Tensor:
@@ -130,7 +145,7 @@ class Scribbles(Mask):
         angle = 2 * math.pi * uniform(self.strokes)
         ticks = (torch.arange(size) + 0.5) / size
         pixels = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
-        reach = max(self.width / 2, math.sqrt(0.5) / size)  # the latter is as far as a point is from its pixel's centre
+        reach = max(self.width / 2, math.sqrt(0.5) / size)  # half a pixel's diagonal, at least
         hidden = torch.zeros(size, size, dtype=torch.bool)
         for _ in range(self.parts):
             direction = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -141,7 +156,13 @@ class Scribbles(Mask):
 
 
 def distance(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """|p − a − h (b − a)|, h = (p − a)·(b − a)/|b − a|² in [0, 1]: of points `(*, 2)` from S segments `(S, 2)`."""
+    """Return |p − a − h (b − a)|, h = (p − a)·(b − a)/|b − a|² clamped to [0, 1], `(S, *)`.
+
+    Args:
+        points: Points p, `(*, 2)`.
+        a: Start points of S segments, `(S, 2)`.
+        b: Their end points, `(S, 2)`.
+    """
     a, e = a.view(len(a), *(1,) * (points.ndim - 1), 2), (b - a).view(len(a), *(1,) * (points.ndim - 1), 2)
     p = points - a
     h = ((p * e).sum(-1) / e.square().sum(-1).clamp(min=1e-12)).clamp(0, 1)
@@ -150,31 +171,40 @@ def distance(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 class FromFile(Mask):
-    """An image file as `read_mask` understands it, of the images' own size.
+    """A mask from an image file, as `read_mask` reads it, of the images' own size.
 
     Args:
-        path: the file, such as `masks/glasses.png`; tables call the mask by its name, here `glasses`.
+        path: The file, such as `masks/glasses.png`; the mask's name in tables is then `glasses`.
     """
 
     def __init__(self, path: str) -> None:
-        self.path, self.name = Path(path), Path(path).stem
+        self.path = Path(path)
+        self.name = Path(path).stem
 
     def available(self) -> str | None:
         return None if self.path.is_file() else f"there is no mask {self.path}: put an image of the images' size there"
 
     def __call__(self, size: int, seed: int = 0) -> Tensor:
+        """Read the mask.
+
+        Raises:
+            UserError: If the file is not such a mask, or not of side `size`.
+        """
         hidden = read_mask(self.path)
         if hidden.shape != (size, size):
             height, width = hidden.shape
-            raise UserError(f"the mask {self.path} has {width}×{height} pixels, {size}×{size} are needed: scale it")
+            raise UserError(f"the mask {self.path} has {width}×{height} pixels; it must have {size}×{size}: scale it")
         return hidden
 
 
 def read_mask(path: Path) -> Tensor:
-    """`(H, W)` bool of an image file: hidden is what is not black, or where some is transparent, what is not.
+    """Return the mask in an image file, `(H, W)` bool, true where hidden.
+
+    If some pixel is transparent, all pixels that are not fully transparent are hidden; otherwise all that are not
+    black.
 
     Raises:
-        UserError: it is no image, or hides nothing.
+        UserError: If the file is not an image, or hides nothing.
     """
     try:
         with Image.open(path) as image:
@@ -186,13 +216,15 @@ def read_mask(path: Path) -> Tensor:
         raise UserError(f"the mask {path} cannot be read as an image ({reason})") from error
     pixels = np.array(picture)
     alpha = pixels[..., 3]
-    # A program may add an alpha channel that is opaque all over and says nothing.
+    # Some programs add an alpha channel that is opaque everywhere and has no meaning.
     hidden = torch.from_numpy(alpha > 0 if alpha.min() < 255 else pixels[..., :3].max(-1) > 0)
     if not hidden.any():
-        raise UserError(f"the mask {path} hides nothing: paint white, or on a transparent ground, what is to be hidden")
+        raise UserError(
+            f"the mask {path} hides nothing: paint the hidden pixels white, or paint them on a transparent background"
+        )
     return hidden
 
 
 def masked(x: Tensor, hidden: Tensor) -> Tensor:
-    """Images `(B, C, H, W)` in [-1, 1] with mid-grey, 0, where `hidden`, bool that broadcasts to them."""
+    """Return images `(B, C, H, W)` in [-1, 1] with mid-grey, 0, where `hidden` (bool, broadcast to them) is true."""
     return x.masked_fill(hidden, 0.0)

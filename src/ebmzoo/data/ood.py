@@ -1,4 +1,4 @@
-"""Out-of-distribution sets that are made from a model's own data or from nothing."""
+"""Out-of-distribution sets that are synthetic or derived from the model's own test images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ebmzoo.errors import UserError
 
 
 def positive(n: int | None) -> int | None:
-    """`n`, or a UserError if it is no number of images."""
+    """Return `n`, a number of images or None.
+
+    Raises:
+        UserError: If `n` is below 1.
+    """
     if n is not None and n < 1:
-        raise UserError(f"n: {n} is not possible, 1 or more is needed, or null for all")
+        raise UserError(f"n: {n} must be 1 or more, or null for all")
     return n
 
 
 def some(images: ImageSet, n: int | None, seed: int) -> ImageSet:
-    """At most `n` images at random; all, in their order, if `n` is None or not less than their number."""
+    """Return `n` images chosen at random, or all in their order if `n` is None or not less than their number."""
     return images if n is None or n >= len(images) else images.take(shuffled(len(images), seed)[:n])
 
 
@@ -26,17 +30,21 @@ class ConstantColours(OutOfDistribution):
     """Each image is one colour, uniform on {0..255}^C.
 
     Args:
-        n: How many images; null for as many as the test set has.
-        seed: Of the colours.
+        n: The number of images; null for as many as the test set has.
+        seed: Seed of the colours.
+
+    Raises:
+        UserError: If `n` is below 1.
     """
 
     name = "constant"
 
     def __init__(self, n: int | None = None, seed: int = 0) -> None:
-        self.n, self.seed = positive(n), seed
+        self.n = positive(n)
+        self.seed = seed
 
     def load(self, like: ImageData) -> ImageSet:
-        """Colours, in the shape of `like`."""
+        """Return images of one colour each, in the shape of `like`."""
         n = self.n or len(like.test_set)
         colours = _uniform((n, like.channels, 1, 1), self.seed)
         return unlabelled(colours.expand(-1, -1, like.size, like.size).contiguous(), self.name)
@@ -46,17 +54,21 @@ class UniformNoise(OutOfDistribution):
     """Each value of each pixel is uniform on {0..255}.
 
     Args:
-        n: How many images; null for as many as the test set has.
-        seed: Of the noise.
+        n: The number of images; null for as many as the test set has.
+        seed: Seed of the noise.
+
+    Raises:
+        UserError: If `n` is below 1.
     """
 
     name = "uniform"
 
     def __init__(self, n: int | None = None, seed: int = 0) -> None:
-        self.n, self.seed = positive(n), seed
+        self.n = positive(n)
+        self.seed = seed
 
     def load(self, like: ImageData) -> ImageSet:
-        """Noise, in the shape of `like`."""
+        """Return noise in the shape of `like`."""
         n = self.n or len(like.test_set)
         return unlabelled(_uniform((n, like.channels, like.size, like.size), self.seed), self.name)
 
@@ -65,64 +77,79 @@ class InterpolatedImages(OutOfDistribution):
     """x = (x_i + x_{i+offset}) / 2 of the model's own test images, halves rounded up (Lee et al., CLEL, 2023).
 
     Args:
-        offset: How far apart the two images are.
-        n: How many images, at random; null for all.
-        seed: Of the choice.
+        offset: The distance of the two images in the order of the test set.
+        n: The number of images, chosen at random; null for all.
+        seed: Seed of the choice.
+
+    Raises:
+        UserError: If a number is below 1; on use, if there are too few test images for `offset`.
     """
 
     name = "interpolation"
 
     def __init__(self, offset: int = 100, n: int | None = None, seed: int = 0) -> None:
         if offset < 1:
-            raise UserError(f"offset: {offset} is not possible, 1 or more is needed")
-        self.offset, self.n, self.seed = offset, positive(n), seed
+            raise UserError(f"offset: {offset} must be 1 or more")
+        self.offset = offset
+        self.n = positive(n)
+        self.seed = seed
 
     def load(self, like: ImageData) -> ImageSet:
-        """The means of pairs."""
+        """Return the means of pairs of test images."""
         x = like.test_set.images.int()
         if len(x) <= self.offset:
-            raise UserError(f"offset: {self.offset} is too much for the {len(x)} test images of {like.name}")
+            raise UserError(
+                f"offset: {self.offset} is too much for the {len(x)} test images of {like.name}; it must be smaller"
+            )
         mean = (x[: -self.offset] + x[self.offset :] + 1) // 2
         return some(unlabelled(mean.to(torch.uint8), self.name), self.n, self.seed)
 
     def is_near(self, like: ImageData) -> bool:
-        """Near, whatever the data: it is made of them."""
+        """Return True: it is derived from the data itself."""
         return True
 
 
 class Inverted(OutOfDistribution):
-    """x = 255 − x of the model's own test images.
+    """x' = 255 − x of the model's own test images.
 
     Args:
-        n: How many images, at random; null for all.
-        seed: Of the choice.
+        n: The number of images, chosen at random; null for all.
+        seed: Seed of the choice.
+
+    Raises:
+        UserError: If `n` is below 1.
     """
 
     name = "inverted"
 
     def __init__(self, n: int | None = None, seed: int = 0) -> None:
-        self.n, self.seed = positive(n), seed
+        self.n = positive(n)
+        self.seed = seed
 
     def load(self, like: ImageData) -> ImageSet:
-        """The negatives."""
+        """Return the negatives of test images."""
         return some(unlabelled(255 - like.test_set.images, self.name), self.n, self.seed)
 
 
 class PermutedPixels(OutOfDistribution):
-    """The model's own test images, the pixels of each moved about at random: its colours without its structure.
+    """The model's own test images with the pixels of each permuted at random: its colours without its structure.
 
     Args:
-        n: How many images, at random; null for all.
-        seed: Of the choice and the permutations.
+        n: The number of images, chosen at random; null for all.
+        seed: Seed of the choice and of the permutations.
+
+    Raises:
+        UserError: If `n` is below 1.
     """
 
     name = "permuted"
 
     def __init__(self, n: int | None = None, seed: int = 0) -> None:
-        self.n, self.seed = positive(n), seed
+        self.n = positive(n)
+        self.seed = seed
 
     def load(self, like: ImageData) -> ImageSet:
-        """The shuffled images."""
+        """Return the permuted images."""
         x = some(like.test_set, self.n, self.seed).images.flatten(2)
         generator = torch.Generator().manual_seed(self.seed)
         moved = torch.stack([image[:, torch.randperm(image.shape[1], generator=generator)] for image in x])

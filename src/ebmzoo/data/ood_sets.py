@@ -1,4 +1,4 @@
-"""Out-of-distribution sets that are the test images of other data sets, at the size and colours of the model's own."""
+"""Out-of-distribution sets from the test images of other data sets, at the size and colours of the model's own data."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ from ebmzoo.data.torchvision_sets import fetch, read_cifar, read_mnist, read_svh
 
 
 class PublishedTest(OutOfDistribution, ABC):
-    """The test images of a published data set, scaled and converted to those of the model's data.
+    """The test images of a published data set, converted to the size and colours of the model's data.
 
     Args:
-        root: The folder that holds the data set, or is to.
-        download: Whether to download what is missing.
-        n: How many images, at random; null for all.
-        seed: Of the choice.
+        root: The folder that contains the data set, or where it is downloaded to.
+        download: Whether to download missing files.
+        n: The number of images, chosen at random; null for all.
+        seed: Seed of the choice.
 
     Raises:
-        UserError: If `n` is no number of images; from `load`, if the data set is missing or damaged.
+        UserError: If `n` is below 1; on use, if the data set is missing or damaged.
     """
 
     def __init__(self, root: str = "datasets", download: bool = True, n: int | None = None, seed: int = 0) -> None:
-        self.root, self.download, self.n, self.seed = root, download, positive(n), seed
+        self.root = root
+        self.download = download
+        self.n = positive(n)
+        self.seed = seed
 
     @abstractmethod
     def read(self, like: ImageData) -> ImageSet:
-        """The whole test set, at any size and in any colours."""
+        """Read the whole test set, at any size and in any colours."""
 
     def load(self, like: ImageData) -> ImageSet:
-        """The chosen images, in the shape of `like`."""
+        """Return the chosen images in the shape of `like`."""
         chosen = some(self.read(like), self.n, self.seed)
         if chosen.images.shape[1:] == (like.channels, like.size, like.size):
             return chosen
@@ -47,12 +50,12 @@ class PublishedTest(OutOfDistribution, ABC):
 
 
 class CIFAR10Test(PublishedTest):
-    """The 10,000 test images of CIFAR-10, for models of other data."""
+    """The 10,000 test images of CIFAR-10."""
 
     name, near_to = "CIFAR-10", ("CIFAR-100",)
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_cifar(datasets.CIFAR10, self.root, False, self.download)
 
 
@@ -62,7 +65,7 @@ class CIFAR100Test(PublishedTest):
     name, near_to = "CIFAR-100", ("CIFAR-10",)
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_cifar(datasets.CIFAR100, self.root, False, self.download)
 
 
@@ -72,7 +75,7 @@ class SVHNTest(PublishedTest):
     name = "SVHN"
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_svhn(self.root, False, self.download)
 
 
@@ -82,7 +85,7 @@ class MNISTTest(PublishedTest):
     name, near_to = "MNIST", ("Fashion-MNIST",)
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_mnist(datasets.MNIST, self.root, False, self.download)
 
 
@@ -92,7 +95,7 @@ class FashionMNISTTest(PublishedTest):
     name, near_to = "Fashion-MNIST", ("MNIST",)
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_mnist(datasets.FashionMNIST, self.root, False, self.download)
 
 
@@ -102,50 +105,54 @@ class CelebATest(PublishedTest):
     name = "CelebA"
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         return read_celeba(self.root, False, like.size, "clel", "Smiling", self.download)
 
 
 class Textures(PublishedTest):
-    """The 1,880 test images of Describable Textures (Cimpoi et al., 2014): the unscaled top left corner, as in CLEL."""
+    """The 1,880 test images of Describable Textures (Cimpoi et al., 2014): the top left corner, as in CLEL."""
 
     name = "textures"
 
     def read(self, like: ImageData) -> ImageSet:
-        """From `root`."""
+        """Read the test set from `root`."""
         folder = Path(self.root).expanduser()
-        found = fetch(
+        textures = fetch(
             "Describable Textures",
             lambda: datasets.DTD(folder, "test", download=self.download),
             folder / "dtd",
             "dtd-r1.0.1.tar.gz",
             download=self.download,
         )
-        files = [Path(file) for file in found._image_files]
+        files = [Path(file) for file in textures._image_files]
         frame = Frame(like.size, like.channels, "top_left")
         _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
         return unlabelled(images, self.name)
 
 
 class ImagesFrom(OutOfDistribution):
-    """Your own images, laid out as for `ImageFolder`: its test images, or all where nothing is split.
+    """Images of your own, in the layout of `ImageFolder`: the test images, or all images if there are no splits.
 
     Args:
         path: The folder, archive or `.npz` file.
-        name: What tables call them.
-        n: How many images, at random; null for all.
-        seed: Of the choice.
-        max_gib: Refuse more images than fit in this much memory.
+        name: The name in tables.
+        n: The number of images, chosen at random; null for all.
+        seed: Seed of the choice.
+        max_gib: The most memory in GiB that the images may take.
 
     Raises:
-        UserError: If `n` is no number of images; from `load`, if the images cannot be read.
+        UserError: If `n` is below 1; on use, if the images cannot be read.
     """
 
     def __init__(self, path: str, name: str, n: int | None = None, seed: int = 0, max_gib: float = 8.0) -> None:
-        self.path, self.name, self.n, self.seed, self.max_gib = path, name, positive(n), seed, max_gib
+        self.path = path
+        self.name = name
+        self.n = positive(n)
+        self.seed = seed
+        self.max_gib = max_gib
 
     def load(self, like: ImageData) -> ImageSet:
-        """The chosen images, in the shape of `like`."""
+        """Return the chosen images in the shape of `like`."""
         sets = read_images(self.path, Frame(like.size, like.channels), max_gib=self.max_gib)
         chosen = some(sets["test"] if "test" in sets else sets[ALL], self.n, self.seed)
         return ImageSet(chosen.images, chosen.labels, chosen.classes, self.name)

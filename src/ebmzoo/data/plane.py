@@ -1,4 +1,4 @@
-"""Points of the plane as images of two channels and one pixel, from densities that are known exactly."""
+"""Points in the plane as images of two channels and one pixel, from densities that are known exactly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from ebmzoo.data.datamodule import MONITORED
 from ebmzoo.errors import UserError
 
 FINE = 2**20
-"""Into how many steps a square of the board is cut for draws from it."""
+"""The number of steps on each axis of a square of the board, of which one is drawn."""
 
 
 @dataclass(frozen=True)
 class PointSet:
-    """Points of the plane with their labels: `points` are `(N, 2)` float32, `labels` `(N,)` int64."""
+    """Points in the plane with their labels.
+
+    Args:
+        points: Points `(N, 2)` float32.
+        labels: Labels `(N,)` int64.
+    """
 
     points: Tensor
     labels: Tensor
@@ -37,31 +42,33 @@ class PointSet:
         return self.points[:, :, None, None]
 
     def take(self, index: slice) -> PointSet:
-        """The points at `index`."""
+        """Return the points at `index`."""
         return PointSet(self.points[index], self.labels[index])
 
 
 class PlaneData(LightningDataModule, ABC):
-    """Points drawn from a known density on the plane; all methods take them as images of two channels and one pixel.
+    """Points from a known density in the plane; all methods take them as images of two channels and one pixel.
 
-    Loaders give `((B, 2, 1, 1) float32, labels)`; order, resumption and processes are as of `ImageData`. All densities
-    are those of x' = ᾱ x + σ̄ ε, ε ~ N(0, I): of the data itself unless told otherwise.
+    Loaders return `((B, 2, 1, 1) float32, labels)`, with the order, resumption and distribution of `ImageData`. All
+    densities are those of x' = ᾱ x + σ̄ ε, ε ~ N(0, I); by default ᾱ = 1 and σ̄ = 0, so that x' is the data itself.
 
     Args:
-        n_train: How many points to train on.
-        n_test: How many others to report on, of which at most 1,000 are those to watch a run with.
+        n_train: The number of training points.
+        n_test: The number of test points, of which the first 1,000 at most are also the validation points.
         batch_size: Points in one batch of one process.
-        seed: Of the order of the batches.
-        point_seed: Of the points themselves.
+        seed: Seed of the order of the batches.
+        point_seed: Seed of the points themselves.
 
     Raises:
         UserError: If a number is out of its range.
     """
 
     name: str
+    """The name in tables."""
     classes: tuple[str, ...]
+    """The names of the classes."""
     reach: float
-    """The half-width of the square about 0 that holds the data."""
+    """The half-width of the square around 0 that contains the data."""
     channels, size = 2, 1
 
     def __init__(
@@ -77,87 +84,95 @@ class PlaneData(LightningDataModule, ABC):
         }
         for key, (number, needed) in least.items():
             if number < needed:
-                raise UserError(f"{key}: {number} is not possible, {needed} or more is needed")
-        self.n_train, self.n_test, self.batch_size = n_train, n_test, batch_size
-        self.seed, self.point_seed = seed, point_seed
+                raise UserError(f"{key}: {number} must be {needed} or more")
+        self.n_train = n_train
+        self.n_test = n_test
+        self.batch_size = batch_size
+        self.seed = seed
+        self.point_seed = point_seed
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator | None = None) -> PointSet:
-        """`n` points of the data, by a generator of the CPU."""
+        """Draw `n` points of the data with a CPU generator."""
 
     @abstractmethod
     def density(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
-        """p(x') of points `(N, 2)`: `(N,)` float64, exact."""
+        """Return the exact density p(x') of points `(N, 2)`: `(N,)` float64."""
 
     @abstractmethod
     def masses(self, edges: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
-        """The probability of each cell of a grid, exact: `[i, j]` is that of edges[i] < x' < edges[i + 1], y' with j.
+        """Return the exact probability of each cell of a grid, `(K, K)` float64.
 
-        Shapes: `edges` is `(K + 1,)` float64 and rises; the result is `(K, K)` float64.
+        Entry `[i, j]` is the probability that edges[i] < x' < edges[i + 1] and edges[j] < y' < edges[j + 1].
+
+        Args:
+            edges: The edges of the cells on both axes, `(K + 1,)` float64, ascending.
+            alpha_bar: ᾱ.
+            sigma_bar: σ̄.
         """
 
     @property
     def extent(self) -> float:
-        """The half-width of a picture of the data."""
+        """The half-width of a plot of the data."""
         return 1.25 * self.reach
 
     def half_width(self, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> float:
-        """The half-width of a picture of x': `extent`, or ᾱ·reach + 4σ̄ where that is more."""
+        """Return the half-width of a plot of x': the larger of `extent` and ᾱ·reach + 4σ̄."""
         return max(self.extent, alpha_bar * self.reach + 4 * sigma_bar)
 
     @cached_property
     def train_set(self) -> PointSet:
-        """The points to train on."""
+        """The training points."""
         return self.draw(self.n_train, torch.Generator().manual_seed(2 * self.point_seed))
 
     @cached_property
     def test_set(self) -> PointSet:
-        """The points to report on."""
+        """The test points."""
         return self.draw(self.n_test, torch.Generator().manual_seed(2 * self.point_seed + 1))
 
     @property
     def train_points(self) -> Tensor:
-        """The points to train on, `(N, 2)` float32."""
+        """The training points, `(N, 2)` float32."""
         return self.train_set.points
 
     @property
     def test_points(self) -> Tensor:
-        """The points to report on, `(N, 2)` float32."""
+        """The test points, `(N, 2)` float32."""
         return self.test_set.points
 
     @property
     def training_classes(self) -> tuple[tuple[str, ...], Tensor]:
-        """As of `ImageData`: the names of the classes, and that of each training point."""
+        """The names of the classes, and the class of each training point, `(N,)`; see `ImageData`."""
         return self.classes, self.train_set.labels
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of `batch_size`; the trainer saves and restores the place in them."""
+        """Return shuffled batches of `batch_size`; the trainer saves and restores the position in them."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         data = InMemory(self.train_set)
         return ResumableLoader(data, EpochSampler(data, self.batch_size, seed=self.seed, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The first 1,000 test points."""
+        """Return the first 1,000 test points."""
         return in_order(self.test_set.take(slice(MONITORED)), self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test points in their order."""
+        """Return the test points in their order."""
         return in_order(self.test_set, self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test points in their order."""
+        """Return the test points in their order."""
         return in_order(self.test_set, self.batch_size)
 
 
 class Checkerboard(PlaneData):
-    """Uniform on the 8 black squares of a 4×4 board on [−scale, scale]², where the square at the lower left is black.
+    """The uniform density on the 8 black squares of a 4×4 board on [−scale, scale]²; the lower left square is black.
 
-    p(x') = 1/8 Σ_squares Π_axes [Φ((ᾱb − x')/σ̄) − Φ((ᾱa − x')/σ̄)]/(ᾱ side), with a < b a square's edges on the axis.
+    p(x') = 1/8 Σ_squares Π_axes [Φ((ᾱb − x')/σ̄) − Φ((ᾱa − x')/σ̄)]/(ᾱ side), where a < b are the edges of a square.
     The class is the index of the square, column by column from the lower left. Source: CDRL, §4.4 and Fig. 1.
 
     Args:
         scale: Half the side of the board.
-        common: Those of every set of points.
+        **common: Arguments of `PlaneData`.
 
     Raises:
         UserError: If a number is out of its range.
@@ -168,7 +183,7 @@ class Checkerboard(PlaneData):
     def __init__(self, scale: float = 1.0, **common: Any) -> None:
         super().__init__(**common)
         if not (scale > 0 and math.isfinite(scale)):
-            raise UserError(f"scale: {scale} is not possible, a positive number is needed")
+            raise UserError(f"scale: {scale} must be a positive number")
         self.scale = self.reach = scale
         self.side = scale / 2
         self.lines = scale * torch.linspace(-1, 1, 5, dtype=torch.float64)
@@ -179,17 +194,17 @@ class Checkerboard(PlaneData):
         square = torch.randint(8, (n,), generator=generator)
         column = square // 2
         at = torch.stack([column, 2 * (square % 2) + column % 2], dim=1)
-        # The midpoints of fine steps: no rounding takes such a point to an edge, where the next square begins.
+        # Midpoints of fine steps, which no rounding can move onto an edge of the next square.
         within = (torch.randint(FINE, (n, 2), generator=generator).double() + 0.5) / FINE
         return PointSet((self.side * (at + within) - self.scale).float(), square)
 
     def black(self, points: Tensor) -> Tensor:
-        """Whether each point, `(N, 2)`, is in a black square, `(N,)` bool; left and lower edges are a square's own."""
+        """Return whether each point `(N, 2)` is in a black square or on its left or lower edge, `(N,)` bool."""
         at = ((points.double() + self.scale) / self.side).floor()
         return ((at >= 0) & (at < 4)).all(1) & (at.sum(1) % 2 == 0)
 
     def black_share(self, edges: Tensor) -> Tensor:
-        """How much of the area of each cell of a grid is black, from 0 to 1: `(K + 1,)` to `(K, K)`."""
+        """Return the black fraction of the area of each cell of a grid, in [0, 1]: edges `(K + 1,)` to `(K, K)`."""
         widths = edges.diff()
         return self.masses(edges) * (8 * self.side**2) / (widths[:, None] * widths)
 
@@ -209,15 +224,15 @@ class Checkerboard(PlaneData):
 
 
 class GaussianMixture(PlaneData):
-    """Gaussians of one width in a ring, equally likely: p(x') = e^{−E(x')}/Z with E and Z known.
+    """A ring of equally likely Gaussians of one width: p(x') = e^{−E(x')}/Z with known E and Z.
 
     E(x') = −log Σ_k exp(−|x' − ᾱμ_k|²/2s²), Z = 2π s² K, s² = ᾱ² std² + σ̄². The class is the index k of the component.
 
     Args:
-        components: K.
-        radius: That of the ring of the μ_k.
-        std: The standard deviation of a component on each axis.
-        common: Those of every set of points.
+        components: The number of Gaussians, K.
+        radius: The radius of the ring of means μ_k.
+        std: The standard deviation of a Gaussian on each axis.
+        **common: Arguments of `PlaneData`.
 
     Raises:
         UserError: If a number is out of its range.
@@ -228,12 +243,14 @@ class GaussianMixture(PlaneData):
     def __init__(self, components: int = 8, radius: float = 0.7, std: float = 0.1, **common: Any) -> None:
         super().__init__(**common)
         if components < 1:
-            raise UserError(f"components: {components} is not possible, 1 or more is needed")
+            raise UserError(f"components: {components} must be 1 or more")
         if not (radius >= 0 and math.isfinite(radius)):
-            raise UserError(f"radius: {radius} is not possible, 0 or more is needed")
+            raise UserError(f"radius: {radius} must be a finite number, 0 or more")
         if not (std > 0 and math.isfinite(std)):
-            raise UserError(f"std: {std} is not possible, a positive number is needed")
-        self.components, self.std, self.reach = components, std, radius + 4 * std
+            raise UserError(f"std: {std} must be a positive number")
+        self.components = components
+        self.std = std
+        self.reach = radius + 4 * std
         self.classes = tuple(str(component) for component in range(components))
         angles = 2 * math.pi * torch.arange(components, dtype=torch.float64) / components
         self.means = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -244,12 +261,12 @@ class GaussianMixture(PlaneData):
         return PointSet((self.means[component] + self.std * noise).float(), component)
 
     def energy(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
-        """E(x') of points `(N, 2)`: `(N,)` float64."""
+        """Return E(x') of points `(N, 2)`: `(N,)` float64."""
         squares = (points.double()[:, None] - alpha_bar * self.means).square().sum(2)
         return -torch.logsumexp(-squares / (2 * self._variance(alpha_bar, sigma_bar)), dim=1)
 
     def log_z(self, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> float:
-        """log Z = log(2π s² K)."""
+        """Return log Z = log(2π s² K)."""
         return math.log(2 * math.pi * self._variance(alpha_bar, sigma_bar) * self.components)
 
     def density(self, points: Tensor, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> Tensor:
@@ -265,14 +282,17 @@ class GaussianMixture(PlaneData):
 
 
 def normal_mass(low: Tensor, high: Tensor) -> Tensor:
-    """Φ(high) − Φ(low) of low ≤ high, float64, to full relative precision in either tail, where Φ itself is 1."""
+    """Return Φ(high) − Φ(low) for low ≤ high, float64, with full relative precision even in the tails."""
     right = low + high > 0
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
     return (torch.erfc(-high / math.sqrt(2)) - torch.erfc(-low / math.sqrt(2))) / 2
 
 
 def uniform_cdf(t: Tensor, a: Tensor, b: Tensor, sigma: float) -> Tensor:
-    """P(u + σε < t) of u ~ U(a, b): σ [G((t − a)/σ) − G((t − b)/σ)]/(b − a), G(z) = z Φ(z) + φ(z), float64."""
+    """Return P(u + σε < t) for u ~ U(a, b) and ε ~ N(0, 1), float64.
+
+    It is σ [G((t − a)/σ) − G((t − b)/σ)]/(b − a) with G(z) = z Φ(z) + φ(z).
+    """
     if sigma == 0:
         return ((t - a) / (b - a)).clamp(0, 1)
 

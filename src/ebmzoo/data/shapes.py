@@ -1,4 +1,4 @@
-"""Drawn shapes whose every attribute is known: truth for conditional and compositional sampling."""
+"""Drawn shapes with known attributes: ground truth for conditional and compositional sampling."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from ebmzoo.errors import UserError
 
 Label = Literal["shape", "colour", "size", "position", "background"]
 LEAST = 16
+"""The smallest side at which the shapes can be distinguished."""
 CHUNK = 1024
+"""The number of images that are drawn at once."""
 
 
 def circle(p: Tensor, radius: float) -> Tensor:
-    """d = |p| − r."""
+    """Return the signed distance d = |p| − r to a circle of the given radius r."""
     d: Tensor = vector_norm(p, dim=-1) - radius
     return d
 
 
 def star(p: Tensor, points: int, outer: float, inner: float) -> Tensor:
-    """Distance to the polygon with `points` tips at radius `outer`, the first one on top, and notches at `inner`.
+    """Return the signed distance to a star with tips at radius `outer`, the first on top, and notches at `inner`.
 
-    By symmetry p is folded to an angle in [0, π/points] from a tip, where the outline is the one segment from the tip a
-    to the notch a + e: d = ±|p − a − h e| with h = (p − a)·e / |e|² in [0, 1]. A regular polygon has
-    `inner` = `outer` cos(π/points).
+    By symmetry p is folded to an angle in [0, π/points] from a tip, where the outline is a single segment from the tip
+    a to the notch a + e: d = ±|p − a − h e| with h = (p − a)·e / |e|² clamped to [0, 1]. With
+    `inner` = `outer` cos(π/points) it is a regular polygon.
     """
     sector = 2 * math.pi / points
     angle = torch.atan2(p[..., 0], -p[..., 1])
@@ -45,7 +47,7 @@ def star(p: Tensor, points: int, outer: float, inner: float) -> Tensor:
 
 
 def cross(p: Tensor, length: float, width: float) -> Tensor:
-    """Distance to the union of two bars of half-lengths `length` and half-widths `width`."""
+    """Return the signed distance to two crossed bars of half-length `length` and half-width `width`."""
     q = p.abs()
 
     def bar(half: Sequence[float]) -> Tensor:
@@ -57,7 +59,7 @@ def cross(p: Tensor, length: float, width: float) -> Tensor:
 
 
 def square(p: Tensor, half: float) -> Tensor:
-    """Distance to the upright square of side 2 `half`."""
+    """Return the signed distance to an upright square of side 2 `half`."""
     return cross(p, half, half)
 
 
@@ -68,7 +70,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "star": partial(star, points=5, outer=1.2, inner=0.5),
     "cross": partial(cross, length=1.05, width=0.35),
 }
-"""Signed distances of `(..., 2)` points from outlines about 1 large, below 0 inside; x to the right, y downwards."""
+"""Signed distances of points `(..., 2)` from outlines of radius about 1, negative inside; x is right, y is down."""
 HUES = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 180.0, "blue": 235.0, "magenta": 300.0}
 RADII = {"small": 0.125, "large": 0.19}
 CENTRES = {
@@ -80,39 +82,43 @@ CENTRES = {
 GREYS = {"dark": 0.12, "light": 0.85}
 SATURATION, BRIGHTNESS = 0.85, 0.95
 JITTER = (0.03, 0.03, 0.06, 8.0, 0.03)
-"""Half-widths of the jitter: of x and y, of the radius (relative), of the hue in degrees, of the grey."""
+"""Half-widths of the uniform jitter of x, y, the radius (relative), the hue (in degrees) and the grey."""
 NAMES: tuple[Label, ...] = ("shape", "colour", "size", "position", "background")
 VALUES = tuple(tuple(named) for named in (SHAPES, HUES, RADII, CENTRES, GREYS))
 COMBINATIONS = Attributes(NAMES, VALUES, torch.cartesian_prod(*(torch.arange(len(named)) for named in VALUES)))
-"""Every combination of values once, `(480, 5)`."""
+"""Every combination of values once: a table of `(480, 5)`."""
 
 
 def rgb(hue: Tensor) -> Tensor:
-    """c = v (1 − s max(0, min(k, 4 − k, 1))), k = (m + hue/60) mod 6, m = 5, 3, 1: HSV, `(N,)` degrees to `(N, 3)`."""
+    """Return c = v (1 − s max(0, min(k, 4 − k, 1))), k = (m + hue/60) mod 6, m = 5, 3, 1: from HSV to RGB, `(N, 3)`.
+
+    Args:
+        hue: Hues in degrees, `(N,)`.
+    """
     k = (hue.new_tensor([5.0, 3.0, 1.0]) + hue[:, None] / 60) % 6
     return BRIGHTNESS * (1 - SATURATION * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
 def render(table: Tensor, size: int, seed: int | None = None) -> Tensor:
-    """x = g + c (f − g), c = clamp(½ − d·size, 0, 1): colour f on the grey g, with an edge one pixel soft.
+    """Return images x = g + c (f − g), c = clamp(½ − d·size, 0, 1): colour f on grey g with an edge one pixel wide.
 
-    d is the signed distance of the pixel's centre from the outline, in sides of the image. Within its class each image
-    has its own place (± 0.03 of the side, both ways), radius (± 6 %), hue (± 8°) and grey (± 0.03), drawn uniformly
-    and apart from `size`: the same seed at two sizes gives the same scenes.
+    d is the signed distance of a pixel's centre from the outline, as a fraction of the image's side. Within its class
+    each image has its own position (± 0.03 of the side on both axes), radius (± 6 %), hue (± 8°) and grey (± 0.03).
+    They are uniform and do not depend on `size`: a seed shows the same scenes at any size.
 
     Args:
-        table: `(N, 5)` int64, the indices of shape, colour, size, position and background.
-        size: Side of the images.
-        seed: Of the jitter; None for the middle of each class.
+        table: The indices of shape, colour, size, position and background, `(N, 5)` int64.
+        size: Side of the images in pixels.
+        seed: Seed of the jitter; None for the centre of each class.
 
     Returns:
-        `(N, 3, size, size)` uint8.
+        Images `(N, 3, size, size)` uint8.
 
     Raises:
-        UserError: If the size is too small, or the table does not fit.
+        UserError: If `size` is too small, or the table does not fit.
     """
     if size < LEAST:
-        raise UserError(f"size: {size} is not possible, {LEAST} or more is needed to tell the shapes apart")
+        raise UserError(f"size: {size} must be {LEAST} or more, so that the shapes can be distinguished")
     kind, colour, extent, position, background = Attributes(NAMES, VALUES, table).table.unbind(1)
     u = torch.zeros(len(table), 5)
     if seed is not None:
@@ -135,31 +141,31 @@ def render(table: Tensor, size: int, seed: int | None = None) -> Tensor:
 
 
 def balanced(combinations: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """`n` rows of `combinations`, each as often as another or once more, in random order round by round."""
+    """Return `n` rows of `combinations` in random rounds of all rows, so that their counts differ by one at most."""
     rounds = math.ceil(n / len(combinations))
     order = torch.cat([torch.randperm(len(combinations), generator=generator) for _ in range(rounds)])
     return combinations[order[:n]]
 
 
 class Shapes(ImageData):
-    """One antialiased shape on a plain ground: 5 shapes × 6 colours × 2 sizes × 4 positions × 2 backgrounds.
+    """One antialiased shape on a plain background: 5 shapes × 6 colours × 2 sizes × 4 positions × 2 backgrounds.
 
-    Each set has every combination as often as another or once more, and each image the jitter of `render`.
-    `train_set.attributes` and `test_set.attributes` tell all five values of each image;
-    under `flip` half of a batch is mirrored, and their position no longer holds there.
+    In each set the counts of any two combinations differ by one at most, and images vary by the jitter of `render`.
+    `train_set.attributes` and `test_set.attributes` have all five values of each image. With `flip` half of a batch is
+    mirrored, which makes the position wrong.
 
     Args:
-        size: Side of the images, 16 or more; the scenes do not depend on it.
-        n_train: How many training images.
-        n_test: How many test images.
+        size: Side of the images in pixels, 16 or more; the scenes do not depend on it.
+        n_train: The number of training images.
+        n_test: The number of test images.
         held_out: Combinations that no training image has, as in `[{shape: star, colour: red}, {shape: cross}]`: an
-            image is held out if it has all values of one of them. The test set keeps them, `held_out_mask` finds them.
+            image is held out if it has all values of one of them. The test set contains them; see `held_out_mask`.
         label: The attribute that is the label.
-        picture_seed: Of the pictures. It is not `seed`, so that runs of many seeds share one data set.
-        **common: As of every image data set.
+        picture_seed: Seed of the images. It differs from `seed`, so that runs with different seeds share one data set.
+        **common: Arguments of `ImageData`.
 
     Raises:
-        UserError: If a number is out of its range, an attribute or a value is not known, nothing is left to train on,
+        UserError: If a number is out of its range, there is no such attribute or value, nothing is left to train on,
             or `flip` would make the label wrong.
     """
 
@@ -184,21 +190,23 @@ class Shapes(ImageData):
         }
         for key, (number, needed) in least.items():
             if number < needed:
-                raise UserError(f"{key}: {number} is not possible, {needed} or more is needed")
+                raise UserError(f"{key}: {number} must be {needed} or more")
         if label not in NAMES:
-            raise UserError(f"label: {label!r} is not an attribute, one of {', '.join(NAMES)} is needed")
+            raise UserError(f"label: {label!r} is not an attribute; it must be one of {', '.join(NAMES)}")
         if self.flip and label == "position":
-            raise UserError("flip: true makes the label position wrong, false is needed")
-        self.size, self.n_train, self.n_test, self.picture_seed = size, n_train, n_test, picture_seed
-        self.held_out, self.label = tuple(held_out or ()), label
+            raise UserError("flip: true makes the label position wrong; it must be false")
+        self.size = size
+        self.n_train = n_train
+        self.n_test = n_test
+        self.picture_seed = picture_seed
+        self.held_out = tuple(held_out or ())
+        self.label = label
         if self._held_out(COMBINATIONS).all():
-            raise UserError(
-                "held_out: every combination is held out, so that there is nothing to train on: hold out less"
-            )
+            raise UserError("held_out: every combination is held out, so that none is left to train on: hold out fewer")
 
     @property
     def held_out_mask(self) -> Tensor:
-        """Which images of `test_set` have a held-out combination, `(n_test,)` bool."""
+        """A mask of the images of `test_set` that have a held-out combination, `(n_test,)` bool."""
         assert self.test_set.attributes is not None
         return self._held_out(self.test_set.attributes)
 
@@ -208,14 +216,14 @@ class Shapes(ImageData):
         return self._drawn(allowed, self.n_train, 0), self._drawn(COMBINATIONS.table, self.n_test, 1)
 
     def _held_out(self, attributes: Attributes) -> Tensor:
-        def found(rule: Mapping[str, str]) -> Tensor:
+        def matches(rule: Mapping[str, str]) -> Tensor:
             try:
                 return attributes.where(rule)
             except UserError as error:
                 raise UserError(f"held_out: {error}") from error
 
         nothing = torch.zeros(len(attributes), dtype=torch.bool)
-        return torch.stack([nothing, *map(found, self.held_out)]).any(0)
+        return torch.stack([nothing, *map(matches, self.held_out)]).any(0)
 
     def _drawn(self, combinations: Tensor, n: int, part: int) -> ImageSet:
         generator = torch.Generator().manual_seed(2 * self.picture_seed + part)

@@ -18,23 +18,28 @@ IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 ZIP = (".zip",)
 MOST_BYTES = 2**28
-"""What a picture's file may have: a few bytes of an archive can claim to be any number."""
+"""The largest image file that is read from an archive, where a few bytes can expand to any number."""
 KINDS = "a folder, an archive (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip) or an .npz file"
 
 
 def existing(path: str | Path) -> Path:
-    """The path, with `~` resolved; a UserError if nothing is there."""
-    found = Path(path).expanduser()
-    if not found.exists():
-        raise UserError(f"path: {found} does not exist, {KINDS} is needed")
-    return found
+    """Return the path with `~` expanded.
+
+    Raises:
+        UserError: If it does not exist.
+    """
+    expanded = Path(path).expanduser()
+    if not expanded.exists():
+        raise UserError(f"path: {expanded} does not exist; it must be {KINDS}")
+    return expanded
 
 
 def image_files(path: Path) -> Iterator[Entry]:
-    """Every image file below `path`, a folder or an archive, named relative to it; hidden files are left out.
+    """Yield every image file below `path`, a folder or an archive, under its relative path; hidden files are skipped.
 
     Raises:
-        UserError: If the archive is damaged or encrypted, holds a link, or names a file outside itself.
+        UserError: If a file cannot be read, or the archive is damaged, encrypted, or contains a link or a path outside
+            itself.
     """
     name = path.name.lower()
     if path.is_dir():
@@ -53,10 +58,10 @@ def image_files(path: Path) -> Iterator[Entry]:
             RuntimeError,
         ) as error:
             raise UserError(
-                f"{path} is not a whole archive ({first_line(error)}): copy or download it again"
+                f"{path} is not a complete archive ({first_line(error)}): copy or download it again"
             ) from error
     else:
-        raise UserError(f"path: {path} is of an unknown kind, {KINDS} is needed")
+        raise UserError(f"path: {path} is of an unknown kind; it must be {KINDS}")
 
 
 def _wanted(name: str) -> bool:
@@ -66,10 +71,14 @@ def _wanted(name: str) -> bool:
 
 
 def _inside(archive: Path, member: str) -> str:
-    """The member's name without a leading `./`, if it stays inside the archive."""
+    """Return the member's name without a leading `./`.
+
+    Raises:
+        UserError: If it points outside the archive.
+    """
     name = PurePosixPath(member)
     if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{archive}: member {member!r} points outside the archive, so none of it is read")
+        raise UserError(f"{archive}: member {member!r} points outside the archive, so the archive is not read")
     return str(name)
 
 
@@ -77,7 +86,7 @@ def _in_folder(folder: Path) -> Iterator[Entry]:
     seen: set[str] = set()
     for where, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         if (real := os.path.realpath(where)) in seen:
-            folders.clear()  # a link back to where it stands would go round and round
+            folders.clear()  # a link to a parent folder would recur forever
             continue
         seen.add(real)
         folders.sort()
@@ -85,8 +94,8 @@ def _in_folder(folder: Path) -> Iterator[Entry]:
             path = Path(where, file)
             name = path.relative_to(folder).as_posix()
             if _wanted(name):
-                if not path.is_file():  # a pipe would be waited for
-                    raise UserError(f"path: {path} is no file that can be read: mend or remove it")
+                if not path.is_file():  # opening a pipe would block
+                    raise UserError(f"path: {path} is not a readable file: repair or remove it")
                 yield name, path.read_bytes
 
 
@@ -96,7 +105,9 @@ def _unreadable(error: OSError) -> None:
 
 def _small(archive: Path, name: str, size: int) -> None:
     if size > MOST_BYTES:
-        raise UserError(f"{archive}: {name} unpacks to {size / 2**30:.3g} GiB, so it is no picture and none is read")
+        raise UserError(
+            f"{archive}: {name} unpacks to {size / 2**30:.3g} GiB, too much for an image: remove it from the archive"
+        )
 
 
 def _in_tar(archive: Path) -> Iterator[Entry]:
@@ -108,14 +119,14 @@ def _in_tar(archive: Path) -> Iterator[Entry]:
             _small(archive, name, member.size)
             content = tar.extractfile(member) if member.isfile() else None
             if content is None:
-                raise UserError(f"{archive}: {name} is a link, pack the images again with `tar --dereference`")
-            # Read now: a compressed archive can only be read forwards, and this one is closed after the last member.
+                raise UserError(f"{archive}: {name} is a link: pack the images again with `tar --dereference`")
+            # Read now: a compressed archive can only be read forwards, and it is closed after the last member.
             yield name, partial(bytes, content.read())
-        if archive.suffix == ".tar":  # what is compressed has an end of its own
+        if archive.suffix == ".tar":  # compressed formats detect a missing end themselves
             with archive.open("rb") as file:
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise EOFError("the mark of its end is missing")
+                    raise EOFError("its end marker is missing")
 
 
 def _in_zip(archive: Path) -> Iterator[Entry]:
@@ -125,6 +136,6 @@ def _in_zip(archive: Path) -> Iterator[Entry]:
             if member.is_dir() or not _wanted(name):
                 continue
             if member.flag_bits & 1:
-                raise UserError(f"{archive}: {name} is encrypted, pack the images again without a password")
+                raise UserError(f"{archive}: {name} is encrypted: pack the images again without a password")
             _small(archive, name, member.file_size)
             yield name, partial(bytes, zipped.read(member))

@@ -1,4 +1,4 @@
-"""The published data sets that torchvision knows, read from disk or downloaded."""
+"""Published data sets that torchvision provides, read from disk or downloaded."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def fetch(name: str, read: Callable[[], T], place: Path, archive: str, *, download: bool) -> T:
-    """What `read` returns; any way in which torchvision fails becomes one sentence.
+    """Return the result of `read`, and turn every failure of torchvision into one sentence.
 
     Args:
-        name: The data set's.
-        read: Opens it with torchvision.
-        place: The folder in which torchvision looks for the archive.
-        archive: The file that is downloaded.
-        download: Whether a download was allowed.
+        name: The name of the data set.
+        read: A function that opens it with torchvision.
+        place: The folder where torchvision looks for the archive.
+        archive: The name of the archive.
+        download: Whether torchvision may download it.
 
     Raises:
-        UserError: If the data set is missing or damaged, saying which file to put where.
+        UserError: If the data set is missing or damaged, with the file that is needed and its folder.
     """
     try:
         return read()
-    # Missing network, wrong checksums, broken archives and cut pickles each raise something else.
+    # Missing networks, wrong checksums, broken archives and truncated pickles raise many kinds of errors.
     except Exception as error:
         reason = first_line(error)
         if (place / archive).exists():
-            raise UserError(f"{name}: {place / archive} is damaged or incomplete ({reason}), replace it") from error
+            raise UserError(f"{name}: {place / archive} is damaged or incomplete ({reason}): replace it") from error
         if not download:
-            raise UserError(f"{name} is not in {place}, put {archive} there and give download: true") from error
-        raise UserError(f"{name} could not be downloaded ({reason}), put {archive} in {place}") from error
+            raise UserError(f"{name} is not in {place}: put {archive} there or set download: true") from error
+        raise UserError(f"{name} could not be downloaded ({reason}): put {archive} in {place}") from error
 
 
 def read_cifar(kind: type[Any], root: str, train: bool, download: bool) -> ImageSet:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 3×32×32; `kind` is torchvision's class."""
+    """Read CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 3×32×32; `kind` is torchvision's class."""
     name, folder = {datasets.CIFAR10: "CIFAR-10", datasets.CIFAR100: "CIFAR-100"}[kind], Path(root).expanduser()
     read = fetch(name, lambda: kind(folder, train, download=download), folder, kind.filename, download=download)
     images = torch.from_numpy(np.ascontiguousarray(read.data.transpose(0, 3, 1, 2)))
@@ -53,7 +53,7 @@ def read_cifar(kind: type[Any], root: str, train: bool, download: bool) -> Image
 
 
 def read_svhn(root: str, train: bool, download: bool) -> ImageSet:
-    """SVHN, cropped digits (Netzer et al., 2011), 3×32×32."""
+    """Read the cropped digits of SVHN (Netzer et al., 2011), 3×32×32."""
     folder, split = Path(root).expanduser(), "train" if train else "test"
     file = f"{split}_32x32.mat"
     read = fetch("SVHN", lambda: datasets.SVHN(folder, split, download=download), folder, file, download=download)
@@ -61,7 +61,7 @@ def read_svhn(root: str, train: bool, download: bool) -> ImageSet:
 
 
 def read_mnist(kind: type[Any], root: str, train: bool, download: bool) -> ImageSet:
-    """MNIST (LeCun et al., 1998) or Fashion-MNIST (Xiao et al., 2017), 1×28×28; `kind` is torchvision's class."""
+    """Read MNIST (LeCun et al., 1998) or Fashion-MNIST (Xiao et al., 2017), 1×28×28; `kind` is torchvision's class."""
     name, folder = {datasets.MNIST: "MNIST", datasets.FashionMNIST: "Fashion-MNIST"}[kind], Path(root).expanduser()
     place, first = folder / kind.__name__ / "raw", kind.resources[0 if train else 2][0]
     read = fetch(name, lambda: kind(folder, train, download=download), place, first, download=download)
@@ -72,19 +72,20 @@ class CIFAR10(ImageData):
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images in 10 classes, 32×32.
 
     Args:
-        root: The folder that holds `cifar-10-python.tar.gz`, or is to.
-        download: Whether to download what is missing.
-        **common: As of every image data set.
+        root: The folder that contains `cifar-10-python.tar.gz`, or where it is downloaded to.
+        download: Whether to download missing files.
+        **common: Arguments of `ImageData`.
     """
 
     name, size, channels = "CIFAR-10", 32, 3
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
-        self.root, self.download = root, download
+        self.root = root
+        self.download = download
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training and test images from `root`."""
+        """Read the training and the test images from `root`."""
         train, test = (read_cifar(datasets.CIFAR10, self.root, part, self.download) for part in (True, False))
         return train, test
 
@@ -93,39 +94,41 @@ class CIFAR100(ImageData):
     """CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 images in 100 classes, 32×32.
 
     Args:
-        root: The folder that holds `cifar-100-python.tar.gz`, or is to.
-        download: Whether to download what is missing.
-        **common: As of every image data set.
+        root: The folder that contains `cifar-100-python.tar.gz`, or where it is downloaded to.
+        download: Whether to download missing files.
+        **common: Arguments of `ImageData`.
     """
 
     name, size, channels = "CIFAR-100", 32, 3
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
-        self.root, self.download = root, download
+        self.root = root
+        self.download = download
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training and test images from `root`."""
+        """Read the training and the test images from `root`."""
         train, test = (read_cifar(datasets.CIFAR100, self.root, part, self.download) for part in (True, False))
         return train, test
 
 
 class SVHN(ImageData):
-    """SVHN (Netzer et al., 2011): 73,257 + 26,032 house-number digits, 32×32; never flip them.
+    """SVHN (Netzer et al., 2011): 73,257 + 26,032 house-number digits, 32×32, which must not be flipped.
 
     Args:
-        root: The folder that holds `train_32x32.mat` and `test_32x32.mat`, or is to.
-        download: Whether to download what is missing.
-        **common: As of every image data set.
+        root: The folder that contains `train_32x32.mat` and `test_32x32.mat`, or where they are downloaded to.
+        download: Whether to download missing files.
+        **common: Arguments of `ImageData`.
     """
 
     name, size, channels = "SVHN", 32, 3
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
-        self.root, self.download = root, download
+        self.root = root
+        self.download = download
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """Training and test images from `root`."""
+        """Read the training and the test images from `root`."""
         train, test = (read_svhn(self.root, part, self.download) for part in (True, False))
         return train, test

@@ -100,5 +100,7 @@ def _labels(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Tensor | 
         or labels.max(initial=0) >= MOST_CLASSES
     ):
         found = f"{labels.dtype} of shape {labels.shape}"
+        if labels.dtype.kind in "iu" and labels.size:
+            found += f" from {labels.min()} to {labels.max()}"
         raise UserError(f"{path}: {key} is {found}; it must be {n} integers from 0, below {MOST_CLASSES}")
     return torch.from_numpy(labels.astype(np.int64))

@@ -74,8 +74,11 @@ class ImageData(LightningDataModule, ABC):
     """
 
     name: str
+    """The name in tables."""
     size: int
+    """Side of the images in pixels."""
     channels: int
+    """Channels of the images: 3 for RGB, 1 for grey."""
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ class CelebATest(PublishedTest):
 
 
 class Textures(PublishedTest):
-    """The 1,880 test images of Describable Textures (Cimpoi et al., 2014): the top left corner, as in CLEL."""
+    """The 1,880 test images of Describable Textures (Cimpoi et al., 2014): the unscaled top left corner, as in CLEL."""
 
     name = "textures"
 

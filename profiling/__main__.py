@@ -55,7 +55,7 @@ def iterations(args: argparse.Namespace, device: torch.device) -> dict[str, Any]
         rounds, each = 1 if args.tiny else args.rounds, 1
         for method, found in of_methods(methods, 4 if args.tiny else 32, rounds, each, Path(folder)).items():
             told[method] = found
-            title = f"one iteration of {method}, configs/{METHODS[method]}.yaml"
+            title = f"one iteration of {method}, config {METHODS[method]}"
             print(table(title, found, {}, "plain chains, fp32"), flush=True)
     return told
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             told["hours of LIEBM's schedule"] = hours = of_schedule(10, Path(folder))
         for config, of_stage in hours.items():
-            print(f"configs/{config}.yaml, all of it at this speed: {of_stage:.1f} h")
+            print(f"{config}, all of it at this speed: {of_stage:.1f} h")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{device.type}.json").write_text(json.dumps(told, indent=2, default=_plain) + "\n")
     (args.out / f"{device.type}.md").write_text(markdown(told))

@@ -22,6 +22,7 @@ from ebmzoo.energy import Energy
 from ebmzoo.methods import LIEBM, DenoisingEBM
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import named_config
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 from profiling.chains import as_torchebm, ebmkit_sampler, exactly, plain, torchebm_sampler
 from profiling.networks import NOISE, STEP_SIZE
@@ -29,13 +30,12 @@ from profiling.timing import Timed, Work, wait
 
 Loss = Callable[[], Tensor]
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {
-    "LIEBM": "small/liebm_narrow_cifar",
-    "CLEL": "small/clel_cifar",
-    "CDRL": "small/cdrl_cifar",
-    "Dual-MCMC": "small/dual_mcmc_cifar",
-    "Denoising-EBM": "small/denoising_ebm_cifar",
+    "LIEBM": "liebm_small_narrow_cifar",
+    "CLEL": "clel_small_cifar",
+    "CDRL": "cdrl_small_cifar",
+    "Dual-MCMC": "dual_mcmc_small_cifar",
+    "Denoising-EBM": "denoising_ebm_small_cifar",
 }
 QUIET: dict[str, Any] = dict.fromkeys(
     ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
@@ -94,7 +94,7 @@ def plainly(module: LightningModule) -> Iterator[None]:
 def of_method(config: str, batch: int, iterations: int, precision: str, style: str, folder: Path) -> list[float]:
     """Seconds of `iterations` of a config's method, after one that warms up."""
     torch.manual_seed(0)
-    module = build_model((CONFIGS / f"{config}.yaml").read_text())
+    module = build_model(named_config(config))
     if isinstance(module, LIEBM):
         module.encoder_checkpoint = None  # any encoder will do
         if module.encoder_stage is not None and not module.encoder_stage.jointly:

@@ -29,8 +29,9 @@ from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.ssrl import Augment
 from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import named_config
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
-from profiling.iterations import CONFIGS, METHODS, QUIET, Noise
+from profiling.iterations import METHODS, QUIET, Noise
 
 PAPERS = (
     "liebm_cifar",
@@ -98,7 +99,7 @@ class Counted(Callback):
 
 def module_of(config: str) -> tuple[Method, int]:
     """A config's method, in the stage that trains its energy, and its batch size."""
-    text = (CONFIGS / f"{config}.yaml").read_text()
+    text = named_config(config)
     torch.manual_seed(0)
     module = build_model(text)
     assert isinstance(module, Method)

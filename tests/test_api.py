@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 import ebmzoo
+from support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 PACKAGES = ("ebmzoo", "ebmzoo.methods", "ebmzoo.methods.baselines", "ebmzoo.networks", "ebmzoo.ssrl")
 PACKAGES += (
     "ebmzoo.networks.autoencoder",
     "ebmzoo.sampling",
     "ebmzoo.data",
+    "ebmzoo.data.degradations",
     "ebmzoo.metrics",
     "ebmzoo.tasks",
     "ebmzoo.commands.benchmark",

@@ -1,7 +1,6 @@
 """Every config is parsed, built and run for two tiny batches, made small by one rule."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,30 +12,12 @@ from ebmzoo import load
 from ebmzoo.cli import main
 from ebmzoo.methods import DualMCMCLosses, Method
 from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import EXTENDS, config_path, config_paths, merged, named_config, read_config
 from ebmzoo.training.trust import nothing_foreign
+from support.shrinking import FOLDER, shrink
 
-NOT_OF_FIT = ("benchmarks", "sweeps")
-FOLDER = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in NOT_OF_FIT)
-SMALL = {"width": 16, "hidden": 16, "out_features": 16, "latent": 4}
-SMALL |= {"size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}
-SMALL |= {"latent_steps": 2, "image_steps": 2, "hot": 2, "last": 2, "warmup": 1}
-RECOVERY = {"multiples": [1, 1, 1], "depth": 1, "embedding": 16, "classes": 4, "attention": [1]}
-"""What CDRL's and DRL's networks have besides, where they have it; the classes are the tiny data's."""
-MANY = ("RecoveryResNet", "PlaneEnergy", "UNet", "PlaneInitializer", "UNetDenoiser")
-
-
-def shrink(node, small=SMALL):
-    """Widths, sizes and chain lengths made small, wherever they stand; no classes stay none."""
-    if isinstance(node, list):
-        return [shrink(x, small) for x in node]
-    if not isinstance(node, dict):
-        return node
-    if node.get("class_path", "").rpartition(".")[2] in MANY:
-        small = small | RECOVERY
-    if node.get("class_path", "").endswith("KLAutoEncoder"):
-        small = small | {"multiples": [1], "depth": 1}
-    return {k: small[k] if k in small and v != 0 else shrink(v, small) for k, v in node.items()}
+CONFIGS = sorted(config_paths().values())
+PATHS_OF_BEFORE = ("liebm_cifar", "liebm_digits", "classifier_digits", "baselines/vae_digits")
 
 
 def channels(node):
@@ -51,7 +32,7 @@ def channels(node):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_config_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    config = shrink(yaml.safe_load(path.read_text()))
+    config = shrink(read_config(path))
     model = config["model"]["init_args"]
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
@@ -62,16 +43,16 @@ def test_config_runs(path, tmp_path, monkeypatch):
     else:
         tiny = {"n": 8, "channels": model.get("in_channels") or channels(config)}
         tiny["kinds"] = min(4, model.get("num_classes", 4))
-        config["data"] = {"class_path": "tiny.TinyData", "init_args": tiny}
+        config["data"] = {"class_path": "support.tiny.TinyData", "init_args": tiny}
     for task in config.get("tasks", []):
         for extractor in task.get("init_args", {}).get("extractors", []):
             assert extractor["class_path"].startswith("ebmzoo.metrics.")
     config["tasks"] = []
     config["trainer"] |= {"max_epochs": 2, "max_steps": -1, "limit_val_batches": 0}
     config["trainer"] |= {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False}
-    if "encoder_checkpoint" in model:
+    if model.get("encoder_checkpoint"):
         model["encoder_checkpoint"] = str(_encoder(model["encoder"], tmp_path / "encoder.ckpt"))
-    if "coder_checkpoint" in model:
+    if model.get("coder_checkpoint"):
         model["coder_checkpoint"] = str(_coder(model["coder"], tmp_path / "coder.ckpt"))
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(config))
@@ -96,7 +77,7 @@ def test_config_is_valid_as_written(path, capsys):
             made = import_object(name)
             for place in (name, f"{made.__module__}.{made.__qualname__}"):
                 assert denying_import_path_entry(place) is None, place
-    assert yaml.safe_load(path.read_text())["run_dir"].startswith("runs/")
+    assert read_config(path)["run_dir"].startswith("runs/")
 
 
 def _encoder(section, path):
@@ -117,21 +98,19 @@ def _coder(section, path):
 
 def test_the_two_presets_of_dual_mcmc_are_its_teaching_s():
     def written(name):
-        return yaml.safe_load((CONFIGS[0].parents[1] / name).read_text())["model"]["init_args"]
+        return read_config(config_path(name))["model"]["init_args"]
 
-    official, paper = written("dual_mcmc_cifar.yaml"), written("dual_mcmc_paper_cifar.yaml")
+    official, paper = written("dual_mcmc_cifar"), written("dual_mcmc_paper_cifar")
     assert DualMCMCLosses(**official["teaching"]) == DualMCMCLosses.official()
     assert DualMCMCLosses(**paper["teaching"]) == DualMCMCLosses()
-    assert DualMCMCLosses(**written("dual_mcmc_celeba64.yaml")["teaching"]) == DualMCMCLosses.official(
-        chain_weight=70.0
-    )
+    assert DualMCMCLosses(**written("dual_mcmc_celeba64")["teaching"]) == DualMCMCLosses.official(chain_weight=70.0)
     assert official["posterior"].pop("legacy_sigma")
     assert not paper["posterior"].pop("legacy_sigma")
     assert official["posterior"] == paper["posterior"]
 
 
 def test_each_run_folder_is_used_once():
-    folders = [yaml.safe_load(path.read_text())["run_dir"] for path in CONFIGS]
+    folders = [read_config(path)["run_dir"] for path in CONFIGS]
     assert len(folders) == len(set(folders))
 
 
@@ -152,9 +131,41 @@ def test_each_run_folder_is_used_once():
     ],
 )
 def test_configs_have_the_papers_parameter_counts(name, counts):
-    path = next(p for p in CONFIGS if p.stem == name and "small" not in p.parts)
     with torch.device("meta"):
-        model = build_model(path.read_text())
+        model = build_model(named_config(name))
     assert isinstance(model, Method)
     for part, count in counts.items():
         assert sum(p.numel() for p in getattr(model, part).parameters()) == count, part
+
+
+@pytest.mark.parametrize("name", PATHS_OF_BEFORE)
+def test_paths_that_users_know_are_files_of_the_same_config(name):
+    assert read_config(FOLDER / f"{name}.yaml") == read_config(config_path(name.rpartition("/")[2]))
+
+
+ABLATIONS = [path for path in CONFIGS if path.parent.name == "ablations"]
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_an_ablation_says_what_it_changes_and_no_more(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 15
+    overlay = yaml.safe_load(text)
+    base = read_config(path.parent / overlay.pop(EXTENDS))
+    assert list(repeated(base, overlay)) == []
+    assert merged(base, overlay) == read_config(path)
+
+
+def repeated(base, overlay, key=""):
+    """The keys of an overlay that say what the base says already."""
+    if not isinstance(base, dict) or not isinstance(overlay, dict) or differ(base, overlay):
+        if base == overlay:
+            yield key
+        return
+    for name, value in overlay.items():
+        if name in base and name != "class_path":
+            yield from repeated(base[name], value, f"{key}.{name}".lstrip("."))
+
+
+def differ(base, overlay):
+    return "class_path" in overlay and overlay["class_path"] != base.get("class_path")

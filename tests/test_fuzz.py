@@ -11,19 +11,21 @@ import yaml
 
 from ebmzoo.cli import COMMANDS, main
 from ebmzoo.commands.lightning import ZooCLI
-from test_configs import FOLDER, SMALL, shrink
+from ebmzoo.training.config_files import config_path, read_config
+from support.paths import DATA
+from support.shrinking import SMALL, shrink
 
 BASES = ("liebm_digits", "cdrl_digits", "clel_digits", "denoising_ebm_digits", "dual_mcmc_digits", "simclr_digits")
 BASES += ("byol_digits", "mae_digits", "wmse_digits", "classifier_digits", "autoencoder_digits", "cdrl_checkerboard")
-BASES += ("baselines/coopnets_digits", "baselines/igebm_digits", "baselines/short_run_digits", "baselines/vae_digits")
-BASES += ("baselines/hat_ebm_digits", "baselines/mdsm_digits", "baselines/improved_cd_digits", "baselines/drl_digits")
-BASES += ("baselines/score_network_digits", "baselines/divergence_triangle_digits")
+BASES += ("coopnets_digits", "igebm_digits", "short_run_digits", "vae_digits")
+BASES += ("hat_ebm_digits", "mdsm_digits", "improved_cd_digits", "drl_digits")
+BASES += ("score_network_digits", "divergence_triangle_digits")
 EACH = 23
 """Mistakes of each base."""
 LIMITED = ("batch_size", "checkpoint_every")
 """Whole numbers that no config may have below 1."""
-CONFIG = FOLDER / "liebm_digits.yaml"
-OLD = Path(__file__).parent / "data" / "format1.ckpt"
+CONFIG = config_path("liebm_digits")
+OLD = DATA / "format1.ckpt"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +52,7 @@ def reached(*_, **__):
 
 
 def base(name):
-    config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    config = read_config(config_path(name))
     config["trainer"] |= {"enable_progress_bar": False, "accelerator": "cpu"}
     return shrink(config, {key: value for key, value in SMALL.items() if key != "steps"})
 
@@ -186,7 +188,7 @@ LINES = [
     ([*FIT, "--watchdog.retries", "few"], "retries"),
     ([*FIT, "--tasks", "3"], "tasks"),
     ([*FIT, "--weights", "best"], "weights"),
-    ([*FIT, "--run_dir", CONFIG], "liebm_digits.yaml"),
+    ([*FIT, "--run_dir", CONFIG], "digits.yaml"),
     ([*FIT, "--seed_everything", "x"], "seed_everything"),
     ([*FIT, "stray"], "stray"),
     (["fit"], "model"),
@@ -261,6 +263,7 @@ def test_files_that_are_none(command, kind, capsys, tmp_path, monkeypatch):
         "compare": [path],
         "benchmark": [path],
         "dashboard": ["--runs", path],
+        "import": [path, "--as", "dual_mcmc_cifar"],
     }
     sentence = told(capsys, [command, *flags.get(command, ["--ckpt_path", path])])
     assert "given.yaml" in sentence or (command, kind) == ("fit", "empty")  # which is a config without a model

@@ -1,12 +1,13 @@
 """What pyproject.toml asks for: an oldest version of each dependency, and no release that was compromised."""
 
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+from support.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = ("all", "dashboard", "bench")
 LISTED = [*PROJECT["dependencies"], *(found for extra in EXTRAS for found in PROJECT["optional-dependencies"][extra])]
 NEEDED = {requirement.name: requirement.specifier for requirement in map(Requirement, LISTED)}

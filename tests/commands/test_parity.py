@@ -19,7 +19,7 @@ from ebmzoo.commands.importing.key_maps import (
     renamed,
 )
 from ebmzoo.training.config import build_model
-from ebmzoo.training.named_configs import named_config
+from ebmzoo.training.config_files import named_config
 from support import parity
 
 TOLERANCE = 1e-9

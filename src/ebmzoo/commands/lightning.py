@@ -25,7 +25,8 @@ from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import LAST, LastCheckpoint, Rollbacks, newest, read
-from ebmzoo.training.config import ZooParser, check_files, mendable, sections
+from ebmzoo.training.config import ZooParser, mendable, sections
+from ebmzoo.training.config_files import with_resolved_configs
 from ebmzoo.training.migration import KEY
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.stop import StopOnSignal
@@ -51,7 +52,7 @@ OWN = (
 def main(args: list[str]) -> None:
     """Run the command `args[0]` of Lightning's."""
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
-        check_files(args)
+        args = with_resolved_configs(args, Path(folder))
         trust = trusts(args)
         args = with_names_of_tasks(with_config_of_checkpoint(args, Path(folder)))
         rollbacks = Rollbacks()

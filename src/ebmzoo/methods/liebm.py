@@ -74,7 +74,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         generator: G, from N(0, I) to images in [-1, 1].
         sampler: the chain; its step size and noise are in the units of `image_range`.
         encoder: h. None with gamma 0 is the model without latents.
-        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr_*.yaml`, read when a fit begins; it
+        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr/*.yaml`, read when a fit begins; it
             replaces stage 1.
         encoder_stage: how h is trained in this run when there is no checkpoint.
         inference: q(m|x), for the ERM setting or for the inference network of A.5; needs `elbo`.

@@ -68,7 +68,7 @@ class ClassifierFeatures(FeatureExtractor):
     """The pooled features and the logits of a `Classifier` trained by `ebmzoo fit`.
 
     >>> print(ClassifierFeatures("nowhere/last.ckpt").available())
-    no classifier at nowhere/last.ckpt: train one with `ebmzoo fit --config configs/classifier_<data>.yaml`
+    no classifier at nowhere/last.ckpt: train one with `ebmzoo fit --config configs/classifier/<data>.yaml`
 
     Args:
         checkpoint: The classifier's checkpoint, such as `runs/classifier_digits/last.ckpt`.
@@ -105,9 +105,9 @@ class ClassifierFeatures(FeatureExtractor):
             path = Path(self.checkpoint)
             if not path.is_file():
                 raise UserError(
-                    f"no classifier at {path}: train one with `ebmzoo fit --config configs/classifier_<data>.yaml`"
+                    f"no classifier at {path}: train one with `ebmzoo fit --config configs/classifier/<data>.yaml`"
                 )
-            how = "train one with `ebmzoo fit --config configs/classifier_<data>.yaml`"
+            how = "train one with `ebmzoo fit --config configs/classifier/<data>.yaml`"
             try:
                 saved = read_weights(path)
             except UserError as error:

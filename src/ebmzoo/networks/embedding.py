@@ -14,9 +14,9 @@ from ebmzoo.errors import UserError
 
 
 def sinusoidal(time: Tensor, dim: int) -> Tensor:
-    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)`, at least float32.
+    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)`.
 
-    Source: the code of DDPM (Ho et al., 2020). `dim` is even and 4 or more.
+    Source: the code of DDPM (Ho et al., 2020). `dim` is even and 4 or more; the result is at least float32.
     """
     half, time = dim // 2, at_least_fp32(time)
     frequencies = torch.exp(torch.arange(half, device=time.device, dtype=time.dtype) * (-math.log(10000) / (half - 1)))

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -169,18 +168,6 @@ def sections(config: str) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise UserError(f"the config is a {type(told).__name__}, but a mapping with the key model is needed")
     return told
-
-
-def check_files(args: list[str]) -> None:
-    """Raises a `UserError` where a file that the command line gives as a config is no mapping in YAML."""
-    for flag, value in zip(args, [*args[1:], ""], strict=True):
-        name, joined, path = flag.partition("=")
-        if name not in ("--config", "-c") or not Path(path := path if joined else value).is_file():
-            continue  # of what is missing the parser tells
-        try:
-            sections(Path(path).read_text(encoding="utf-8"))
-        except (UserError, UnicodeDecodeError) as error:
-            raise UserError(f"config: {path} cannot be used: {error}") from error
 
 
 def build_model(config: str, trust: bool = True) -> LightningModule:

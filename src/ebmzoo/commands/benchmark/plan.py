@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ebmzoo.errors import UserError
+from ebmzoo.training.config_files import config_name, read_config
 
 KEYS = ("run_dir", "prepare", "runs", "fit", "test", "columns")
 RUN_KEYS = ("name", "config", "fit")
@@ -31,7 +32,7 @@ class Run:
 
     def wanted(self) -> dict[str, Any]:
         """The config with what `fit` changes of it, as the resolved config of the run must have it."""
-        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        config = read_config(self.config)
         for key, value in self.fit.items():
             _set(config, key.split("."), value)
         config.pop("run_dir", None)
@@ -89,10 +90,10 @@ def _run(entry: Any, common: Mapping[str, Any], folder: Path | None, where: str)
     config = Path(entry.get("config") or "")
     if not config.is_file():
         raise UserError(f"{where}: there is no config {config}")
-    name = entry.get("name") or config.stem
+    name = entry.get("name") or config_name(config)
     own = _mapping(entry.get("fit"), f"{where}: {name}: fit")
     if folder is None:
-        return Run(name, config, Path(yaml.safe_load(config.read_text())["run_dir"]), own)
+        return Run(name, config, Path(read_config(config)["run_dir"]), own)
     return Run(name, config, folder / name, {**common, **own})
 
 

@@ -18,9 +18,9 @@ from ebmzoo.methods import Method
 from ebmzoo.networks.weights import read_weights
 from ebmzoo.training.checkpoint import LAST
 from ebmzoo.training.config import ZooParser, build_model
+from ebmzoo.training.config_files import named_config
 from ebmzoo.training.durable import DurableIO
 from ebmzoo.training.migration import FORMAT, KEY
-from ebmzoo.training.named_configs import named_config
 from ebmzoo.version import __version__
 
 SHOWN = 3

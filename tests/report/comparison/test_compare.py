@@ -1,0 +1,364 @@
+"""`ebmzoo compare`: what stands in one column, what is refused one, and the tables."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ebmzoo.cli import main
+from ebmzoo.errors import UserError
+from ebmzoo.report.comparison.compare import Column, Words, columns_of, compare
+from ebmzoo.report.comparison.figures import known, number
+from ebmzoo.report.comparison.formats import comma_separated, escaped, latex, markdown, terminal
+from ebmzoo.report.comparison.records import read_records
+from ebmzoo.tasks.base import Result
+
+PROTOCOL = {
+    "n": 1000,
+    "split": "train",
+    "real_images": 1500,
+    "extractors": {"pixels": {"sha256": None, "features": 64}, "judge": {"sha256": "aa", "features": 128}},
+    "chains": {"full": {"start": "noise", "steps": 60, "temperature": 1e-6}},
+    "weights": "ema",
+    "seed": 0,
+    "checkpoint_sha256": "123",
+    "device": "x86_64 cpu",
+    "threads": 1,
+    "precision": "32-true",
+    "settings": {"n": 1000, "batch_size": 250},
+}
+FIGURES = {"seconds": 2.0, "nfe": 60.0, "fd_pixels": 4.0, "fd_judge": 9.0, "precision_pixels": 0.5}
+OUTSIDE = {
+    "in": "digits",
+    "in_images": 297,
+    "out_images": {"uniform": 297, "interpolation": 198},
+    "kinds": {"uniform": "far", "interpolation": "near"},
+    "scores": {"score": "|f(x)|"},
+    "weights": "ema",
+    "seed": 0,
+}
+TRAINING = {"iterations": 10, "seconds_per_iteration_median": 0.5, "parameters": {"energy_net": 30, "generator": 12}}
+
+
+def made(folder, figures=None, protocol=None, spread=None, notes=(), data=None, **training):
+    """A run's folder with an answer of `generation`, as a task writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model": {"class_path": "ebmzoo.methods.LIEBM"}}
+    config["data"] = {"class_path": "ebmzoo.data.Digits", "init_args": {"batch_size": 100, **(data or {})}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    told = Result("generation", FIGURES | (figures or {}), PROTOCOL | (protocol or {}), notes=list(notes))
+    told.spread = spread or {}
+    told.write(folder / "test")
+    (folder / "training.json").write_text(json.dumps(TRAINING | {"device": "x86_64", "threads": 1} | training))
+    return folder
+
+
+def asked(folder, figures, protocol=None):
+    """The answer of `ood` beside it."""
+    Result("ood", figures, OUTSIDE | (protocol or {})).write(folder / "test")
+    return folder
+
+
+def by_told(records, key):
+    return {column.told: set(column.cells) for column in columns_of(records, key)}
+
+
+def test_one_protocol_is_one_column(tmp_path):
+    runs = read_records(
+        [made(tmp_path / "a"), made(tmp_path / "b", {"fd_pixels": 3.0}, {"seed": 7, "checkpoint": "x"})]
+    )
+    (column,) = columns_of(runs, "generation/fd_pixels")
+    assert {name: cell.value for name, cell in column.cells.items()} == {"a": 4.0, "b": 3.0}
+    assert (column.told, column.best()) == ("", {"b"})
+    assert compare(runs).refusals == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n": 250}, "n = 250"),
+        ({"split": "test"}, "split = test"),
+        ({"real_images": 100}, "real images = 100"),
+        ({"weights": "raw"}, "weights = raw"),
+        ({"image_range": [0, 1]}, "range = [0, 1]"),
+        ({"extractors": PROTOCOL["extractors"] | {"pixels": {"sha256": "bb", "features": 64}}}, "pixels sha256 = bb"),
+    ],
+)
+def test_other_protocols_are_refused_one_column(tmp_path, change, told):
+    runs = read_records([made(tmp_path / "a"), made(tmp_path / "b"), made(tmp_path / "c", protocol=change)])
+    columns = columns_of(runs, "generation/fd_pixels")
+    assert [set(column.cells) for column in columns] == [{"a", "b"}, {"c"}]
+    assert columns[1].told == told
+    assert columns[1].heading == f"FD pixels ↓ ({told})"
+    comparison = compare(runs, ["generation/fd_pixels"])
+    (refusal,) = comparison.refusals
+    assert refusal.startswith("generation/fd_pixels: 2 columns, not one, because protocols differ: ")
+    assert f"{told} for c" in refusal
+    for text in (terminal(comparison), markdown(comparison).replace("\\", ""), latex(comparison)):
+        assert refusal in text
+    with pytest.raises(UserError, match="generation/fd_pixels needs 2 columns"):
+        compare(runs, ["generation/fd_pixels"], strict=True)
+
+
+def test_another_extractor_of_the_same_task_does_not_matter(tmp_path):
+    judges = {"judge": {"sha256": "other", "features": 128}}
+    runs = read_records(
+        [made(tmp_path / "a"), made(tmp_path / "b", protocol={"extractors": PROTOCOL["extractors"] | judges})]
+    )
+    assert len(columns_of(runs, "generation/fd_pixels")) == 1
+    assert by_told(runs, "generation/fd_judge") == {"judge sha256 = aa": {"a"}, "judge sha256 = other": {"b"}}
+
+
+def test_inceptions_figures_are_named_after_no_extractor_but_are_its(tmp_path):
+    one, other = ({"extractors": {"inception": {"sha256": sha, "features": 2048}}} for sha in ("aa", "bb"))
+    runs = read_records([made(tmp_path / "a", {"fid": 5.0}, one), made(tmp_path / "b", {"fid": 6.0}, other)])
+    assert by_told(runs, "generation/fid") == {"inception sha256 = aa": {"a"}, "inception sha256 = bb": {"b"}}
+
+
+def test_other_data_is_another_column(tmp_path):
+    same = {"batch_size": 50, "flip": True, "seed": 3}
+    runs = read_records(
+        [made(tmp_path / "a"), made(tmp_path / "b", data=same), made(tmp_path / "c", data={"max_train": 9})]
+    )
+    told = by_told(runs, "generation/fd_pixels")
+    assert list(map(sorted, told.values())) == [["a", "b"], ["c"]]
+    assert "max train = 9" in list(told)[1]
+
+
+def test_what_is_the_methods_own_is_shown_and_not_refused(tmp_path):
+    chain = {"chains": {"full": {"start": "generator", "steps": 15, "temperature": 5e-5}}}
+    runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", {"nfe": 16.0}, chain)])
+    comparison = compare(runs, ["generation/fd_pixels"])
+    assert comparison.refusals == []
+    assert [column.key for column in comparison.columns] == [
+        "generation/fd_pixels",
+        "generation/nfe",
+        "generation/chain",
+    ]
+    words = comparison.columns[2]
+    assert isinstance(words, Words)
+    assert words.cells == {
+        "a": "60 steps from noise, temperature 1e-06",
+        "b": "15 steps from generator, temperature 5e-05",
+    }
+    assert comparison.columns[1].best() == set()
+
+
+def test_seconds_of_two_machines_are_two_columns(tmp_path):
+    runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", protocol={"threads": 2}, threads=2)])
+    assert by_told(runs, "generation/seconds") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
+    assert by_told(runs, "training/seconds_per_iteration") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
+    assert len(columns_of(runs, "training/parameters")) == len(columns_of(runs, "generation/fd_pixels")) == 1
+
+
+def test_seconds_are_not_split_by_extractors(tmp_path):
+    runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", protocol={"extractors": {}})])
+    assert len(columns_of(runs, "generation/seconds")) == 1
+
+
+def test_detection_counts_only_the_sets_of_the_figure(tmp_path):
+    figures = {"uniform/auroc_score": 0.9, "interpolation/auroc_score": 0.6, "near/auroc_score": 0.6}
+    figures |= {"far/auroc_score": 0.9}
+    a = asked(made(tmp_path / "a"), figures)
+    other = {"out_images": {"uniform": 50, "interpolation": 198}, "scores": {"score": "another"}, "resamples": 10}
+    b = asked(made(tmp_path / "b", data={"max_train": 9}), figures, other)
+    runs = read_records([a, b])
+    for of_near in ("interpolation", "near"):
+        assert len(columns_of(runs, f"ood/{of_near}/auroc_score")) == 1
+    for of_far in ("uniform", "far"):
+        assert set(by_told(runs, f"ood/{of_far}/auroc_score")) == {"images of uniform = 297", "images of uniform = 50"}
+
+
+def test_what_the_task_writes_is_what_is_read(tmp_path):
+    """The protocol above is written by hand; this one by the task itself."""
+    from ebmzoo.data import Inverted, UniformNoise
+    from ebmzoo.tasks import OutOfDistributionDetection
+    from support.tiny import TinyData, without_latent
+
+    data = TinyData(ood=[UniformNoise(), Inverted()])
+    runs = []
+    for name, scores in (("a", ["energy"]), ("b", ["energy", "gradient"])):
+        made(tmp_path / name)
+        task = OutOfDistributionDetection(n=16, scores=scores, resamples=20, near=["inverted"])
+        task(without_latent(), data).write(tmp_path / name / "test")
+        runs.append(tmp_path / name)
+    records = read_records(runs)
+    for figure in ("near/auroc_energy", "far/auroc_energy", "uniform/fpr95_energy"):
+        (column,) = columns_of(records, f"ood/{figure}")
+        assert set(column.cells) == {"a", "b"}, figure
+
+
+def test_means_over_other_sets_are_other_columns(tmp_path):
+    figures = {"far/auroc_score": 0.9}
+    more = {"out_images": {"uniform": 297, "inverted": 297}, "kinds": {"uniform": "far", "inverted": "far"}}
+    runs = read_records([asked(made(tmp_path / "a"), figures), asked(made(tmp_path / "b"), figures, more)])
+    assert len(columns_of(runs, "ood/far/auroc_score")) == 2
+
+
+def test_spread_over_seeds_stands_beside_the_mean(tmp_path):
+    runs = read_records([made(tmp_path / "a", spread={"fd_pixels": 0.25}), made(tmp_path / "b", {"fd_pixels": 3.0})])
+    comparison = compare(runs, ["generation/fd_pixels"])
+    assert "4 ± 0.25" in terminal(comparison)
+    assert "standard deviation over seeds" in markdown(comparison)
+    rows = list(csv.DictReader(io.StringIO(comma_separated(comparison))))
+    assert [row["generation/fd_pixels std"] for row in rows] == ["0.25", ""]
+
+
+def test_best_is_lowest_or_highest_and_none_where_all_are_equal(tmp_path):
+    runs = read_records(
+        [made(tmp_path / "a", {"is_judge": 3.0}), made(tmp_path / "b", {"is_judge": 4.0, "fd_judge": 1.0})]
+    )
+    best = {c.key: c.best() for c in compare(runs, ["*"]).columns if isinstance(c, Column)}
+    assert (best["generation/is_judge"], best["generation/fd_judge"]) == ({"b"}, {"b"})
+    assert best["generation/fd_pixels"] == best["generation/nfe"] == best["training/parameters"] == set()
+
+
+def test_what_is_not_a_number_is_never_best(tmp_path):
+    nan = float("nan")
+    runs = read_records(
+        [made(tmp_path / "a", {"fd_pixels": nan}), made(tmp_path / "b"), made(tmp_path / "c", {"fd_pixels": 5})]
+    )
+    (column,) = columns_of(runs, "generation/fd_pixels")
+    assert (column.best(), column.text("a")) == ({"b"}, "nan")
+
+
+def test_a_failed_run_is_a_row_that_says_so(tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "failed.json").write_text(json.dumps({"stage": "fit", "error": "the chain diverged"}))
+    comparison = compare(read_records([made(tmp_path / "good"), tmp_path / "bad"]))
+    assert "bad (failed)" in terminal(comparison)
+    assert "! bad: failed: the chain diverged" in terminal(comparison)
+    assert "| bad | failed: the chain diverged | – |" in markdown(comparison)
+    assert "bad & failed: the chain diverged & -- &" in latex(comparison)
+    rows = list(csv.DictReader(io.StringIO(comma_separated(comparison))))
+    assert [row["failed"] for row in rows] == ["", "the chain diverged"]
+
+
+def test_runs_that_were_not_tested_make_a_table_that_says_so(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("{}")
+    comparison = compare(read_records([tmp_path / "a"]))
+    assert comparison.columns == []
+    assert "a: no answers of `ebmzoo test`" in terminal(comparison)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = read_records([made(tmp_path / "x" / "run"), made(tmp_path / "y" / "run"), tmp_path / "x" / "run"])
+    assert [run.name for run in runs] == ["x/run", "y/run"]
+
+
+def test_notes_of_several_runs_are_said_once(tmp_path):
+    note = "no Inception weights"
+    runs = read_records([made(tmp_path / "a", notes=[note]), made(tmp_path / "b", notes=[note])])
+    assert f"a, b: generation: {note}" in compare(runs).notes
+
+
+def test_csv_has_all_digits(tmp_path):
+    runs = read_records([made(tmp_path / "a", {"fd_pixels": 1 / 3})])
+    (row,) = csv.DictReader(io.StringIO(comma_separated(compare(runs, ["generation/fd_pixels", "training/*"]))))
+    assert float(row["generation/fd_pixels"]) == 1 / 3
+    assert row["training/parameters"] == "42"
+    assert (row["method"], row["data"]) == ("LIEBM", "Digits")
+
+
+def test_names_cannot_break_the_tables(tmp_path):
+    runs = read_records([made(tmp_path / "a|b_c&d%"), made(tmp_path / "e")])
+    comparison = compare(runs, ["generation/fd_pixels"])
+    rows = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+    body = [line for line in latex(comparison).splitlines() if line.endswith(r"\\")]
+    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+    assert escaped("a_b{\\}~^") == r"a\_b\{\textbackslash{}\}\textasciitilde{}\textasciicircum{}"
+
+
+def test_a_terminals_width_is_kept(tmp_path):
+    runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", protocol={"n": 250})])
+    comparison = compare(runs, ["*"])
+    lines = [line for line in terminal(comparison, 60).splitlines() if not line.startswith("!")]
+    assert max(map(len, lines)) <= 60
+    for column in comparison.columns:
+        assert column.heading.split()[0] in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "label", "better"),
+    [
+        ("generation/fid", "FID", "lower"),
+        ("generation/fd_classifier_digits", "FD classifier digits", "lower"),
+        ("generation/no_mcmc/is_judge", "IS judge w/o MCMC", "higher"),
+        ("ood/svhn/auroc_score", "AUROC svhn", "higher"),
+        ("ood/svhn/fpr95_energy", "FPR95 energy svhn", "lower"),
+        ("reconstruction/inference/mse", "reconstruction MSE inference", "lower"),
+        ("representation/encoder/knn", "k-NN encoder", "higher"),
+        ("generation/nfe", "NFE", None),
+        ("something/else", "something else", None),
+    ],
+)
+def test_what_is_known_of_a_figure(key, label, better):
+    assert known(key) == (label, better)
+
+
+def test_numbers_as_tables_show_them():
+    shown = [number(v) for v in (None, float("nan"), 3.0, 0.123456, 12_345_678.0)]
+    assert shown == ["–", "nan", "3", "0.1235", "12.3M"]
+    assert number(3.0, 0.5) == "3 ± 0.5"
+
+
+def test_the_command_writes_all_and_prints_the_table(tmp_path, capsys):
+    runs = [str(made(tmp_path / name)) for name in "ab"]
+    main(["compare", *runs, "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "FD" in printed
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"compare.{kind}" for kind in ("md", "csv", "tex", "html")
+    }
+    flags = ["--format", "csv", "--columns", "generation/fd_*"]
+    main(["compare", *runs, str(tmp_path / "out"), "--out", str(tmp_path / "out"), *flags])
+    printed = capsys.readouterr()
+    assert printed.out == (tmp_path / "out" / "compare.csv").read_text()
+    assert "passed over" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["nowhere"], "there is no run folder nowhere"),
+        (["empty"], "empty is not a run's folder"),
+        (["a/config.yaml"], "a/config.yaml is a file; give the run's folder, such as a"),
+        (["broken"], "broken/training.json is not JSON"),
+        (["a", "--columns", "generation/fd_pixel"], "did you mean 'generation/fd_pixels'"),
+        (["a", "b", "--strict"], "generation/fd_pixels needs 2 columns, not one, because protocols differ"),
+        (["a", "--format", "pdf"], "invalid choice: 'pdf'"),
+        ([], "the following arguments are required: RUN"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, told):
+    monkeypatch.chdir(tmp_path)
+    made(Path("a"))
+    made(Path("b"), protocol={"n": 250})
+    Path("empty").mkdir()
+    made(Path("broken"))
+    Path("broken/training.json").write_text("{")
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", *args])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ebmzoo: ")
+    assert told in line
+    assert not Path("compare").exists()
+
+
+def test_it_needs_no_torch(tmp_path):
+    run = made(tmp_path / "a")
+    code = (
+        f"import sys; from ebmzoo.cli import main; main(['compare', {str(run)!r}, '--out', {str(tmp_path / 'out')!r}]);"
+        "heavy = {'torch', 'lightning', 'numpy', 'wandb'} & {name.partition('.')[0] for name in sys.modules};"
+        "print('loaded:', sorted(heavy))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "loaded: []"

@@ -1,0 +1,245 @@
+"""`ebmzoo dashboard`: one description is what is told and what is built; and the sweeps, against the real parser."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from ebmzoo.cli import main
+from ebmzoo.errors import UserError
+from ebmzoo.metrics import Pixels
+from ebmzoo.report.wandb_runs.dashboard import AXIS, build, comparison
+from support.paths import ROOT
+
+# W&B's library of reports is written for pydantic's first version.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    for name in ("API_KEY", "IDENTITY_TOKEN_FILE", "BASE_URL", "MODE", "PROJECT", "ENTITY"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def run_of(name, data, figures=()):
+    """A run's folder as far as the dashboard reads it."""
+    folder = Path("runs") / name
+    (folder / "test").mkdir(parents=True)
+    identity = {"id": f"id-{name}", "method": "LIEBM", "data": data, "kind": "method"}
+    (folder / "wandb.json").write_text(json.dumps(identity))
+    for task, found in dict(figures).items():
+        (folder / "test" / f"{task}.json").write_text(json.dumps({"task": task, "figures": found}))
+    return folder
+
+
+MEASURED = {
+    "generation": {"nfe": 3, "fd_classifier": 1.0, "no_mcmc/fd_classifier": 2.0, "fid": 9.0},
+    "ood": {"SVHN/auroc_score": 0.9, "SVHN/auroc_energy": 0.8, "SVHN/fpr95_score": 0.3},
+}
+
+
+@pytest.fixture
+def three_runs():
+    return [run_of("a", "Digits"), run_of("b", "CIFAR10", MEASURED), run_of("c", "Digits")]
+
+
+def models(report):
+    """The panels of each section of a report, as W&B would be sent them: title and what its configuration names."""
+    spec = json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))["spec"]
+    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
+    return [(grid["runSets"], grid["panelBankSectionConfig"]["panels"]) for grid in grids]
+
+
+def keys_of(panel):
+    """The keys that a panel of W&B's draws, and its kind."""
+    config = panel["config"]
+    kind = panel["viewType"]
+    if kind == "Run History Line Plot":
+        assert config["xAxis"] == AXIS
+        return "line", tuple(config["metrics"]), config.get("yLogScale", False)
+    if kind == "Scatter Plot":
+        return "scatter", tuple(config[axis].removeprefix("summary:") for axis in ("xAxis", "yAxis")), False
+    if kind == "Bar Chart":
+        return "bar", tuple(config["metrics"]), False
+    if kind == "Media Browser":
+        return "media", tuple(config["mediaKeys"]), False
+    assert kind == "Weave"
+    return "table", ("scorecard",) if '"scorecard"' in json.dumps(config) else (), False
+
+
+def test_what_is_told_is_what_is_built(three_runs):
+    pytest.importorskip("wandb_workspaces")
+    planned = comparison("p", "e", three_runs)
+    report = build(planned)
+    assert (report.project, report.entity, report.title) == ("p", "e", planned.title)
+    built = models(report)
+    assert [section.name for section in planned.sections] == ["Digits", "CIFAR10"]
+    for section, (run_sets, panels) in zip(planned.sections, built, strict=True):
+        (run_set,) = run_sets
+        assert run_set["name"] == section.name
+        (filtered,) = run_set["filters"]["filters"]
+        assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("group", "=", section.name)
+        described = [(panel.kind, panel.keys, panel.logarithmic) for panel in section.panels]
+        assert [keys_of(panel) for panel in panels] == described
+        told = str(planned)
+        assert all(key in told for panel in section.panels for key in panel.keys)
+
+
+def test_panels_are_of_the_figures_that_runs_have(three_runs):
+    digits, cifar = comparison("p", None, three_runs).sections
+    scatters = [panel.keys for panel in cifar.panels if panel.kind == "scatter"]
+    nfe = "test/generation/nfe"
+    assert scatters == [(nfe, "test/generation/fd_classifier"), (nfe, "test/generation/fid")]
+    assert [panel.keys for panel in cifar.panels if panel.kind == "bar"] == [("test/ood/SVHN/auroc_score",)]
+    assert [panel.keys[1] for panel in digits.panels if panel.kind == "scatter"] == ["test/generation/fd_pixels"]
+    lines = {panel.keys[0] for panel in digits.panels if panel.kind == "line"}
+    assert {"train/energy_gap", "train/displacement_ratio", "train/grad_norm"} <= lines
+
+
+def test_runs_that_are_named_are_the_only_ones(three_runs):
+    digits, _ = comparison("p", "e", three_runs, only=True).sections
+    assert digits.runs == "ID in ['id-a', 'id-c']"
+    pytest.importorskip("wandb_workspaces")
+    ((run_set,), _), _ = models(build(comparison("p", "e", three_runs, only=True)))
+    (filtered,) = run_set["filters"]["filters"]
+    assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("name", "IN", ["id-a", "id-c"])
+
+
+def test_without_a_key_it_says_what_it_would_build(three_runs, capsys):
+    main(["dashboard", "--project", "mine", "--entity", "us"])
+    told = capsys.readouterr().out
+    for part in ("no W&B key", "us/mine", "Digits", "CIFAR10", "train/energy_gap", "SVHN", "wandb login"):
+        assert part in told
+    main(["dashboard", "--runs", str(three_runs[1])])
+    told = capsys.readouterr().out
+    assert "id-b" in told
+    assert "Digits" not in told
+
+
+def test_without_runs_it_has_the_keys_that_all_have(capsys):
+    main(["dashboard"])
+    told = capsys.readouterr().out
+    assert "all runs" in told
+    assert "test/ood/uniform/auroc_score" in told
+    pytest.importorskip("wandb_workspaces")
+    (((run_set,), panels),) = models(build(comparison("p", "e")))
+    assert run_set["filters"]["filters"] == []
+    assert len(panels) == told.count("\n  ")
+
+
+def test_switched_off_it_builds_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    main(["dashboard"])
+    assert "WANDB_MODE is offline" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("three_runs")
+def test_with_a_key_the_report_is_saved(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    saved = []
+    report = SimpleNamespace(save=lambda: saved.append(True), url="https://wandb.ai/us/mine/reports/x")
+    monkeypatch.setattr("ebmzoo.commands.dashboard.build", lambda planned: report)
+    main(["dashboard"])
+    assert saved == [True]
+    assert capsys.readouterr().out.endswith("https://wandb.ai/us/mine/reports/x\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--runs", "nowhere"], ["--runs", "nowhere", "wandb.json"]),
+        (["--proj", "x"], ["--proj"]),
+        (["--runs"], ["--runs"]),
+    ],
+)
+def test_wrong_command_lines_end_in_one_sentence(args, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["dashboard", *args])
+    assert stopped.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("ebmzoo: ")
+    assert all(word in told for word in words)
+
+
+def test_what_wandb_refuses_is_one_sentence(monkeypatch, capsys):
+    def refused():
+        raise ConnectionError("no\nline")
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr("ebmzoo.commands.dashboard.build", lambda planned: SimpleNamespace(save=refused))
+    with pytest.raises(SystemExit):
+        main(["dashboard"])
+    assert "W&B did not take the report (ConnectionError: no line)" in capsys.readouterr().err
+
+
+def test_without_wandbs_reports_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
+    with pytest.raises(UserError, match=r"ebmzoo\[dashboard\]"):
+        build(comparison("p", "e"))
+
+
+def test_without_a_key_neither_torch_nor_wandb_is_loaded():
+    code = (
+        "import sys; from ebmzoo.cli import main; main(['dashboard']); sys.exit(any(m in sys.modules for m in HEAVY))"
+    )
+    code = code.replace("HEAVY", repr(("torch", "lightning", "numpy", "wandb", "wandb_workspaces")))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"no W&B key" in done.stdout
+
+
+# ── sweeps ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def calls_of(sweep, values, folder, monkeypatch):
+    """The command lines of `ebmzoo` that an agent's run of a sweep comes to, by W&B's own code of its agent."""
+    fake = folder / "ebmzoo"
+    fake.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    made = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
+    made["env"] = ["/usr/bin/env"]
+    command = []
+    for part in create_sweep_command(sweep["command"]):
+        command += made[part[2:-1]] if part.startswith("${") else [part]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_is_taken_by_the_real_parser(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    sweep = yaml.safe_load(path.read_text())
+    assert sweep["method"] in ("grid", "random", "bayes")
+    assert sweep["metric"]["goal"] in ("minimize", "maximize")
+    assert all(set(parameter) == {"values"} for parameter in sweep["parameters"].values())
+    for values in zip(*(parameter["values"] for parameter in sweep["parameters"].values()), strict=True):
+        asked = dict(zip(sweep["parameters"], values, strict=True))
+        fit, test = calls_of(sweep, asked, tmp_path, monkeypatch)
+        assert fit[0] == "fit"
+        with pytest.raises(SystemExit) as stopped:
+            main([*fit, "--print_config"])
+        shown = capsys.readouterr()
+        assert stopped.value.code == 0, shown.err
+        config = yaml.safe_load(shown.out)
+        assert config["run_dir"] == "runs/sweeps/abc", "runs of one sweep do not share a folder"
+        for key, value in asked.items():
+            at = config
+            for part in key.split("."):
+                at = at[part] if part in at else at["init_args"][part]
+            assert at == value, key
+        assert test == ["test", "--ckpt_path", "runs/sweeps/abc/last.ckpt", "--only", "generation"]
+    (generation,) = [task for task in config["tasks"] if task["class_path"].endswith(".Generation")]
+    assert "ebmzoo.metrics.Pixels" in [e["class_path"] for e in generation["init_args"]["extractors"]]
+    assert sweep["metric"]["name"] == f"test/generation/{Pixels().fd_name}", "what the test logs"

@@ -1,0 +1,47 @@
+"""Every method in each setting whose iteration differs, small: for tests of what holds for the whole family."""
+
+from ebmzoo.methods import DenoisingEBMLearning, DualMCMCLosses, LIEBMElbo
+from support.clel import clel
+from support.clel import without_latent as clel_without_latent
+from support.marginal import igebm, improved_cd, short_run
+from support.tiny import (
+    cdrl,
+    coopnets,
+    denoising_ebm,
+    drl,
+    dual_mcmc,
+    hat_ebm,
+    liebm,
+    mdsm,
+    score_network,
+    stage,
+    triangle,
+    vae,
+    without_latent,
+)
+
+FAMILY = {
+    "LIEBM, no latent": without_latent,
+    "LIEBM, encoder": liebm,
+    "LIEBM, encoder jointly": lambda: liebm(encoder_stage=stage(jointly=True)),
+    "LIEBM, EJM": lambda: liebm(chain="joint"),
+    "LIEBM, ERM": lambda: liebm(inference=True, elbo=LIEBMElbo()),
+    "LIEBM, q alone": lambda: liebm(inference=True, elbo=LIEBMElbo(pixels=False)),
+    "CLEL": clel,
+    "CLEL, no latent": clel_without_latent,
+    "CDRL": lambda: cdrl(classes=4),
+    "CDRL, no initializer": lambda: cdrl(initializer=None),
+    "Dual-MCMC": dual_mcmc,
+    "Dual-MCMC, official": lambda: dual_mcmc(teaching=DualMCMCLosses.official()),
+    "Denoising-EBM": lambda: denoising_ebm(learning=DenoisingEBMLearning(1, warmup=0)),
+    "CoopNets": coopnets,
+    "Divergence Triangle": triangle,
+    "VAE": vae,
+    "Hat EBM": hat_ebm,
+    "DRL": drl,
+    "IGEBM": igebm,
+    "Improved CD": lambda: improved_cd(neighbours=1),  # so that the entropy is learnt from the second batch on
+    "Short-run EBM": short_run,
+    "MDSM": mdsm,
+    "score network": score_network,
+}

@@ -1,0 +1,106 @@
+"""The tasks on methods whose answers are known, and the scorecard that shows them."""
+
+import inspect
+import json
+import math
+
+import pytest
+import torch
+
+from ebmzoo.errors import UserError
+from ebmzoo.metrics import ClassifierFeatures, Pixels
+from ebmzoo.report.scorecard import scorecard, table
+from ebmzoo.tasks import Generation, Representation, Result
+from ebmzoo.tasks.generation import draw
+from support.oracle import Oracle
+from support.tiny import TinyData, liebm, stage, trainer, without_latent
+
+
+def test_generation_of_the_data_itself_is_perfect(tmp_path):
+    data = TinyData(n=64)
+    result = Generation([Pixels()], n=64, batch_size=10)(Oracle(data.train_set.float()), data, tmp_path)
+    assert result.figures["fd_pixels"] == pytest.approx(0, abs=1e-6)
+    assert result.figures["precision_pixels"] == result.figures["recall_pixels"] == 1
+    assert result.figures["nfe"] == 5
+    assert result.protocol["chains"] == {"full": {"start": "buffer", "steps": 5, "temperature": 0.25}}
+    assert not any("no_mcmc" in name for name in result.figures), "no generator, so nothing without the chain"
+    # in units of [-1, 1]: a shift by 0.1 of all 64 pixels, rounded to bytes, is a Fréchet distance of 64 · 0.1²
+    shift = round(0.1 * 127.5) / 127.5
+    shifted = Generation([Pixels()], n=64)(Oracle(data.train_set.float() + shift), data)
+    assert shifted.figures["fd_pixels"] == pytest.approx(64 * shift**2, rel=1e-3)
+
+
+def test_generation_measures_the_generator_alone_too():
+    data, method = TinyData(), liebm(encoder_stage=stage(epochs=0))
+    result = Generation([Pixels()], n=20)(method, data)
+    assert (result.figures["nfe"], result.figures["no_mcmc/nfe"]) == (3, 1)
+    assert result.figures["fd_pixels"] != result.figures["no_mcmc/fd_pixels"]
+
+
+def test_missing_extractor_is_told_and_left_out():
+    task = Generation([ClassifierFeatures("nowhere.ckpt"), Pixels()], n=16)
+    assert "nowhere.ckpt" in task.missing()[0]
+    result = task(without_latent(), TinyData())
+    assert result.notes == task.missing()
+    assert {"fd_pixels"} == {name for name in result.figures if name.startswith("fd_")}
+    with pytest.raises(UserError, match=r"generation\.n is 1"):
+        Generation([], n=1)
+
+
+def test_drawn_samples_are_bytes_in_the_order_drawn():
+    images = TinyData(n=8).train_set.float()
+    drawn, _ = draw(Oracle(images), 7, batch_size=3)
+    assert torch.equal(drawn, TinyData(n=8).train_set.images[:7])
+
+
+def test_representation_probes_what_the_method_has(tmp_path):
+    data = TinyData(n=64)
+    task = Representation(epochs=30, tsne=16)
+    result = task(liebm(encoder_stage=stage(epochs=0)), data, tmp_path)
+    assert set(result.figures) == {"energy/knn", "energy/linear", "encoder/knn", "encoder/linear"}
+    assert result.figures["energy/knn"] > 0.9, "blobs in four corners are easily told apart"
+    assert all((tmp_path / f"tsne_{name}.png").exists() for name in ("energy", "encoder"))
+    assert not task.can_ask(Oracle(data.train_set.float()))
+
+
+def test_result_file_and_scorecard(tmp_path):
+    figures = {"nfe": 16.0, "fd_x": 1.23456, "no_mcmc/nfe": 1.0, "no_mcmc/fd_x": math.nan}
+    protocol = {"n": 9, "split": "train", "real_images": 50, "weights": "ema"}
+    protocol["chains"] = {"full": {"start": "generator", "steps": 15, "temperature": 4e-8}}
+    Result("generation", figures, protocol, notes=["beware"]).write(tmp_path)
+    told = json.loads((tmp_path / "generation.json").read_text())
+    assert told["figures"]["no_mcmc/fd_x"] is None
+    text = scorecard(tmp_path, ["generation", "absent"])
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+    assert rows["fd_x"] == ["1.235", "–"]
+    assert rows["nfe"] == ["16", "1"]
+    assert "15 Langevin steps from generator at temperature 4e-08" in text
+    assert "! beware" in text
+
+
+def test_table_is_aligned():
+    lines = table([("a", "1"), ("long name", "22.5")], ("", "value")).splitlines()
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert lines[-1].endswith("22.5")
+
+
+def test_tasks_do_not_disturb_the_random_numbers(tmp_path):
+    data = TinyData()
+    method = liebm(encoder_stage=stage(epochs=0))
+    fit = trainer(tmp_path, callbacks=[Generation([Pixels()], n=16)])
+    torch.manual_seed(3)
+    fit.test(method, data, verbose=False)
+    first = torch.rand(1)
+    torch.manual_seed(3)
+    trainer(tmp_path).test(method, data, verbose=False)
+    assert torch.equal(first, torch.rand(1))
+    assert (tmp_path / "test" / "generation.json").exists()
+
+
+def test_settings_are_what_a_task_was_built_with_and_nothing_of_the_trainer_s(tmp_path):
+    trainer(tmp_path, callbacks=[Generation([Pixels()], n=16)]).test(
+        liebm(encoder_stage=stage(epochs=0)), TinyData(), verbose=False
+    )
+    told = json.loads((tmp_path / "test" / "generation.json").read_text())["protocol"]["settings"]
+    assert set(told) <= set(inspect.signature(Generation).parameters)
+    assert told["n"] == 16

@@ -1,0 +1,273 @@
+"""Files of another's: nothing in them runs code that ebmzoo does not know, unless the user says so."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse._common import parsing_settings
+
+import ebmzoo
+from ebmzoo import UserError, load
+from ebmzoo.cli import main
+from ebmzoo.commands.conditions import image_data
+from ebmzoo.metrics import ClassifierFeatures
+from ebmzoo.networks import ResNetEncoder
+from ebmzoo.networks.weights import load_pretrained
+from ebmzoo.training.config import build_model
+from ebmzoo.training.migration import KEY
+from ebmzoo.training.trust import ALLOWED, nothing_foreign, refusal
+from support.paths import TESTS
+
+GOOD = TESTS / "data" / "format1.ckpt"
+SOURCE = Path(ebmzoo.__file__).parent
+PLACES = {
+    "a class of another's": ("model.class_path", "test_trust.Foreign"),
+    "the system's command": ("model.class_path", "os.system"),
+    "a function of ebmzoo that would load with trust": ("model.class_path", "ebmzoo.training.checkpoint.load"),
+    "the same, by its public name": ("model.class_path", "ebmzoo.load"),
+    "what a module of ebmzoo imports": ("model.class_path", "ebmzoo.data.sources.tarfile.open"),
+    "what a module of torch imports": (
+        "model.init_args.energy_net.class_path",
+        "torch.nn.modules.module.warnings.warn",
+    ),
+    "a network": ("model.init_args.energy_net.class_path", "test_trust.Foreign"),
+    "an optimizer": ("model.init_args.energy_optimizer.class_path", "test_trust.Foreign"),
+    "an optimizer as a name": ("model.init_args.energy_optimizer", "os.system"),
+    "a function as an optimizer": ("model.init_args.generator_optimizer", "test_trust.foreign"),
+    "a schedule": ("model.init_args.lr_schedule", "subprocess.Popen"),
+}
+DEFINED = {
+    "ebmzoo.data.sources.tarfile.open": "tarfile.TarFile.open",
+    "torch.nn.modules.module.warnings.warn": "_warnings.warn",
+}
+"""Names within the list of what is defined outside it, with where."""
+RUN_PLACES = {
+    "the data": ("data.class_path", "test_trust.Foreign"),
+    "a task": ("tasks", [{"class_path": "test_trust.Foreign"}]),
+    "a callback": ("trainer.callbacks", [{"class_path": "test_trust.Foreign"}]),
+    "a logger": ("trainer.logger", {"class_path": "test_trust.Foreign"}),
+    "a plugin": ("trainer.plugins", [{"class_path": "test_trust.Foreign"}]),
+    "a profiler": ("trainer.profiler", {"class_path": "test_trust.Foreign"}),
+    "a strategy": ("trainer.strategy", {"class_path": "test_trust.Foreign"}),
+    "out-of-distribution images": ("data.init_args.ood", [{"class_path": "test_trust.Foreign"}]),
+}
+
+ran = []
+
+
+def foreign(*args, **kwargs):
+    ran.append("function")
+    return torch.optim.SGD(*args, lr=0.1)
+
+
+class Foreign:
+    def __new__(cls, *args, **kwargs):
+        ran.append("class")
+        return super().__new__(cls)
+
+
+class Malicious:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.marker),))
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    ran.clear()
+
+
+def naming(path, place, value):
+    """A copy of the good checkpoint at `path`, whose config has `value` at `place`."""
+    checkpoint = torch.load(GOOD, weights_only=True)
+    config = yaml.safe_load(checkpoint[KEY]["config"])
+    at, keys = config, place.split(".")
+    for key in keys[:-1]:
+        at = at.setdefault(key, {}) if not isinstance(at.get(key), dict) else at[key]
+    at[keys[-1]] = value
+    checkpoint[KEY]["config"] = yaml.safe_dump(config)
+    torch.save(checkpoint, path)
+    return path
+
+
+def sentence(capsys, *args):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in args])
+    assert stopped.value.code == 2
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ebmzoo: ")]
+    return told
+
+
+def named(value):
+    found = value[0] if isinstance(value, list) else value
+    return found["class_path"] if isinstance(found, dict) else found
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_model_that_names_what_is_foreign_is_refused(case, tmp_path):
+    place, value = PLACES[case]
+    with pytest.raises(UserError, match=r"--trust true") as caught:
+        load(naming(tmp_path / "x.ckpt", place, value))
+    assert f"'{DEFINED.get(value, value)}'" in str(caught.value)
+    assert not ran
+
+
+@pytest.mark.parametrize("case", [*PLACES, *RUN_PLACES])
+def test_each_command_refuses_and_names_class_and_flag(case, tmp_path, capsys, monkeypatch):
+    place, value = {**PLACES, **RUN_PLACES}[case]
+    checkpoint = naming(tmp_path / "x.ckpt", place, value)
+    monkeypatch.chdir(tmp_path)
+    command = ["test", "validate", "predict", "fit"][len(case) % 4]
+    told = sentence(capsys, command, "--ckpt_path", checkpoint)
+    assert DEFINED.get(named(value), named(value)) in told
+    assert "--trust true" in told
+    assert not ran
+
+
+def test_sample_and_restore_refuse_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = naming(tmp_path / "x.ckpt", "model.class_path", "test_trust.Foreign")
+    for rest in (["sample"], ["restore", "x.png", "--operator", "sr4"]):
+        told = sentence(capsys, rest[0], "--ckpt_path", checkpoint, *rest[1:])
+        assert "test_trust.Foreign" in told
+        assert "--trust true" in told
+    assert not ran
+    with pytest.raises(UserError, match="--trust true"):
+        image_data("data: {class_path: test_trust.Foreign}")
+    assert not ran
+
+
+def test_trust_lets_the_users_own_class_in(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = naming(tmp_path / "x.ckpt", "model.init_args.energy_optimizer", "test_trust.foreign_optimizer")
+    with pytest.raises(UserError, match="--trust true"):
+        load(checkpoint)
+    assert load(checkpoint, trust=True).optimizer_of["energy_net"] is foreign_optimizer
+    sample = ["sample", "--ckpt_path", str(checkpoint), "--n", "2", "--out", str(tmp_path / "x.png")]
+    main([*sample, "--trust", "true"])
+    assert (tmp_path / "x.png").exists()
+    main(["validate", "--ckpt_path", str(checkpoint), "--trust=true", "--trainer.limit_val_batches", "1"])
+    assert "val/" in capsys.readouterr().out
+    for trust in (["--trust", "false"], ["--trust", "true", "--trust", "false"]):
+        assert "--trust true" in sentence(capsys, *sample, *trust)
+        assert "--trust true" in sentence(capsys, "validate", "--ckpt_path", checkpoint, *trust)
+
+
+def foreign_optimizer(params) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.1)
+
+
+def test_the_users_own_config_may_name_anything(tmp_path):
+    config = yaml.safe_load(torch.load(GOOD, weights_only=True)[KEY]["config"])
+    config["model"]["init_args"]["energy_optimizer"] = "test_trust.foreign_optimizer"
+    assert build_model(yaml.safe_dump(config)).optimizer_of["energy_net"] is foreign_optimizer
+
+
+def test_a_config_cannot_trust_itself(tmp_path, capsys):
+    checkpoint = torch.load(naming(tmp_path / "x.ckpt", "trust", True), weights_only=True)
+    config = yaml.safe_load(checkpoint[KEY]["config"])
+    config["data"] = {"class_path": "test_trust.Foreign"}
+    checkpoint[KEY]["config"] = yaml.safe_dump(config)
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    assert "--trust true" in sentence(capsys, "validate", "--ckpt_path", tmp_path / "x.ckpt")
+    assert not ran
+
+
+def test_a_config_that_names_a_file_is_refused_what_the_file_names(tmp_path):
+    (tmp_path / "evil.yaml").write_text("class_path: test_trust.Foreign\n")
+    with pytest.raises(UserError, match="energy_net"):
+        load(naming(tmp_path / "x.ckpt", "model.init_args.energy_net", str(tmp_path / "evil.yaml")))
+    assert not ran
+
+
+def test_settings_of_the_parser_are_as_before():
+    before = dict(parsing_settings)
+    with nothing_foreign():
+        assert parsing_settings != before
+    assert parsing_settings == before
+    with pytest.raises(KeyError), nothing_foreign():
+        raise KeyError
+    assert parsing_settings == before
+    assert refusal("model: something else") is None
+
+
+def test_every_config_of_the_project_is_within_the_list():
+    for path in TESTS.parent.glob("configs/**/*.yaml"):
+        for name in re.findall(r"class_path: *([\w.]+)", path.read_text()):
+            assert name.startswith(tuple(f"{allowed}." for allowed in ALLOWED)), path
+
+
+COMMANDS = [["fit"], ["validate"], ["test"], ["predict"], ["sample"], ["restore", "x.png", "--operator", "sr4"]]
+PYTHON = ["!!python/object/apply:os.system ['touch marker']", "!!python/name:os.system", "!!python/module:os"]
+
+
+@pytest.mark.parametrize("tag", PYTHON)
+def test_yaml_makes_no_objects_of_python(tag, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(f"model: {tag}\n")
+    sentence(capsys, "fit", "--config", "x.yaml")
+    (tmp_path / "plan.yaml").write_text(f"runs: {tag}\n")
+    sentence(capsys, "benchmark", "plan.yaml")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"model: {tag}\n")
+    sentence(capsys, "compare", "run")
+    checkpoint = torch.load(GOOD, weights_only=True)
+    checkpoint[KEY]["config"] = f"model: {tag}\n"
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    for command in COMMANDS:
+        assert "x.ckpt" in sentence(capsys, command[0], "--ckpt_path", "x.ckpt", *command[1:])
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle"])
+def test_a_malicious_pickle_does_nothing(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = Malicious(tmp_path / "marker")
+    if kind == "torch":
+        torch.save({KEY: {"config": "model: null", "format": 1}, "state_dict": {"encoder.x": evil}}, "x.ckpt")
+    else:
+        Path("x.ckpt").write_bytes(pickle.dumps({KEY: evil}, protocol=2))
+    for command in (
+        ["test"],
+        ["validate"],
+        ["predict"],
+        ["fit"],
+        ["sample"],
+        ["restore", "x.png", "--operator", "sr4"],
+    ):
+        told = sentence(capsys, command[0], "--ckpt_path", "x.ckpt", *command[1:])
+        assert "x.ckpt" in told
+        assert kind == "pickle" or "could run code" in told
+    encoder = ResNetEncoder(in_channels=3, width=4, blocks=[1], latent=4, hidden=4)
+    with pytest.raises(UserError, match=r"x\.ckpt"):
+        load_pretrained(encoder, "x.ckpt", "encoder.", "encoder")
+    assert "x.ckpt" in (ClassifierFeatures("x.ckpt").available() or "")
+    assert not Path("marker").exists()
+    assert Path("x.ckpt").exists()
+
+
+READERS = {
+    r"torch\.load\(": {"networks/weights.py": "weights_only=True"},
+    r"np\.load\(|numpy\.load\(": {"data/arrays.py": "allow_pickle=False"},
+    r"yaml\.(load|unsafe_load|full_load)\(": {"report/comparison/records.py": "SafeLoader"},
+    r"pickle\.|import pickle|from pickle": {},
+    r"\.extractall\(|\.extract\(|unpack_archive": {},
+    r"\beval\(|\bexec\(|os\.system|shell=True": {},
+    r"weights_only=False|weights_only=None": {"training/checkpoint.py": "trainer.save_checkpoint("},
+}
+"""How files could run code; where each stands in the source, and what makes it safe there."""
+
+
+@pytest.mark.parametrize("pattern", READERS)
+def test_files_are_read_where_it_is_safe(pattern):
+    for path in SOURCE.rglob("*.py"):
+        for line in path.read_text().splitlines():
+            if re.search(pattern, line) and not re.search(r"\.eval\(", line):
+                place = path.relative_to(SOURCE).as_posix()
+                assert READERS[pattern].get(place, "nowhere") in line, f"{place}: {line}"

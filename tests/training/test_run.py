@@ -65,7 +65,7 @@ def test_checkpoint_is_never_half_a_file(tmp_path, monkeypatch):
     [
         (None, "there is no file"),
         (b"not a checkpoint", "not a readable checkpoint"),
-        ({"state_dict": {}}, "carries no config"),
+        ({"state_dict": {}}, "contains no config"),
         ({"ebmzoo": {"config": "", "format": 99, "version": "9.9"}}, "newer than this"),
     ],
 )

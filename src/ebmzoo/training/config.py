@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import Misread, UserError
+from ebmzoo.training.migration import moved
 from ebmzoo.training.trust import nothing_foreign, refusal
 
 T = TypeVar("T")
@@ -65,9 +66,14 @@ class ZooParser(LightningArgumentParser):
         unknown = re.search(r"(?:[Kk]ey|[Oo]ption) '([\w.-]+)' is not (?:expected|accepted)", told)
         unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", told)
         no_class = re.search(r"(?:dot import path string: |[Nn]o module named '|has no attribute ')([\w.]+)", message)
+        fixed = re.search(r"thus '([\w.]+)' is not accepted as class_path", message)
+        if fixed is not None and (present := moved(fixed[1])) != fixed[1]:
+            return _renamed(fixed[1], present)
         if no_class is not None:
             whole = re.findall(r"class_path(?:=| |': )'([\w.]+)'", message)
             name = next((path for path in whole if no_class[1] in path.split(".")), no_class[1])
+            if (present := moved(name)) != name:
+                return _renamed(name, present)
             near = difflib.get_close_matches(name.rpartition(".")[2], _classes(), n=1, cutoff=0.5)
             return f"there is no class '{name}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
         if unknown is None:
@@ -82,6 +88,10 @@ class ZooParser(LightningArgumentParser):
         if (subcommands := getattr(self, "_subcommands_action", None)) is not None:
             parsers += subcommands._name_parser_map.values()
         return [a.dest for p in parsers for a in p._actions if not a.dest.endswith("help")]
+
+
+def _renamed(name: str, present: str) -> str:
+    return f"there is no class '{name}'; it is now '{present}'"
 
 
 def _built(kind: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

@@ -1,4 +1,4 @@
-"""Checkpoints of older formats, brought to the one that is written now."""
+"""Checkpoints of older formats, converted to the format that is written now."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ebmzoo.errors import UserError
 from ebmzoo.version import __version__
 
 KEY = "ebmzoo"
-"""Where a checkpoint holds what `ebmzoo` needs beyond what Lightning keeps."""
+"""The key of a checkpoint under which `ebmzoo` keeps what Lightning does not."""
 
 FORMAT = 3
-"""The format that is written; a change of what a checkpoint holds raises it and adds a step to `STEPS`."""
+"""The format that is written. A change of a checkpoint's contents raises it by one and adds a step to `STEPS`."""
 
 
-def _of_one_process(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 kept the buffers of process 0 alone, and did not count how often a run had gone back."""
+def _add_processes(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept the buffers of process 0 only and did not count rollbacks."""
     checkpoint[KEY] = {"buffers": [], "rollbacks": {}, **checkpoint[KEY]}
     return checkpoint
 
 
 MOVED = {
     "ebmzoo.autoencoder.KLAutoEncoderTraining": "ebmzoo.methods.KLAutoEncoderTraining",
+    "ebmzoo.autoencoder.training": "ebmzoo.methods",
     "ebmzoo.autoencoder": "ebmzoo.networks.autoencoder",
     "ebmzoo.data.Interpolation": "ebmzoo.data.InterpolatedImages",
     "ebmzoo.data.ood.Interpolation": "ebmzoo.data.InterpolatedImages",
@@ -33,27 +34,41 @@ MOVED = {
     "ebmzoo.methods.Alternation": "ebmzoo.methods.LIEBMAlternation",
     "ebmzoo.methods.Elbo": "ebmzoo.methods.LIEBMElbo",
     "ebmzoo.methods.Learning": "ebmzoo.methods.DenoisingEBMLearning",
+    "ebmzoo.methods.Restoring": "ebmzoo.methods.RestorationSettings",
     "ebmzoo.methods.Sampling": "ebmzoo.methods.DenoisingEBMSampling",
     "ebmzoo.methods.Teaching": "ebmzoo.methods.DualMCMCLosses",
     "ebmzoo.methods.baselines.Cooling": "ebmzoo.methods.baselines.MDSMCooling",
+    "ebmzoo.methods.baselines.mdsm.Cooling": "ebmzoo.methods.baselines.MDSMCooling",
+    "ebmzoo.methods.capabilities.Restoring": "ebmzoo.methods.RestorationSettings",
+    "ebmzoo.methods.conditioning.Alternation": "ebmzoo.methods.LIEBMAlternation",
+    "ebmzoo.methods.denoising_ebm.Learning": "ebmzoo.methods.DenoisingEBMLearning",
+    "ebmzoo.methods.dual_mcmc.Teaching": "ebmzoo.methods.DualMCMCLosses",
+    "ebmzoo.methods.liebm.Elbo": "ebmzoo.methods.LIEBMElbo",
+    "ebmzoo.methods.recovery_chain": "ebmzoo.sampling",
+    "ebmzoo.methods.two_stage.Sampling": "ebmzoo.methods.DenoisingEBMSampling",
     "ebmzoo.operators": "ebmzoo.data.degradations",
+    "ebmzoo.posterior": "ebmzoo.sampling",
     "ebmzoo.schedule": "ebmzoo.sampling",
     "ebmzoo.ssrl.stage": "ebmzoo.methods",
 }
-"""Where the classes and modules that a config of format 2 may name are now."""
+"""The classes and modules that a config of format 2 may name, with their present paths."""
 
-_MOVED = re.compile(r"\b(" + "|".join(sorted(map(re.escape, MOVED), key=len, reverse=True)) + r")\b")
+_MOVED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, MOVED), key=len, reverse=True)) + r")(?!\w)")
 
 
-def _of_the_old_layout(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 named classes where they stood before the packages were laid out anew."""
-    own = checkpoint[KEY]
-    checkpoint[KEY] = {**own, "config": _MOVED.sub(lambda found: MOVED[found[1]], own["config"])}
+def moved(text: str) -> str:
+    """Return `text`, a class path or a whole config, with each path of `MOVED` replaced by the present one."""
+    return _MOVED.sub(lambda match: MOVED[match[1]], text)
+
+
+def _move_classes(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 named classes by the paths that they had before the packages were laid out by topic."""
+    checkpoint[KEY] = {**checkpoint[KEY], "config": moved(checkpoint[KEY]["config"])}
     return checkpoint
 
 
-STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _of_one_process, 2: _of_the_old_layout}
-"""From each older format to the next: the checkpoint's contents, to be changed and given back."""
+STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_processes, 2: _move_classes}
+"""For each older format the function that converts a checkpoint's contents to the next format."""
 
 
 def migrated(
@@ -62,33 +77,43 @@ def migrated(
     steps: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = STEPS,
     newest: int = FORMAT,
 ) -> dict[str, Any]:
-    """The contents of the checkpoint that was read from `path`, in the newest format.
+    """Return the contents of the checkpoint that was read from `path`, in the newest format.
+
+    Args:
+        checkpoint: The contents as they were read.
+        path: The file, for error messages.
+        steps: The conversions, by the format that each starts from.
+        newest: The format to convert to.
 
     Raises:
-        UserError: it is not of `ebmzoo`, or of a newer one than this, or of a format that is read no more.
+        UserError: The file was not written by `ebmzoo`, was written by a newer version, or has a format that can no
+            longer be read.
     """
     own = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or not isinstance(own.get("config"), str):
-        raise UserError(f"{path} was not written by `ebmzoo fit`, it carries no config")
+        raise UserError(f"{path} contains no config, so it was not written by `ebmzoo fit`")
     if not isinstance(own.get("format"), int):
-        raise UserError(f"{path} does not tell its format, so it was not written by `ebmzoo fit`")
+        raise UserError(f"{path} has no format number, so it was not written by `ebmzoo fit`")
     if own["format"] > newest:
         written = own.get("version")
-        raise UserError(f"{path} was written by ebmzoo {written}, newer than this {__version__}; update it")
+        raise UserError(
+            f"{path} was written by ebmzoo {written}, which is newer than this {__version__}; update ebmzoo"
+        )
     for number in range(own["format"], newest):
         if number not in steps:
             written = own.get("version")
-            raise UserError(f"{path} is of format {number} (ebmzoo {written}), which is read no more")
+            raise UserError(f"{path} has format {number} (ebmzoo {written}), which can no longer be read")
         checkpoint = steps[number](checkpoint)
         checkpoint[KEY] = {**checkpoint[KEY], "format": number + 1}
-    found: dict[str, Any] = checkpoint
-    return found
+    contents: dict[str, Any] = checkpoint
+    return contents
 
 
 class MigratingIO(TorchCheckpointIO):
-    """How Lightning reads a checkpoint: no code of the file is run, and old formats are migrated.
+    """Lightning's checkpoint reader, which migrates older formats and runs no code from the file.
 
-    One that a plain `Trainer` wrote, without a run's config, is read as it is: the command line refuses it before.
+    A checkpoint without a run's config, as a plain `Trainer` writes it, is returned unchanged; the command line refuses
+    it earlier.
     """
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.sampling.langevin import Langevin, during_chain
+from ebmzoo.sampling.chain_context import during_chain
+from ebmzoo.sampling.langevin import Langevin
 from profiling.networks import NOISE, STEP_SIZE
 
 Chain = Callable[[], Tensor]

@@ -1,4 +1,4 @@
-"""The sign of the energy, what an energy network is, and its gradient."""
+"""The sign convention of energies, the base class of energy networks, and gradients of energies."""
 
 from __future__ import annotations
 
@@ -16,29 +16,38 @@ Energy = Callable[[Tensor], Tensor]
 class EnergyNet(nn.Module, ABC):
     """A network that is an energy: p(x) ∝ exp(−E(x)).
 
-    Papers that write +log-density are converted here, at the network's output, and nowhere else.
+    Papers that write +log-density are converted once, at the network's output.
+
+    >>> class Quadratic(EnergyNet):
+    ...     def forward(self, x):
+    ...         return x.square().flatten(1).sum(1) / 2
+    >>> gradient(Quadratic(), torch.tensor([[1.0, -2.0]]))
+    tensor([[ 1., -2.]])
     """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """E(x): images `(B, C, H, W)` in [-1, 1] to energies `(B,)`."""
+        """Return E(x): images `(B, C, H, W)` in [-1, 1] to energies `(B,)`."""
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """`x` in fp32, or in double precision if it came so: energies are never in half precision."""
+    """Return `x` in fp32, or in double precision if `x` is double: energies are never in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def gradient(energy: Energy, x: Tensor) -> Tensor:
-    """∇E(x) of each image, with the shape of `x`; works under `no_grad` and inside `inference_mode`.
+    """Return ∇E(x) of each image, `(B, *)` like `x`; this works under `no_grad` and inside `inference_mode`.
 
-    The sum over the batch is differentiated, so the energy of one image must not depend on another's.
+    The sum over the batch is differentiated, so the energy of one image must not depend on another.
+
+    >>> gradient(lambda x: x.square().sum(1) / 2, torch.tensor([[1.0, -2.0]]))
+    tensor([[ 1., -2.]])
     """
     return with_gradient(energy, x)[1]
 
 
 def with_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """E(x), detached, and `gradient`."""
+    """Return E(x), `(B,)` and detached, and ∇E(x), `(B, *)`, as `gradient` does."""
     with torch.inference_mode(False), torch.enable_grad():
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value = energy(x)
@@ -48,9 +57,9 @@ def with_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within it the parameters of `modules` need no gradient; afterwards each is as it was.
+    """Switch off the gradients of the parameters of `modules` inside the block, and restore them afterwards.
 
-    Autograd then keeps no activation that only a parameter's gradient would need, and autocast caches no cast weight.
+    Autograd then stores no activation that only the gradient of a parameter needs, and autocast caches no cast weight.
     """
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     for p in parameters:

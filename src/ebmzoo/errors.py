@@ -1,15 +1,15 @@
-"""What means: the user can mend this."""
+"""Errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used; the message is one sentence that names it and says what would be right.
+    """A value, file or key from the user is invalid; the message is one sentence that names it and what is valid.
 
     The command line prints the message alone and exits with code 2; in a notebook it is an ordinary `ValueError`.
     """
 
 
 class Misread(SystemExit):
-    """A parser's sentence, on its way past handlers of `ValueError`; who does not meet it ends with exit code 2."""
+    """A parser's error message that passes handlers of `ValueError`; uncaught, it ends the program with exit code 2."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(2)
@@ -17,7 +17,16 @@ class Misread(SystemExit):
 
 
 def at_least(least: float, **numbers: float | None) -> None:
-    """Raise a `UserError` about the first of the named numbers that is below `least`; None is no number."""
+    """Check that no number is below `least`; None is skipped.
+
+    >>> at_least(1, width=8, depth=0)
+    Traceback (most recent call last):
+        ...
+    ebmzoo.errors.UserError: depth: 0 must be 1 or more
+
+    Raises:
+        UserError: If a number is below `least` or NaN; the error names the first one.
+    """
     for name, number in numbers.items():
         if number is not None and not number >= least:
             raise UserError(f"{name}: {number} must be {least} or more")

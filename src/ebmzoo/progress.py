@@ -1,4 +1,4 @@
-"""What long work is doing and how long it will take: bars on a terminal, nothing elsewhere."""
+"""Progress bars of long work: shown on a terminal, and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHAT: ContextVar[str] = ContextVar("what", default="")
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Name the work that the block does; the bars of `tracked` within it carry the name."""
+    """Name the work of the block; the bars of `tracked` inside it show the name."""
     token = _WHAT.set(what)
     try:
         yield
@@ -25,7 +25,14 @@ def doing(what: str) -> Iterator[None]:
 
 
 def tracked(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
-    """`items`, with a bar on the terminal that says what is done of them and the time left; it goes when they end."""
+    """Return `items` with a progress bar on the terminal, which disappears after the last item.
+
+    Args:
+        items: The items to iterate over.
+        what: Name of the work, shown after that of `doing`.
+        total: Number of items; None means their length, if they have one.
+        unit: Name of one item, as in "12 step/s".
+    """
     named = f"{_WHAT.get()}: {what}" if _WHAT.get() else what
     bar: Iterable[T] = tqdm(
         items, desc=named, total=total, unit=unit, leave=False, disable=not sys.stderr.isatty(), delay=1

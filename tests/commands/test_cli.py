@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from ebmzoo.cli import COMMANDS, main
+from ebmzoo.training.config_files import read_config
 from support.command_line import CONFIG, ROOT, fails, small
 
 
@@ -190,10 +191,10 @@ def test_resumed_run_is_the_whole_run(cut, trained, tmp_path):
 
 def test_simclr_checkpoint_replaces_stage_one(tmp_path):
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0"]
-    simclr = str(ROOT / "configs" / "simclr_digits.yaml")
+    simclr = str(ROOT / "configs" / "simclr" / "digits.yaml")
     main(["fit", "--config", simclr, "--run_dir", str(tmp_path / "encoder"), *short])
     config = yaml.safe_load(small(tmp_path).read_text())
-    encoder = yaml.safe_load((ROOT / "configs" / "simclr_digits.yaml").read_text())["model"]["init_args"]["encoder"]
+    encoder = read_config(ROOT / "configs" / "simclr" / "digits.yaml")["model"]["init_args"]["encoder"]
     model = config["model"]["init_args"]
     model |= {"encoder": encoder, "encoder_stage": None, "encoder_checkpoint": str(tmp_path / "encoder" / "last.ckpt")}
     path = tmp_path / "two.yaml"

@@ -14,6 +14,7 @@ from ebmzoo.data.degradations import Downsample, Grayscale, Identity, Masking
 from ebmzoo.errors import UserError
 from ebmzoo.training.checkpoint import FORMAT, KEY
 from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import read_config
 from support.command_line import CONFIG, fails
 
 FEW = ["--restoring.latent_steps", "2", "--restoring.starts", "2", "--steps", "2"]
@@ -22,7 +23,7 @@ FEW = ["--restoring.latent_steps", "2", "--restoring.starts", "2", "--steps", "2
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint of the digits config, made small and never trained."""
-    config = yaml.safe_load(CONFIG.read_text())
+    config = read_config(CONFIG)
     model = config["model"]["init_args"]
     model["energy_net"]["init_args"]["features"]["init_args"] |= {"width": 16, "out_features": 16}
     model["generator"]["init_args"]["width"] = model["encoder"]["init_args"]["width"] = 8

@@ -152,5 +152,5 @@ def test_a_trainer_accumulates_for_each_module_in_its_way(tmp_path):
     method = short_run()
     again = trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
     again.fit(method, TinyData(n=32))
-    assert method.accumulate == 2
+    assert method.optimization.accumulate == 2
     assert again.global_step == 4

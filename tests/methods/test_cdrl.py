@@ -10,6 +10,7 @@ import torch
 from ebmzoo.errors import UserError
 from ebmzoo.methods import CDRL, RecoveryChain
 from ebmzoo.methods.baselines import DRL
+from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recovery_energy
 from ebmzoo.networks import Initializer, LevelEnergyNet, RecoveryResNet
 from ebmzoo.networks.autoencoder import ImageCoder, KLAutoEncoder
 from ebmzoo.sampling.energies import AtLevel, Recovery, guided
@@ -113,7 +114,7 @@ def test_one_chain_has_the_posterior_s_mean_and_variance():
     x = torch.full((20_000, 1, 1, 1), 1.3).double()
     unit = method.chain.unit(method.schedule, i)
     torch.manual_seed(0)
-    y = method.chain(method._given(net, x, i, unit, None), x, unit).flatten()
+    y = method.chain(recovery_energy(net, method.schedule, x, i, unit, Condition()), x, unit).flatten()
     center, v = (float(value[0]) for value in net.law(i))
     sigma2, s2 = float(method.schedule.sigma[3]) ** 2, float(unit[0])
     precision = 1 / v + 1 / sigma2
@@ -129,7 +130,7 @@ def test_the_top_level_has_a_marginal_energy():
     x, y = torch.full((2, 1, 1, 1), 3.0).double(), torch.full((2, 1, 1, 1), 0.1).double()
     unit = method.chain.unit(method.schedule, i)
     alone = AtLevel(net, method.schedule.time[i - 1], unit)(y)
-    given = method._given(net, x, i, unit, None)(y)
+    given = recovery_energy(net, method.schedule, x, i, unit, Condition())(y)
     assert given[1] == alone[1]
     assert float((given[0] - alone[0]).detach()) == pytest.approx(2.9**2 / 2 / float(method.schedule.sigma[5]) ** 2)
 
@@ -266,7 +267,7 @@ def test_without_initializer_cdrl_starts_there_too_and_counts_no_proposals():
     assert cdrl().sample(2).nfe == 6 * (1 + 2) + 1
     assert cdrl().sample(2, steps=0).nfe == 6
     x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(method.propose(x, torch.tensor([1, 2, 6]), None, (1.0,), None), x)
+    assert torch.equal(method.propose(x, torch.tensor([1, 2, 6]), Condition(), None), x)
 
 
 @pytest.mark.parametrize("predicts", ["x0", "epsilon"])
@@ -299,7 +300,7 @@ def test_guidance_zero_is_plainly_conditional_and_one_concept_its_own_compositio
     assert not torch.equal(made[0], method.sample_from_classes(labels, guidance=1.0).images)
 
 
-def test_without_labels_classes_are_drawn():
+def test_without_labels_classes_are_drawn(monkeypatch):
     """Class k of the exact energies has the mean μ + k: samples of all of them have the mean of these."""
     method, _ = exact(classes=3, steps=200, variance=5e-4, grow=False)
     torch.manual_seed(0)
@@ -321,11 +322,11 @@ def test_guided_evaluations_are_counted():
     assert cdrl(classes=4, initializer=cdrl().initializer).sample_from_classes(labels).nfe == 6 * (1 + 3 * 2) + 3
 
 
-def test_the_last_step_follows_the_classes_too():
+def test_the_last_step_follows_the_classes_too(monkeypatch):
     """Class k of the exact energies has the mean μ + k, none that of 0: guided to class a it is μ + (1 + w) a."""
     method, net = exact(classes=3, noise=0.0)
     labels, weights = guided(torch.tensor([[2]]), 0.5)
-    energy = method._level(0, labels, weights)
+    energy = method._level(0, Condition(labels, weights))
     x = torch.full((1, 1, 1, 1), 0.3).double()
     a, s2 = net.schedule.alpha_bar[0], net.schedule.sigma_bar[0].square()
     v = a.square() * STD**2 + s2
@@ -333,8 +334,8 @@ def test_the_last_step_follows_the_classes_too():
     at = x.clone().requires_grad_()
     torch.testing.assert_close(torch.autograd.grad(energy(at).sum(), at)[0], slope, rtol=1e-5, atol=1e-6)
     ends = []
-    monkey = type(method)._down
-    method._down = lambda *args: ends.extend(monkey(method, *args)) or iter(ends)
+    path = LevelSampler.path
+    monkeypatch.setattr(LevelSampler, "path", lambda sampler, x: ends.extend(path(sampler, x)) or iter(ends))
     made = method.sample_from_classes(torch.tensor([2]), guidance=0.5).images
     want = (ends[-1] - s2 * (ends[-1] - a * (MEAN + 3)) / v) / a
     torch.testing.assert_close(made, want, rtol=1e-5, atol=1e-6)
@@ -364,7 +365,7 @@ def test_guidance_of_the_initializer_is_equation_12():
     time = method.schedule.time[i]
     mean = x + 1.7 * U(x, time, labels) - 0.7 * U(x, time, torch.tensor([-1, -1]))
     torch.manual_seed(0)
-    made = method._proposed(U, x, i, *guided(labels[:, None], 0.7))
+    made = method._proposed(U, x, i, Condition(*guided(labels[:, None], 0.7)))
     torch.manual_seed(0)
     spread = method.schedule.proposal_std(i).view(-1, 1, 1, 1) * torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(made, mean + spread, rtol=1e-4, atol=1e-5)
@@ -372,14 +373,14 @@ def test_guidance_of_the_initializer_is_equation_12():
 
 def test_classes_are_dropped_and_of_several_attributes_one_is_told():
     method = cdrl(classes=4, drop_classes=1.0)
-    assert method._told(torch.tensor([0, 1, 2])).tolist() == [[-1], [-1], [-1]]
+    assert method._training_classes(torch.tensor([0, 1, 2])).tolist() == [[-1], [-1], [-1]]
     method = cdrl(classes=5, drop_classes=0.0)
-    assert method._told(torch.tensor([0, 1, 2])).tolist() == [[0], [1], [2]]
+    assert method._training_classes(torch.tensor([0, 1, 2])).tolist() == [[0], [1], [2]]
     torch.manual_seed(0)
-    told = torch.cat([method._told(torch.tensor([[0, 3], [1, 4]])) for _ in range(50)], dim=1)
+    told = torch.cat([method._training_classes(torch.tensor([[0, 3], [1, 4]])) for _ in range(50)], dim=1)
     assert set(told[0].tolist()) == {0, 3}
     assert set(told[1].tolist()) == {1, 4}
-    assert cdrl()._told(torch.tensor([0, 1])) is None
+    assert cdrl()._training_classes(torch.tensor([0, 1])) is None
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,10 @@ from torch import nn
 from ebmzoo.data import GaussianMixture
 from ebmzoo.energy import gradient, with_gradient
 from ebmzoo.errors import UserError
-from ebmzoo.sampling.ais import (
-    AnnealedImportanceSampling,
-    Box,
-    Ladder,
-    Normal,
-    States,
-    Tempered,
-    Weights,
-    hamiltonian_step,
-)
+from ebmzoo.sampling.ais import AnnealedImportanceSampling, Ladder, Weights
+from ebmzoo.sampling.base_densities import Box, Normal
+from ebmzoo.sampling.energies import Tempered
+from ebmzoo.sampling.hamiltonian import States, hamiltonian_step
 from ebmzoo.sampling.langevin import ChainDivergedError
 
 

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from ebmzoo.energy import gradient
 from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, RecoveryResNet, SNGANFeatures
-from ebmzoo.sampling import langevin
+from ebmzoo.sampling import chain_context
 from ebmzoo.sampling.energies import GivenLatent, Joint
 from ebmzoo.sampling.langevin import Langevin
 from profiling.networks import AtLevel
@@ -31,9 +31,9 @@ def traced(monkeypatch):
 
     @cache
     def tracer(fuse, cuda_graph):
-        return torch.compile(langevin._value, backend="aot_eager")
+        return torch.compile(chain_context._value, backend="aot_eager")
 
-    monkeypatch.setattr(langevin, "_tracer", tracer)
+    monkeypatch.setattr(chain_context, "_tracer", tracer)
     yield
     torch._dynamo.reset()
 
@@ -164,7 +164,7 @@ def test_spectral_norms_move_in_the_chain_s_precision_and_not_in_the_caller_s(pr
 
 
 def test_a_cuda_graph_is_left_out_where_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(langevin, "_tracer", lambda *options: pytest.fail("the CPU's energy was traced"))
+    monkeypatch.setattr(chain_context, "_tracer", lambda *options: pytest.fail("the CPU's energy was traced"))
     for net in nets():
         net.train()
         ends = [chain(s, copy.deepcopy(net), images()) for s in (PLAIN, replace(PLAIN, cuda_graph=True))]
@@ -175,7 +175,7 @@ def test_each_option_is_its_way_to_trace(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda value, **how: asked.append(how))
     for options in ((False, True), (True, False), (True, True)):
-        langevin._tracer.__wrapped__(*options)
+        chain_context._tracer.__wrapped__(*options)
     assert asked == [{"backend": "cudagraphs"}, {"mode": None}, {"mode": "reduce-overhead"}]
 
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from ebmzoo.cli import main
+from ebmzoo.training.config_files import read_config
 from support.paths import ROOT
 
 CONFIG = ROOT / "configs" / "liebm_digits.yaml"
@@ -11,7 +12,7 @@ CONFIG = ROOT / "configs" / "liebm_digits.yaml"
 
 def small(tmp_path, **changes):
     """The digits config with everything made small, as a file."""
-    config = yaml.safe_load(CONFIG.read_text())
+    config = read_config(CONFIG)
     model, data, tasks = config["model"]["init_args"], config["data"]["init_args"], config["tasks"]
     model["energy_net"]["init_args"]["features"]["init_args"] |= {"width": 16, "out_features": 16}
     model["generator"]["init_args"]["width"] = 8

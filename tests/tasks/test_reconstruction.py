@@ -193,7 +193,7 @@ def test_a_chain_that_diverges_leaves_a_note_and_its_later_rows_empty(tmp_path):
     assert math.isfinite(result.figures["inference+1/mse"])
     assert all(math.isnan(result.figures[f"inference+3/{metric}"]) for metric in ("mse", "psnr", "ssim", "seconds"))
     assert len(result.notes) == 1, "told once, not once a batch"
-    assert result.notes[0].startswith("inference+3: the Langevin chain left the finite numbers")
+    assert result.notes[0].startswith("inference+3: the state of the Langevin chain became infinite or NaN")
     told = json.loads(result.write(tmp_path).read_text())
     assert told["figures"]["inference+3/mse"] is None
 

@@ -13,6 +13,7 @@ from ebmzoo.cli import main
 from ebmzoo.methods import CDRL
 from ebmzoo.methods.baselines import CoopNets
 from ebmzoo.training.checkpoint import read
+from ebmzoo.training.config_files import read_config
 from ebmzoo.training.migration import FORMAT, KEY, MOVED, STEPS, MigratingIO, migrated, moved
 from support.paths import CONFIGS, DATA
 
@@ -197,7 +198,7 @@ def test_whole_paths_alone_are_replaced(text, expected):
 
 def replaced(name, keys, value):
     """The config `name` of `configs/` with another value at `keys`."""
-    config = yaml.safe_load((CONFIGS / name).read_text())
+    config = read_config(CONFIGS / name)
     section = config
     for key in keys[:-1]:
         section = section[key]

@@ -17,7 +17,8 @@ from ebmzoo.data.decode import Frame, decode, size_of
 from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Inpaints
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.tasks.latents import (
     ByClass,
     check_guidance,

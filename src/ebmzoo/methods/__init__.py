@@ -20,7 +20,8 @@ from ebmzoo.methods.base.capabilities import (
 )
 from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.methods.base.log_values import LogValues
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
 from ebmzoo.methods.denoising_ebm import DenoisingEBM, DenoisingEBMLearning

@@ -13,7 +13,8 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.log_values import LogValues, squared_error
-from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.families.level_sampler import Condition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood, latent_shape
 from ebmzoo.networks.autoencoder import ImageCoder
 from ebmzoo.networks.base import Initializer, LevelEnergyNet
@@ -108,67 +109,61 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         self.averages = averaged(ema_decay, energy_net=energy_net, initializer=initializer)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        found = {
-            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)
-        }
-        if self.initializer is not None:
-            of_initializer = self.initializer_optimizer, self.initializer_schedule, self.clip_norm
-            found["initializer"] = NetworkOptimizer(self.initializer, *of_initializer)
-        return found
+        energy = optimizers_of(self, {"energy_net": self.energy_optimizer}, self.energy_schedule, self.clip_norm)
+        optimizers = {"initializer": self.initializer_optimizer}
+        return energy | optimizers_of(self, optimizers, self.initializer_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
-        x0, told = self._inward(images), self._told(labels)
+        x0, classes = self._inward(images), self._training_classes(labels)
         i = torch.randint(1, self.schedule.levels + 1, (len(x0),), device=x0.device)
         lower, x = self.schedule.pair(x0, i, self.shared_noise)
         y = column(self.schedule.scale(i), x) * lower
 
-        start = self._proposed(self.initializer, x, i, told)
-        ends = self._refine(start.detach(), x, i, told)
-        loss_energy, readings = self._contrast(y, ends, i, told)
+        start = self._proposed(self.initializer, x, i, Condition(classes))
+        ends = self._refine(start.detach(), x, i, classes)
+        loss_energy, values = self._contrast(y, ends, i, classes)
         grad_norm = self.minimize(loss_energy, "energy_net")
         if self.initializer is not None:
             loss = squared_error(y if self.learns_from_data else ends, start).mean()
-            readings["grad_norm_initializer"] = self.minimize(loss, "initializer")
-            readings["loss_initializer"] = loss.detach()
-        return readings | self._moved(start, ends) | {"grad_norm": grad_norm}
+            values["grad_norm_initializer"] = self.minimize(loss, "initializer")
+            values["loss_initializer"] = loss.detach()
+        return values | self._moved(start, ends) | {"grad_norm": grad_norm}
 
     def _proposed(
         self,
         initializer: Initializer | None,
         x: Tensor,
         i: Tensor,
-        labels: Tensor | None,
-        weights: tuple[float, ...] = (1.0,),
+        condition: Condition,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """ŷ ~ N(Σ_k w_k U(x_i, c_k), m_i² σ̃_i²) (Eq. 6 and 12), or x_i where there is no initializer."""
         if initializer is None:
             return x
-        time = self.schedule.time[i]
+        time, labels, weights = self.schedule.time[i], condition.labels, condition.weights
         if initializer.classes == 0 or labels is None:
-            told = initializer(x, time)
+            prediction = initializer(x, time)
         elif len(weights) == 1:
-            told = weights[0] * initializer(x, time, labels[:, 0])
+            prediction = weights[0] * initializer(x, time, labels[:, 0])
         else:
             k = len(weights)
             each = initializer(x.repeat_interleave(k, 0), time.repeat_interleave(k), labels.flatten())
-            told = (each.unflatten(0, (-1, k)) * column(each.new_tensor(weights), each)).sum(1)
+            prediction = (each.unflatten(0, (-1, k)) * column(each.new_tensor(weights), each)).sum(1)
         xi = torch.randn(x.shape, device=x.device, generator=generator)
-        return self._mean(told, x, i) + column(self.schedule.proposal_std(i), x) * xi
+        return self._mean(prediction, x, i) + column(self.schedule.proposal_std(i), x) * xi
 
-    def _mean(self, told: Tensor, x: Tensor, i: Tensor) -> Tensor:
+    def _mean(self, prediction: Tensor, x: Tensor, i: Tensor) -> Tensor:
+        """The mean of y, from what the initializer predicts."""
         if self.predicts == "y":
-            return x + told
+            return x + prediction
         schedule = self.schedule
         if self.predicts == "epsilon":
-            told = (x - column(schedule.sigma_bar[i], x) * told) / column(schedule.alpha_bar[i], x)
-        return column(schedule.scale(i), x) * schedule.posterior_mean(told, x, i)
+            prediction = (x - column(schedule.sigma_bar[i], x) * prediction) / column(schedule.alpha_bar[i], x)
+        return column(schedule.scale(i), x) * schedule.posterior_mean(prediction, x, i)
 
-    def propose(
-        self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None
-    ) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
         initializer = None if self.initializer is None else cast(Initializer, self.network("initializer"))
-        return self._proposed(initializer, x, i, labels, weights, generator)
+        return self._proposed(initializer, x, i, condition, generator)
 
     @property
     def proposals(self) -> Literal["none", "unconditional", "by class"]:

@@ -18,8 +18,8 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import Average, averaged
 from ebmzoo.methods.base.capabilities import Encodes, LatentConditional, RunsChain
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values
-from ebmzoo.methods.base.method import Samples
 from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.conditional_chain import check_given
 from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Encoder
@@ -196,7 +196,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
             return {}
         loss = cast(Tensor, self.objective(self.encoder, images, negatives=negatives))
         self.minimize(loss, "ssrl")
-        if self.steps_now:
+        if self.optimization.steps_now:
             cast(Average, self.averages["encoder"]).update_parameters(self.encoder)
             self.objective.after_step(self.encoder, self.progress)
         return {"ssrl_loss": loss.detach()}
@@ -233,7 +233,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
     ) -> Samples:
         """From uniform noise, `rounds` times t and K steps on E(x); `steps` counts all of them, and 0 is the noise."""
         if labels is not None:
-            raise UserError("CLEL knows no labels: sample takes none, and sample_given takes latents")
+            raise UserError("CLEL is unconditional: sample takes no labels, and sample_from_latents takes latents")
         return self._from_noise(self.network("energy_net"), n, steps, generator)
 
     @property
@@ -282,8 +282,15 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
                 sampler = replace(self.sampler, steps=min(a_round, whole.steps - done))
                 x0 = self.range.inward(self.augment(x, generator))
                 x = self.range.outward(sampler(energy, x0, generator=generator))
-        temperature = whole.temperature if whole.steps else math.nan
-        return Samples(x, nfe=whole.steps, start="noise", steps=whole.steps, temperature=temperature)
+        return self.chain_info(steps).samples(x)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.replay.shape
+
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        total = self.chain_steps if steps is None else steps
+        return ChainInfo(total, "noise", total, self.sampler.temperature if total else math.nan)
 
     def representations(self) -> dict[str, Callable[[Tensor], Tensor]]:
         net = cast(LatentEnergyNet, self.network("energy_net"))

@@ -20,8 +20,8 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import Encodes, SamplesInStages, SampleStage, StartsFromProposal
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.denoising_ebm_sampling import DenoisingEBMSampling, TwoEnergies, TwoStage
 from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, in_eval_mode
 from ebmzoo.networks.base import Generator
@@ -160,7 +160,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         self._calibration = Calibration()
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     @property
     def phase(self) -> str:
@@ -176,7 +176,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         for key, of in made.items():
             if of != shape:
                 raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
-        with self._calibration.ignore_write_errors():
+        with self._calibration.suspended():
             super().check_data(data)
 
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,15 +282,29 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         """Both chains, and the last denoising; `steps` are those on images, and 0 is the chains' start alone, h(z^K).
 
         Raises:
-            UserError: labels are given, steps are below 0, or given of a model without the texture chain.
+            UserError: Labels are given, steps are below 0, or given for a model without the texture chain.
         """
-        if labels is not None:
-            raise UserError("DenoisingEBM is unconditional: sample takes no labels")
+        self.refuse_labels(labels)
+        info = self.chain_info(steps)
+        stages = self.stages(n, image_steps=info.steps, keep=1, generator=generator)
+        return info.samples(stages[-1].states[-1])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
         steps = self.sampling.steps_of(self.texture, steps)
-        stages = self.stages(n, image_steps=steps, keep=1, generator=generator)
+        latent_steps = self.sampling.latent_steps
+        if self.semantic is None:
+            latent_nfe = 0
+        else:
+            latent_nfe = 2 * (self.semantic.steps if latent_steps is None else latent_steps) + 1
+            latent_nfe = 0 if latent_steps == 0 else latent_nfe
+        denoised = self.sampling.denoise and self.texture is not None and steps > 0
         temperature = self.texture.temperature if self.texture is not None and steps else math.nan
         start = "noise" if self.decoder is None else "semantic"
-        return Samples(stages[-1].states[-1], stages[-1].nfe[-1], start, steps, temperature)
+        return ChainInfo(latent_nfe + steps + int(denoised), start, steps, temperature)
 
     def stages(
         self,

@@ -17,7 +17,7 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -124,7 +124,7 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x, told = images, self.teaching

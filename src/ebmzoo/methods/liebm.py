@@ -22,8 +22,8 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values, squared_error
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages, check_given
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
 from ebmzoo.networks import gaussian
@@ -153,9 +153,10 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        trained_networks = each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        trained_networks = optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
         if self.encoder is not None and self.encoder_stage is not None:
-            trained_networks["encoder"] = self.encoder_stage.descent(self.encoder, self.trainer, self.accumulate)
+            batches = self.optimization.accumulate
+            trained_networks["encoder"] = self.encoder_stage.network_optimizer(self.encoder, self.trainer, batches)
         return trained_networks
 
     def setup(self, stage: str) -> None:
@@ -257,7 +258,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         assert self.encoder_stage is not None
         loss = cast(Tensor, self.encoder_stage.objective(self.encoder, images, negatives=negatives))
         self.minimize(loss, "encoder")
-        if self.steps_now:
+        if self.optimization.steps_now:
             self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
         return loss.detach()
 

@@ -48,21 +48,21 @@ class Calibration:
     """`calibrated`, kept until a tensor of the generator, or one that `place` is made `of`, changes or moves."""
 
     _kept: tuple[object, Generator] | None = None
-    _spared: bool = False
+    _suspended: bool = False
 
     @contextmanager
-    def ignore_write_errors(self) -> Iterator[None]:
-        """Within it generators are given as they are: where shapes are all that is asked, on a device not the run's."""
-        self._spared = True
+    def suspended(self) -> Iterator[None]:
+        """Within it a generator is returned as it is, for a dry run that needs nothing but shapes."""
+        self._suspended = True
         try:
             yield
         finally:
-            self._spared = False
+            self._suspended = False
 
     def __call__(
         self, generator: Generator, place: Callable[[Tensor], Tensor] | None = None, of: Iterable[Tensor] = ()
     ) -> Generator:
-        if self._spared:
+        if self._suspended:
             return generator
         tensors = (*generator.parameters(), *generator.buffers(), *of)
         state = id(generator), [(tensor._version, tensor.device, tensor.dtype) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Chains and what they walk on: the one Langevin sampler, energies made of energies, replay, bounds on log Z."""
+"""The Langevin sampler, composed energies, noise schedules, replay buffers and bounds on log Z."""
 
 from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin

@@ -3,175 +3,29 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ebmzoo.energy import Energy, with_gradient
+from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.progress import tracked
-from ebmzoo.sampling.langevin import ChainDivergedError, during_chain
-
-
-class Base(ABC):
-    """A normalised density p₀ to anneal from; what it draws has the type and the device of `like`."""
-
-    @abstractmethod
-    def draw(self, n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`n` exact draws, of the shape of one of `like`."""
-
-    @abstractmethod
-    def energy(self, x: Tensor) -> Tensor:
-        """−log p₀(x) with its constant, `(B,)` float64."""
-
-    @abstractmethod
-    def gradient(self, x: Tensor) -> Tensor:
-        """−∇ log p₀(x)."""
-
-    @property
-    @abstractmethod
-    def scale(self) -> float:
-        """A step size that is never too short for p₀: the pilot's are no longer."""
-
-    def reflect(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a particle of velocity `v` that came to `x` is in truth, and its velocity: walls throw it back."""
-        return x, v
-
-
-@dataclass(frozen=True)
-class Normal(Base):
-    """N(mean, std² I) on all of space: for an energy whose exp(−E) has a finite integral."""
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def draw(self, n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        shape = (n, *like.shape[1:])
-        return self.mean + self.std * torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
-
-    def energy(self, x: Tensor) -> Tensor:
-        z = (x.double() - self.mean).flatten(1) / self.std
-        return z.square().sum(1) / 2 + z.shape[1] * math.log(self.std * math.sqrt(2 * math.pi))
-
-    def gradient(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std**2
-
-    @property
-    def scale(self) -> float:
-        return 2 * self.std
-
-
-@dataclass(frozen=True)
-class Box(Base):
-    """Uniform on [low, high]^D: every energy that is finite there has a Z, of exp(−E) on the box and nothing outside.
-
-    A particle that leaves the box is reflected at its walls, which keeps the transitions reversible and of volume one
-    (Neal 2011, §5.5.1.5); to reject it instead would hold chains still near the corners, where dark images are.
-    """
-
-    low: float = -1.0
-    high: float = 1.0
-
-    def draw(self, n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        u = torch.rand((n, *like.shape[1:]), dtype=like.dtype, device=like.device, generator=generator)
-        return self.low + (self.high - self.low) * u
-
-    def energy(self, x: Tensor) -> Tensor:
-        value = x[0].numel() * math.log(self.high - self.low)
-        return torch.full((len(x),), value, dtype=torch.float64, device=x.device)
-
-    def gradient(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
-
-    @property
-    def scale(self) -> float:
-        return self.high - self.low
-
-    def reflect(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        width = self.high - self.low
-        at = (x - self.low).remainder(2 * width)  # a path of two widths brings it back with the velocity that it had
-        turned = at > width
-        return self.low + torch.where(turned, 2 * width - at, at), torch.where(turned, -v, v)
-
-
-@dataclass(frozen=True)
-class Tempered:
-    """E(x)/T: the law exp(−E/T) of a chain at temperature T."""
-
-    energy: Energy
-    temperature: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.energy(x) / self.temperature
-
-
-@dataclass(frozen=True)
-class States:
-    """Where chains are, `x` `(B, *)`, with E `(B,)` in float64 and ∇E there."""
-
-    x: Tensor
-    energy: Tensor
-    gradient: Tensor
-
-    @classmethod
-    def at(cls, energy: Energy, x: Tensor) -> States:
-        """The states `x`, by one evaluation of E and its gradient."""
-        value, gradient = with_gradient(energy, x)
-        return cls(x, value.double(), gradient)
-
-    def where(self, chosen: Tensor, other: States) -> States:
-        """Of each chain these where `chosen` `(B,)`, else the other's."""
-        wide = chosen.view(-1, *[1] * (self.x.dim() - 1))
-        return States(
-            torch.where(wide, self.x, other.x),
-            torch.where(chosen, self.energy, other.energy),
-            torch.where(wide, self.gradient, other.gradient),
-        )
-
-
-def hamiltonian_step(
-    energy: Energy,
-    base: Base,
-    beta: float,
-    at: States,
-    step_size: float,
-    leapfrog: int,
-    generator: torch.Generator | None = None,
-) -> tuple[States, Tensor]:
-    """One transition that leaves exp(−E_β), E_β = (1 − β) E₀ + β E, exactly invariant: its end, and which accepted.
-
-    v ~ N(0, I) and then, `leapfrog` times,
-
-        v ← v − ε/2 ∇E_β(x);  x ← x + ε v, reflected at the walls of the base;  v ← v − ε/2 ∇E_β(x)
-
-    which is accepted with probability min(1, exp(H − H')), H = E_β(x) + |v|²/2. One leapfrog step is MALA.
-    Source: Neal 2011, MCMC using Hamiltonian dynamics, §5.3.2.
-    """
-
-    def slope(s: States) -> Tensor:
-        return (1 - beta) * base.gradient(s.x) + beta * s.gradient
-
-    def total(s: States, v: Tensor) -> Tensor:
-        return (1 - beta) * base.energy(s.x) + beta * s.energy + v.double().flatten(1).square().sum(1) / 2
-
-    v = torch.randn(at.x.shape, dtype=at.x.dtype, device=at.x.device, generator=generator)
-    h, end = total(at, v), at
-    for _ in range(leapfrog):
-        v = v - step_size / 2 * slope(end)
-        x, v = base.reflect(end.x + step_size * v, v)
-        end = States.at(energy, x)
-        v = v - step_size / 2 * slope(end)
-    log_u = torch.rand(len(v), dtype=torch.float64, device=v.device, generator=generator).log()
-    accepted = log_u < h - total(end, v)  # what is not a number is not accepted
-    return end.where(accepted, at), accepted
+from ebmzoo.sampling.base_densities import Base
+from ebmzoo.sampling.chain_context import during_chain
+from ebmzoo.sampling.hamiltonian import States, hamiltonian_step
+from ebmzoo.sampling.langevin import ChainDivergedError
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """β₀ = 0 < β₁ < … < β_{K+1} = 1, and the step size ε of the transitions at β₁, …, β_{K+1}."""
+    """The annealing schedule: inverse temperatures and the step sizes of the transitions.
+
+    Args:
+        betas: β₀ = 0 < β₁ < … < β_{K+1} = 1.
+        step_sizes: ε of the transitions at β₁, …, β_{K+1}.
+    """
 
     betas: list[float]
     step_sizes: list[float]
@@ -179,33 +33,46 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Weights:
-    """Log weights `(B,)` float64 of chains that were annealed, and the share of transitions accepted at each β."""
+    """The importance weights of annealed chains.
+
+    >>> weights = Weights(torch.tensor([1.0, 3.0]).log(), acceptance=[])
+    >>> round(weights.log_mean, 4), round(weights.ess, 4)  # log 2 and (1 + 3)²/(1² + 3²)
+    (0.6931, 1.6)
+
+    Args:
+        log: log w, `(B,)` float64.
+        acceptance: The fraction of transitions accepted at each β.
+    """
 
     log: Tensor
     acceptance: list[float]
 
     @property
     def log_mean(self) -> float:
-        """log of the mean weight."""
+        """Logarithm of the mean weight."""
         return float(self.log.logsumexp(0)) - math.log(len(self.log))
 
     @property
     def ess(self) -> float:
-        """(Σw)²/Σw², from 1 to B."""
+        """Effective sample size (Σw)²/Σw², from 1 to B."""
         return math.exp(2 * float(self.log.logsumexp(0)) - float((2 * self.log).logsumexp(0)))
 
     @property
     def error(self) -> float:
-        """The standard error of `log_mean` to first order, √(1/ESS − 1/B)."""
+        """Standard error of `log_mean` to first order, √(1/ESS − 1/B)."""
         return math.sqrt(max(0.0, 1 / self.ess - 1 / len(self.log)))
 
 
 @dataclass(frozen=True)
 class LogZ:
-    """What was found of log Z.
+    """Stochastic bounds on log Z.
 
-    E[exp(lower)] = Z, so that E[lower] ≤ log Z and lower > log Z + t has a probability below e^{−t}; likewise for
-    `upper`, which is a bound only as far as the reverse chains started from exp(−E)/Z itself. NaN without them.
+    E[exp(lower)] = Z, so that E[lower] ≤ log Z and lower > log Z + t has a probability below e^{−t}. The same holds for
+    `upper`, but only as far as the reverse chains started from exp(−E)/Z itself.
+
+    Args:
+        forward: The weights w of the chains from the base to exp(−E).
+        reverse: The weights 1/w of the chains from exp(−E) to the base, or None.
     """
 
     forward: Weights
@@ -218,7 +85,7 @@ class LogZ:
 
     @property
     def upper(self) -> float:
-        """−log of the mean of the reverse 1/w, in nats."""
+        """−log of the mean of the reverse 1/w, in nats; NaN without reverse chains."""
         return math.nan if self.reverse is None else -self.reverse.log_mean
 
 
@@ -226,21 +93,28 @@ class LogZ:
 class AnnealedImportanceSampling:
     """Z = ∫ exp(−E) from chains between a normalised base p₀ and exp(−E), along p_β ∝ p₀^{1−β} e^{−βE}.
 
-    x₀ ~ p₀; for k = 1, …, K + 1:  log w ← log w − (β_k − β_{k−1}) (E(x_{k−1}) − E₀(x_{k−1})), and for k ≤ K x_k by a
-    transition from x_{k−1} that leaves p_{β_k} invariant. Then E[w] = Z. The reverse chain starts from exp(−E)/Z and
-    goes down: E[1/w] = 1/Z. The β and the step sizes come from a pilot run of other chains, so that the chains that
-    count know nothing of themselves. K = 0 is importance sampling.
-    Source: Neal 2001, Annealed importance sampling; Grosse, Ghahramani and Adams 2015 for both directions.
+    x₀ ~ p₀; for k = 1, …, K + 1: log w ← log w − (β_k − β_{k−1}) (E(x_{k−1}) − E₀(x_{k−1})), and for k ≤ K, x_k is
+    drawn from x_{k−1} by a transition that leaves p_{β_k} invariant. Then E[w] = Z. A reverse chain starts from
+    exp(−E)/Z and anneals to p₀: E[1/w] = 1/Z. The β and the step sizes come from a pilot run of other chains, so that
+    they are independent of the chains that are weighted. K = 0 is importance sampling.
+    Source: Neal (2001), Annealed importance sampling; Grosse, Ghahramani and Adams (2015) for both directions.
+
+    The energy of the base itself has Z = 1 exactly:
+
+    >>> from ebmzoo.sampling.base_densities import Normal
+    >>> log_z = AnnealedImportanceSampling(temperatures=1, chains=4)(Normal().energy, Normal(), torch.zeros(1, 2))
+    >>> abs(log_z.lower) < 1e-6
+    True
 
     Args:
-        temperatures: K, how many distributions lie between.
-        chains: B, in each direction.
-        leapfrog: steps of each transition; one is a gradient of E.
-        acceptance: what the pilot's step sizes aim at.
-        tries: transitions of the pilot at each β, after each of which ε ← ε exp(accepted − acceptance).
+        temperatures: K, the number of intermediate distributions.
+        chains: B, the number of chains in each direction.
+        leapfrog: Leapfrog steps of each transition; one step is one gradient of E.
+        acceptance: Acceptance rate that the pilot's step sizes aim at, between 0 and 1.
+        tries: Transitions of the pilot at each β, each followed by ε ← ε exp(accepted − acceptance).
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: If a number is out of its range.
     """
 
     temperatures: int = 200
@@ -264,10 +138,17 @@ class AnnealedImportanceSampling:
         ends: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> LogZ:
-        """The bounds; `ends` `(n, *)` are draws of exp(−E)/Z for the reverse chains. States are of the type of `like`.
+        """Return the bounds on log Z.
+
+        Args:
+            energy: E, `(B, *)` to `(B,)`.
+            base: p₀.
+            like: A tensor `(n, *)` with the shape, type and device of the states.
+            ends: Samples of exp(−E)/Z, `(n, *)`, for the reverse chains; None for no upper bound.
+            generator: Source of randomness; None is torch's global generator.
 
         Raises:
-            ChainDivergedError: a weight was not a number.
+            ChainDivergedError: If a weight is NaN or all weights are zero.
         """
         ladder = self.pilot(energy, base, like, generator)
         forward = self.forward(energy, base, like, ladder, generator)
@@ -276,14 +157,14 @@ class AnnealedImportanceSampling:
     def forward(
         self, energy: Energy, base: Base, like: Tensor, ladder: Ladder, generator: torch.Generator | None = None
     ) -> Weights:
-        """From p₀ up to exp(−E): log w."""
+        """Return the weights w of the chains from p₀ to exp(−E)."""
         x = base.draw(self.chains, like, generator)
         return self._annealed(energy, base, x, ladder.betas, [*ladder.step_sizes[:-1]], "forward chains", generator)
 
     def reverse(
         self, energy: Energy, base: Base, ends: Tensor, ladder: Ladder, generator: torch.Generator | None = None
     ) -> Weights:
-        """From exp(−E) down to p₀: log 1/w."""
+        """Return the weights 1/w of the chains from exp(−E) to p₀."""
         sizes = ladder.step_sizes[:-1][::-1]
         return self._annealed(energy, base, ends, ladder.betas[::-1], sizes, "reverse chains", generator)
 
@@ -296,7 +177,7 @@ class AnnealedImportanceSampling:
         steps: int,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The states after `steps` transitions at β = 1, which leave exp(−E) invariant."""
+        """Return the states `(B, *)` after `steps` transitions at β = 1, which leave exp(−E) invariant."""
         with during_chain(energy, x.device, "ambient"):
             at = States.at(energy, x)
             for _ in tracked(range(steps), "settling"):
@@ -304,10 +185,11 @@ class AnnealedImportanceSampling:
         return at.x
 
     def pilot(self, energy: Energy, base: Base, like: Tensor, generator: torch.Generator | None = None) -> Ladder:
-        """β at equal distances ∫ sd(E − E₀) dβ, the sd under p_β, and step sizes near `acceptance`, by other chains.
+        """Return β at equal distances ∫ sd(E − E₀) dβ, sd under p_β, and step sizes near `acceptance`.
 
-        The distance is what a step of log w varies by (Gelman and Meng 1998, §4.3); a tenth of it is given to the even
-        steps of the pilot's own β_k = (k/(K + 1))⁴, so that no β is left alone where the pilot's chains saw nothing.
+        The distance is the standard deviation of one update of log w (Gelman and Meng 1998, §4.3). A tenth of it is
+        distributed evenly over the pilot's own β_k = (k/(K + 1))⁴, so that regions where the pilot's chains measured no
+        spread also get some β.
         """
         steps = self.temperatures + 1
         betas = [(k / steps) ** 4 for k in range(steps + 1)]
@@ -323,18 +205,18 @@ class AnnealedImportanceSampling:
                     size = min(size, base.scale)
                 sizes.append(size)
                 spreads.append(_spread(at, base))
-        placed = torch.tensor(betas, dtype=torch.float64)
+        pilot_betas = torch.tensor(betas, dtype=torch.float64)
         sd = torch.tensor(spreads, dtype=torch.float64)
-        length = ((sd[1:] + sd[:-1]) / 2 * placed.diff()).cumsum(0)
+        length = ((sd[1:] + sd[:-1]) / 2 * pilot_betas.diff()).cumsum(0)
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         distance = torch.cat([torch.zeros(1, dtype=torch.float64), 0.9 * length / length[-1] + 0.1 * even])
         if not length.isfinite().all() or length[-1] == 0:
             distance = torch.arange(steps + 1, dtype=torch.float64) / steps
-        wanted = torch.arange(steps + 1, dtype=torch.float64) / steps * distance[-1]
-        chosen = _interpolated(wanted, distance, placed).tolist()
+        equal_distances = torch.arange(steps + 1, dtype=torch.float64) / steps * distance[-1]
+        chosen = _interpolated(equal_distances, distance, pilot_betas).tolist()
         chosen[0], chosen[-1] = 0.0, 1.0
         log_sizes = torch.tensor(sizes, dtype=torch.float64).log()
-        return Ladder(chosen, _interpolated(wanted, distance, log_sizes).exp()[1:].tolist())
+        return Ladder(chosen, _interpolated(equal_distances, distance, log_sizes).exp()[1:].tolist())
 
     def _annealed(
         self,
@@ -346,7 +228,7 @@ class AnnealedImportanceSampling:
         what: str,
         generator: torch.Generator | None,
     ) -> Weights:
-        """log w = −Σ_k (β_k − β_{k−1}) (E − E₀)(x_{k−1}) along `betas`, whichever way they go."""
+        """Return log w = −Σ_k (β_k − β_{k−1}) (E − E₀)(x_{k−1}) along `betas`, rising or falling."""
         acceptance = []
         with during_chain(energy, x.device, "ambient"):
             at = States.at(energy, x)
@@ -358,19 +240,19 @@ class AnnealedImportanceSampling:
                     at, accepted = hamiltonian_step(energy, base, betas[k], at, size, self.leapfrog, generator)
                     acceptance.append(float(accepted.double().mean()))
         if log_w.isnan().any() or not (log_w > -math.inf).any():
-            raise ChainDivergedError("the weights of annealed chains are not numbers: the energy is not finite")
+            raise ChainDivergedError("the weights of annealed chains are NaN or all zero: the energy is not finite")
         return Weights(log_w.cpu(), acceptance)
 
 
 def _spread(at: States, base: Base) -> float:
-    """The standard deviation of E − E₀ over chains, of those where it is finite."""
+    """Return the standard deviation of E − E₀ over the chains where it is finite."""
     difference = at.energy - base.energy(at.x)
     finite = difference[difference.isfinite()]
     return float(finite.std()) if len(finite) > 1 else math.nan
 
 
 def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The piecewise linear function through (x, y), x rising, at points between its ends."""
+    """Return the values at `at` of the piecewise linear function through (x, y), for increasing x."""
     right = torch.searchsorted(x, at).clamp(1, len(x) - 1)
     share = (at - x[right - 1]) / (x[right] - x[right - 1])
     return torch.lerp(y[right - 1], y[right], share)

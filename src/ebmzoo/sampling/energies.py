@@ -1,4 +1,7 @@
-"""Energies made of energies; `Langevin` samples any of them."""
+"""Energies composed of energies and networks; `Langevin` samples any of them.
+
+One file because each energy is one equation of a few lines, and all of them combine with each other.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,25 @@ from ebmzoo.sampling.noise_schedule import column
 
 @dataclass(frozen=True)
 class Joint:
-    """The energy of an image and a latent on the unit sphere.
+    """The joint energy of an image and a latent on the unit sphere:
 
-    E(x, z) = E(x) − γ cos(g_ψ(f(x)), z).  Source: LIEBM (Eq. 5, 7) and CLEL (Eq. 10), in the sign of p ∝ exp(−E).
+        E(x, z) = E(x) − γ cos(g_ψ(f(x)), z).
 
     The normalising constant of exp(γ cos(·, z)) over the sphere does not depend on x, hence
     ∫ exp(−E(x, z)) dz ∝ exp(−E(x)).
+    Source: LIEBM (Eq. 5, 7) and CLEL (Eq. 10), with the sign of p ∝ exp(−E).
     Shapes: `x` is `(B, C, H, W)`, `z` is `(B, d)` or `(1, d)`; the energy is `(B,)`, fp32.
+
+    >>> from ebmzoo.networks import LatentEnergy, PlaneFeatures
+    >>> net = LatentEnergy(PlaneFeatures(width=4), latent=3, hidden=4)
+    >>> joint = Joint(net, gamma=0.5)
+    >>> x, z = torch.randn(5, 2, 1, 1), torch.randn(1, 3)
+    >>> torch.allclose(joint(x, z) + joint(x, -z), 2 * net(x), atol=1e-5)
+    True
+
+    Args:
+        net: The network with f, the marginal energy E(x) and g_ψ.
+        gamma: γ, the weight of the agreement, 0 or more.
     """
 
     net: LatentEnergyNet
@@ -37,22 +52,40 @@ class Joint:
 
 @dataclass(frozen=True)
 class GivenLatent:
-    """E(· | z) = E(·, z) with the latent held at `z`, which may be one for all images: `(1, d)`."""
+    """The conditional energy E(x | z) = E(x, z) + const. of images for fixed latents.
+
+    Source: LIEBM (Eq. 9). Shapes: `x` is `(B, C, H, W)`; the energy is `(B,)`, fp32.
+
+    >>> from ebmzoo.networks import LatentEnergy, PlaneFeatures
+    >>> joint = Joint(LatentEnergy(PlaneFeatures(width=4), latent=3, hidden=4), gamma=0.5)
+    >>> x, z = torch.randn(5, 2, 1, 1), torch.randn(1, 3)
+    >>> torch.equal(GivenLatent(joint, z)(x), joint(x, z))
+    True
+
+    Args:
+        joint: E(x, z).
+        z: The latents, `(B, d)`, or `(1, d)` for one latent for all images.
+    """
 
     joint: Joint
     z: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        # A latent made under inference mode cannot be saved for a backward pass; its copy can.
+        # A latent created under inference mode cannot be saved for a backward pass; its copy can.
         return self.joint(x, self.z.clone() if self.z.is_inference() else self.z)
 
 
 @dataclass(frozen=True)
 class Composed:
-    """E(x) − γ Σₖ cos(g_ψ(f(x)), zₖ): the product of exp(γ cos(·, zₖ)) over k latents, and of exp(−E(x)) once.
+    """The energy of images that agree with several latents: E(x | z₁, …, z_k) = E(x) − γ Σᵢ cos(g_ψ(f(x)), zᵢ).
 
-    Source: CLEL (Eq. 15), whose |f|/2 must be the |f|²/2 of Eq. 10. With one latent it is `GivenLatent`.
-    Shapes: `z` is `(B, k, d)`, or `(1, k, d)` for the same latents for all images.
+    exp(−E) is the product of exp(γ cos(·, zᵢ)) over the latents with a single factor exp(−E(x)); with one latent it is
+    `GivenLatent`. Source: CLEL (Eq. 15), whose |f|/2 must be the |f|²/2 of Eq. 10.
+    Shapes: `x` is `(B, C, H, W)`; the energy is `(B,)`, fp32.
+
+    Args:
+        joint: E(x, z).
+        z: The latents, `(B, k, d)`, or `(1, k, d)` for the same latents for all images.
     """
 
     joint: Joint
@@ -66,7 +99,21 @@ class Composed:
 
 @dataclass(frozen=True)
 class Informed:
-    """E(x, h(x)): the latent is the encoder's own, and its gradient flows through h. Source: LIEBM (Eq. 10)."""
+    """The energy E(x, h(x)) of an image with the encoder's own latent; the gradient also flows through h.
+
+    Source: LIEBM (Eq. 10). Shapes: `x` is `(B, C, H, W)`; the energy is `(B,)`, fp32.
+
+    >>> from ebmzoo.networks import LatentEnergy, PlaneFeatures
+    >>> joint = Joint(LatentEnergy(PlaneFeatures(width=4), latent=2, hidden=4), gamma=0.5)
+    >>> encoder = lambda x: torch.nn.functional.normalize(x.flatten(1), dim=1)
+    >>> x = torch.randn(5, 2, 1, 1)
+    >>> torch.equal(Informed(joint, encoder)(x), joint(x, encoder(x)))
+    True
+
+    Args:
+        joint: E(x, z).
+        encoder: h, images `(B, C, H, W)` to latents `(B, d)`.
+    """
 
     joint: Joint
     encoder: Callable[[Tensor], Tensor]
@@ -77,7 +124,18 @@ class Informed:
 
 @dataclass(frozen=True)
 class Product:
-    """The product of densities: E(x) = Σᵢ wᵢ Eᵢ(x), weights 1 unless given. Source: Du et al. 2020, Eq. 3."""
+    """The energy of a product of densities: E(x) = Σᵢ wᵢ Eᵢ(x).
+
+    Source: Du et al. (2020), Eq. 3. Shapes: `x` is `(B, *)`; the energy is `(B,)`.
+
+    >>> square = lambda x: x.square().sum(1)
+    >>> Product((square, square), weights=(1.0, 2.0))(torch.ones(1, 2))
+    tensor([6.])
+
+    Args:
+        energies: E₁, E₂, ….
+        weights: w₁, w₂, …, one for each energy; None means that all are 1.
+    """
 
     energies: tuple[Energy, ...]
     weights: tuple[float, ...] | None = None
@@ -91,13 +149,26 @@ class Product:
 
 
 def agreement(net: LatentEnergyNet, f: Tensor, z: Tensor) -> Tensor:
-    """cos(g_ψ(f), z) in [-1, 1], `(B,)`: how well the energy's own latent agrees with the encoder's."""
+    """Return cos(g_ψ(f), z) in [-1, 1], `(B,)`: how well the energy's own latent agrees with the encoder's.
+
+    Shapes: `f` is `(B, out_features)`, `z` is `(B, d)` or `(1, d)`.
+    """
     return cosine_similarity(net.project(f), z, dim=1)
 
 
 @dataclass(frozen=True)
 class Tilted:
-    """E(x) + |x|²/2s²: the density exp(−E) times the reference N(0, s²I). Source: Xie et al. 2018 (CoopNets), Eq. 1."""
+    """The energy E(x) + |x|²/2s² of the density exp(−E) times the reference density N(0, s²I).
+
+    Source: Xie et al. (2018, CoopNets), Eq. 1. Shapes: `x` is `(B, *)`; the energy is `(B,)`.
+
+    >>> Tilted(lambda x: torch.zeros(len(x)), std=2.0)(torch.full((1, 2), 2.0))
+    tensor([1.])
+
+    Args:
+        energy: E.
+        std: s, positive.
+    """
 
     energy: Energy
     std: float
@@ -107,10 +178,32 @@ class Tilted:
 
 
 @dataclass(frozen=True)
-class Hat:
-    """E(y, z) = E(G(z) + y): the energy of a residual image y and a latent z. Source: Hill et al. 2022 (Hat EBM).
+class Tempered:
+    """The energy E(x)/T, whose density exp(−E/T) is the stationary law of a chain at temperature T.
 
-    Shapes: `y` is `(B, C, H, W)`, `z` is `(B, latent)`; the energy is `(B,)`.
+    Shapes: `x` is `(B, *)`; the energy is `(B,)`.
+
+    Args:
+        energy: E.
+        temperature: T, positive.
+    """
+
+    energy: Energy
+    temperature: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy(x) / self.temperature
+
+
+@dataclass(frozen=True)
+class Hat:
+    """The energy E(y, z) = E(G(z) + y) of a residual image y and a latent z.
+
+    Source: Hill et al. (2022, Hat EBM). Shapes: `y` is `(B, C, H, W)`, `z` is `(B, latent)`; the energy is `(B,)`.
+
+    Args:
+        energy: E.
+        generator: G, latents `(B, latent)` to images `(B, C, H, W)`.
     """
 
     energy: Energy
@@ -122,7 +215,12 @@ class Hat:
 
 @dataclass(frozen=True)
 class OfResidual:
-    """E(· | z) of a `Hat`: y to E(G(z) + y), with G(z) given as `image` so that it is made once."""
+    """The energy of the residual image in a `Hat` for a fixed latent: y to E(G(z) + y).
+
+    Args:
+        energy: E.
+        image: G(z), `(B, C, H, W)`, computed once by the caller.
+    """
 
     energy: Energy
     image: Tensor
@@ -133,7 +231,12 @@ class OfResidual:
 
 @dataclass(frozen=True)
 class OfLatent:
-    """E(· | y) of a `Hat`: z to E(G(z) + y)."""
+    """The energy of the latent in a `Hat` for a fixed residual image: z to E(G(z) + y).
+
+    Args:
+        hat: E(y, z).
+        y: The residual images, `(B, C, H, W)`.
+    """
 
     hat: Hat
     y: Tensor
@@ -144,11 +247,17 @@ class OfLatent:
 
 @dataclass(frozen=True)
 class AtLevel:
-    """E(y) = Σ_k w_k Ê(y, λ, c_k)/s²: one noise level of a sequence of energies, of one class or guided by several.
+    """The energy E(y) = Σ_k w_k Ê(y, λ, c_k)/s² of one noise level, for one class or a weighted sum over classes.
 
-    The unit s² is the variance of the level's Langevin noise. Source: CDRL, A.2 and Eq. 11, 13, 14.
-    Shapes: `time` and `unit` are `(B,)`, `labels` is `(B, k)` int64, or None for a network without classes; the
-    energy is `(B,)`. The k energies of an image are of one pass.
+    Source: CDRL, A.2 and Eq. 11, 13, 14. Shapes: `y` is `(B, *)`; the energy is `(B,)`. The k energies of an image are
+    computed in one pass.
+
+    Args:
+        net: Ê, one network for all levels.
+        time: The time t of each image's level, `(B,)`, from `NoiseSchedule.time`.
+        unit: s², the variance of the Langevin noise at each image's level, `(B,)`.
+        labels: The classes c_k of each image, `(B, k)` int64, or None for a network without classes.
+        weights: w_k, one for each class.
     """
 
     net: LevelEnergyNet
@@ -161,8 +270,8 @@ class AtLevel:
         k = len(self.weights)
         if k == 1:
             label = None if self.labels is None else self.labels[:, 0]
-            alone: Tensor = self.weights[0] * self.net(y, self.time, label) / self.unit
-            return alone
+            single: Tensor = self.weights[0] * self.net(y, self.time, label) / self.unit
+            return single
         assert self.labels is not None
         each: Tensor = self.net(y.repeat_interleave(k, 0), self.time.repeat_interleave(k), self.labels.flatten())
         energies = each.view(-1, k) * each.new_tensor(self.weights)
@@ -171,9 +280,14 @@ class AtLevel:
 
 @dataclass(frozen=True)
 class Recovery:
-    """E(y|x) = E(y) + |y − x|²/2σ²: the energy of a less noisy y given the noisier x. Source: DRL, Eq. 3; CDRL, Eq. 3.
+    """The recovery energy E(y|x) = E(y) + |y − x|²/2σ² of a less noisy image y conditional on the noisier x.
 
-    Shapes: `y` and `x` are `(B, *)`, `precision` is 1/σ², `(B,)`, 0 for the marginal energy; the result `(B,)`.
+    Source: DRL, Eq. 3; CDRL, Eq. 3. Shapes: `y` is `(B, *)`; the energy is `(B,)`.
+
+    Args:
+        energy: E.
+        x: The noisier images, `(B, *)`.
+        precision: 1/σ², `(B,)`; 0 gives the marginal energy E(y).
     """
 
     energy: Energy
@@ -185,25 +299,43 @@ class Recovery:
 
 
 def guided(labels: Tensor, guidance: float) -> tuple[Tensor, tuple[float, ...]]:
-    """The classes and weights of a composition with classifier-free guidance w: `(n, k)` to `(n, k + 1)`, −1 for none.
+    """Return the classes and weights of `AtLevel` for classifier-free guidance:
 
-    E = (1 + w) Σ_{k=1..M} E(·|c_k) − (M w + M − 1) E(·)  (CDRL, Eq. 14; Eq. 11 for M = 1, Eq. 13 for w = 0). A weight
-    of 0 is left out.
+        E = (1 + w) Σ_{k=1..M} E(·|c_k) − (M w + M − 1) E(·).
+
+    Source: CDRL, Eq. 14; Eq. 11 for M = 1, Eq. 13 for w = 0.
+
+    >>> guided(torch.tensor([[3]]), guidance=2.0)
+    (tensor([[ 3, -1]]), (3.0, -2.0))
+
+    Args:
+        labels: c_k, `(n, M)` int64.
+        guidance: w.
+
+    Returns:
+        The classes, `(n, M + 1)`, with −1 for no class, and their weights. The last is left out if its weight is 0.
     """
     m = labels.shape[1]
-    given, none = (1 + guidance,) * m, -(m * guidance + m - 1)
-    if none == 0:
-        return labels, given
-    return torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1), (*given, none)
+    conditional, unconditional = (1 + guidance,) * m, -(m * guidance + m - 1)
+    if unconditional == 0:
+        return labels, conditional
+    return torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1), (*conditional, unconditional)
 
 
 @dataclass(frozen=True)
 class DenoisingError:
-    """U(x) = w(σ) |x − r(x + σε, σ)|², w(σ) = 1/2 max(σ, `floor`)², with ε ~ N(0, I) anew at each call, or a given one.
+    """The denoising error U(x) = |x − r(x + σε, σ)|² / 2 max(σ, floor)² with ε ~ N(0, I), low where r restores x.
 
-    It is −log of the density of x given x + σε under N(r, σ²I), but for a constant: low where r restores x.
-    Source: Denoising-EBM, Eq. 7 (texture energy), before which U ≈ −log q(x|x̃) must be read. `floor` 0 is Eq. 7 itself.
-    Shapes: `sigma` is `(B,)`, `noise` broadcasts to x; the energy is `(B,)`. The gradient flows through x + σε.
+    Up to a constant it is −log N(x; r(x̃, σ), σ²I) at x̃ = x + σε. The gradient also flows through x̃.
+    Source: Denoising-EBM, Eq. 7 (texture energy), where the text before it must read U ≈ −log q(x|x̃).
+    Shapes: `x` is `(B, C, H, W)`; the energy is `(B,)`.
+
+    Args:
+        denoiser: r.
+        sigma: σ, `(B,)`.
+        floor: Lower limit of σ in the denominator; 0 is Eq. 7 itself.
+        noise: A fixed ε that broadcasts to x; None draws a new one at each call.
+        generator: Source of ε; None is torch's global generator.
     """
 
     denoiser: Denoiser
@@ -223,9 +355,13 @@ class DenoisingError:
 
 @dataclass(frozen=True)
 class OfDecoder:
-    """z to E(h(z)). Source: Denoising-EBM, Eq. 8 (semantic energy), without the Jacobian of h.
+    """The energy E(h(z)) of a latent through a decoder, without the Jacobian of h.
 
-    Shapes: `z` is `(B, latent)`; the energy `(B,)`. h must not mix the latents of a batch.
+    Source: Denoising-EBM, Eq. 8 (semantic energy). Shapes: `z` is `(B, latent)`; the energy is `(B,)`.
+
+    Args:
+        energy: E.
+        decoder: h, latents to images; it must not mix the latents of a batch.
     """
 
     energy: Energy
@@ -237,9 +373,15 @@ class OfDecoder:
 
 @dataclass(frozen=True)
 class DenoisingPotential:
-    """E(x) = x·(x − r(x, σ))/2σ²: an energy whose force −∇E is (r(x) − x)/σ² where r(x) = Kx, K = Kᵀ.
+    """The energy E(x) = x·(x − r(x, σ))/2σ² of a denoiser.
 
-    Source: Romano, Elad & Milanfar 2017, Regularization by denoising, Eq. 4.
+    Its force −∇E is (r(x) − x)/σ² if r is linear and symmetric, r(x) = Kx with K = Kᵀ.
+    Source: Romano, Elad & Milanfar (2017), Regularization by denoising, Eq. 4.
+    Shapes: `x` is `(B, C, H, W)`; the energy is `(B,)`.
+
+    Args:
+        denoiser: r.
+        sigma: σ, `(B,)`.
     """
 
     denoiser: Denoiser
@@ -253,9 +395,14 @@ class DenoisingPotential:
 
 @dataclass(frozen=True)
 class OfScore:
-    """−s(x)·x with s(x) = (r(x, σ) − x)/σ² held fixed: its gradient is −s, and its value means nothing.
+    """−s(x)·x, with s(x) = (r(x, σ) − x)/σ² taken as a constant, so that its gradient is −s(x).
 
-    By it `Langevin` follows a field that need not be a gradient. Source: Vincent 2011; Denoising-EBM, Eq. 2.
+    With it `Langevin` follows a vector field that need not be a gradient; the value itself has no meaning.
+    Source: Vincent (2011); Denoising-EBM, Eq. 2. Shapes: `x` is `(B, C, H, W)`; the value is `(B,)`.
+
+    Args:
+        denoiser: r.
+        sigma: σ, `(B,)`.
     """
 
     denoiser: Denoiser
@@ -269,10 +416,15 @@ class OfScore:
 
 @dataclass(frozen=True)
 class Observed:
-    """E(x) + |A x − y|²/2σ²: the energy of what is measured as y = A x + σε; with σ = ∞ it is E alone.
+    """The posterior energy E(x) + |A x − y|²/2σ² of an image x with the measurement y = A x + σε.
 
-    Source: LIEBM, Eq. 16 and 17, which measure A⁺A x against A⁺y.
-    Shapes: `x` is `(B, *)` and A x of the shape of `y`; the energy is `(B,)`. A may be any differentiable function.
+    Source: LIEBM, Eq. 16 and 17, which compare A⁺A x with A⁺y. Shapes: `x` is `(B, *)`; the energy is `(B,)`.
+
+    Args:
+        energy: E.
+        operator: A, any differentiable function from `(B, *)` to the shape of `y`.
+        y: The measurement.
+        sigma: σ, positive; infinity gives E alone.
     """
 
     energy: Energy
@@ -286,5 +438,5 @@ class Observed:
 
 
 def _saved(sigma: Tensor) -> Tensor:
-    # A tensor made under inference mode cannot be saved for a backward pass; its copy can.
+    # A tensor created under inference mode cannot be saved for a backward pass; its copy can.
     return sigma.clone() if sigma.is_inference() else sigma

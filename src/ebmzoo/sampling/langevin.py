@@ -1,48 +1,63 @@
-"""Langevin: the one sampler, a frozen dataclass of numbers that acts on any energy."""
+"""Unadjusted Langevin dynamics, the one sampler of every method: a frozen dataclass that acts on any energy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
-from ebmzoo.energy import Energy, frozen, gradient
+from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
+from ebmzoo.sampling.chain_context import during_chain, traced
 
 
 class ChainDivergedError(RuntimeError):
-    """A Langevin chain left the finite numbers; the message says at which step."""
+    """The state of a Langevin chain became infinite or NaN; the message names the first such step.
+
+    >>> chain = Langevin(steps=3, step_size=1.0)
+    >>> chain(lambda x: torch.inf * x.square().sum(1), torch.ones(1, 2))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ebmzoo.sampling.langevin.ChainDivergedError: the state of the Langevin chain became infinite or NaN at step 1: ...
+    """
 
 
 @dataclass(frozen=True)
 class Langevin:
-    r"""Unadjusted Langevin dynamics with the gradient step and the noise as two separate numbers.
+    """Unadjusted Langevin dynamics with the gradient step and the noise as two separate numbers:
 
-    .. math:: x \leftarrow x - η ∇E(x) + τ ξ,   ξ ~ N(0, I)
+        x ← x − η ∇E(x) + τ ξ,   ξ ~ N(0, I).
 
     Its stationary law is exp(−E/T) with T = τ²/2η, up to the bias of a finite step.
-    Source: LIEBM (Eq. 9); Du & Mordatch 2019 for η and τ apart; Hill et al. 2022 for the norm of a step.
+    Source: LIEBM (Eq. 9); Du & Mordatch (2019) for separate η and τ; Hill et al. (2022) for the limit on a step's norm.
+
+    >>> chain = Langevin(steps=2, step_size=0.5, noise=0.0)
+    >>> chain(lambda x: x.square().sum(1) / 2, torch.ones(1, 2))
+    tensor([[0.2500, 0.2500]])
+    >>> Langevin.from_delta(steps=10, delta=0.5, temperature=0.5).temperature
+    0.5
 
     Args:
         steps: K, the number of steps; one step is one network evaluation.
-        step_size: η, in the units of the images that the energy sees.
-        noise: τ, the standard deviation of a step's noise. None means √(2η), temperature one.
-        clip: each element of ∇E is clamped to [−clip, clip] (IGEBM). None leaves it as it is.
-        max_step_norm: the largest Euclidean norm of one image's gradient step η∇E (Hat EBM: 2.5). None: no limit.
-        bounds: the state is clamped to this range after every step. None leaves it free.
-        precision: bf16 runs the network under bf16 autocast, fp32 without autocast, ambient as the caller does. The
-            state, its noise and its gradient stay fp32 in all three.
-        channels_last: keep image states channels-last in memory, which convolutions run faster on.
-        compile: run E by `torch.compile`. The first chain of an energy waits for the compiler, minutes for a large one.
-        cuda_graph: run E as a CUDA graph, all kernels of a pass launched at once; nothing changes where there is no
-            GPU. With it or `compile`, weights, spectral norms and step sizes may change between chains.
+        step_size: η, in the units of the images that the energy receives.
+        noise: τ, the standard deviation of the noise of one step. None means √(2η), temperature one.
+        clip: Each element of ∇E is clamped to [−clip, clip] (IGEBM). None leaves it unclamped.
+        max_step_norm: Largest Euclidean norm of one image's gradient step η∇E (Hat EBM: 2.5). None means no limit.
+        bounds: The state is clamped to this range after every step. None leaves it unclamped.
+        precision: `bf16` runs the network under bf16 autocast, `fp32` without autocast, `ambient` under the caller's
+            autocast. The state, its noise and its gradient are fp32 in all three.
+        channels_last: Keep image states channels-last in memory, on which convolutions run faster.
+        compile: Run E through `torch.compile`. The first chain of an energy waits for the compiler, minutes for a large
+            network.
+        cuda_graph: Run E as a CUDA graph, which launches all kernels of a pass at once; without a GPU it has no effect.
+            With `cuda_graph` or `compile`, weights, spectral norms and step sizes may change between chains.
+
+    Raises:
+        UserError: If a number is negative or not finite, or the lower bound is not below the upper one.
     """
 
     steps: int
@@ -68,11 +83,11 @@ class Langevin:
 
     @classmethod
     def from_delta(cls, steps: int, delta: float, temperature: float = 1.0) -> Langevin:
-        """The papers' one-number form: η = δ²/2T and τ = δ, which has temperature T."""
+        """Return the chain of the papers' one-number form: η = δ²/2T and τ = δ, which has temperature T."""
         return cls(steps=steps, step_size=delta**2 / (2 * temperature), noise=delta)
 
     def lasting(self, steps: int | None) -> Langevin:
-        """The same chain with `steps` steps; as it is for None."""
+        """Return the same chain with `steps` steps, or this chain if `steps` is None."""
         return self if steps is None else replace(self, steps=steps)
 
     @property
@@ -82,12 +97,12 @@ class Langevin:
 
     @property
     def temperature(self) -> float:
-        """T = τ²/2η of the law exp(−E/T) that the chain targets; NaN when η = 0."""
+        """T = τ²/2η of the law exp(−E/T) that the chain targets; NaN if η = 0."""
         return self.tau**2 / (2 * self.step_size) if self.step_size > 0 else math.nan
 
     @property
     def noise_floor(self) -> float:
-        """√K·τ, the root-mean-square displacement per element of a chain whose energy is flat."""
+        """√K·τ, the root-mean-square displacement per element of a chain on a constant energy."""
         return math.sqrt(self.steps) * self.tau
 
     def __call__(
@@ -99,12 +114,17 @@ class Langevin:
         noise: float | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The state after K steps from `x`, detached; `x` itself is left as it is.
+        """Return the state after K steps from `x`, `(B, *)`, detached; `x` itself does not change.
 
-        Shapes: `x` is `(B, *)`; `step_size` and `noise` replace the sampler's own and may be `(B,)`, one an image.
+        Args:
+            energy: E, `(B, *)` to `(B,)`; the energy of one image must not depend on another.
+            x: The start, `(B, *)`.
+            step_size: η in place of the sampler's own, a number or `(B,)`.
+            noise: τ in place of the sampler's own, a number or `(B,)`.
+            generator: Source of the noise; None is torch's global generator.
 
         Raises:
-            ChainDivergedError: a state was not finite, with the first step at which it was so.
+            ChainDivergedError: If a state is infinite or NaN; the message names the first such step.
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
@@ -112,7 +132,7 @@ class Langevin:
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
-        _raise_if_diverged(finite, first=1)  # the one time that a chain makes the host wait for the device
+        _raise_if_diverged(finite, first=1)  # the only point at which the host waits for the device
         return x
 
     def path(
@@ -124,7 +144,10 @@ class Langevin:
         noise: float | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Every state from the start to the K-th, K + 1 in all; a change made in place stays."""
+        """Yield all K + 1 states from the start to the last; the chain continues from in-place changes to a state.
+
+        The arguments and errors are those of a call.
+        """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
         yield x
@@ -175,91 +198,16 @@ def _start(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _per_image(value: float | Tensor, x: Tensor) -> float | Tensor:
-    """A `(B,)` tensor shaped to multiply `x`; a number as it is."""
+    """Return a `(B,)` tensor in a shape that multiplies `x`, and a number as it is."""
     if isinstance(value, Tensor) and value.dim() == 1:
         return value.to(x.device, x.dtype).view(-1, *[1] * (x.dim() - 1))
     return value
-
-
-def _modules(energy: object) -> Iterator[nn.Module]:
-    """The networks inside an energy: itself, or those among the fields of an energy made of energies."""
-    if isinstance(energy, nn.Module):
-        yield energy
-    elif is_dataclass(energy):
-        for field in fields(energy):
-            value = getattr(energy, field.name)
-            for part in value if isinstance(value, tuple) else (value,):
-                yield from _modules(part)
-
-
-def _value(energy: Energy, x: Tensor) -> Tensor:
-    return energy(x)
-
-
-@cache
-def _tracer(fuse: bool, cuda_graph: bool) -> Callable[[Energy, Tensor], Tensor]:
-    # the energy is an argument, so that those made anew for every chain, of the same networks, are traced once
-    if not fuse:
-        return torch.compile(_value, backend="cudagraphs")
-    return torch.compile(_value, mode="reduce-overhead" if cuda_graph else None)
-
-
-def traced(energy: Energy, fuse: bool, cuda_graph: bool) -> Energy:
-    """The same energy, run by `torch.compile`: with fused kernels, as a CUDA graph, or both."""
-    run = _tracer(fuse, cuda_graph)
-
-    def value(x: Tensor) -> Tensor:
-        if cuda_graph and x.is_cuda:
-            # the gradient of the step before has been used
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return run(energy, x)
-
-    return value
-
-
-@contextmanager
-def during_chain(energy: Energy, device: torch.device, precision: str, once: bool = True) -> Iterator[None]:
-    """Parameters frozen, autocast as asked, reparametrised weights (spectral norm) still, with `once` computed once."""
-    kind = device.type
-    on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    if precision != "ambient":
-        on, dtype = precision == "bf16", torch.bfloat16
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(frozen(*_modules(energy)))
-        # autocast would keep its cast of every state, which needs a gradient as a weight does, until it ends
-        stack.enter_context(torch.autocast(kind, dtype, enabled=on, cache_enabled=False))
-        stack.enter_context(parametrize.cached() if once else _still(*_modules(energy)))
-        yield
-
-
-@contextmanager
-def _still(*modules: nn.Module) -> Iterator[None]:
-    """Reparametrised weights move once, as one reading does that the chain keeps, and not at each step.
-
-    A traced energy computes them anew at every step, as `torch.compile` cannot follow `parametrize.cached`.
-    """
-    held = []
-    for module in {part for m in modules for part in m.modules() if parametrize.is_parametrized(part)}:
-        for name, chain in module.parametrizations.items():  # type: ignore[union-attr, operator]
-            moving = [part for part in chain.modules() if part.training]
-            if moving:
-                getattr(module, name)
-            held += moving
-    for part in held:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in held:
-            part.training = True
 
 
 def _raise_if_diverged(finite: Tensor, first: int) -> None:
     bad = (~finite).nonzero()
     if len(bad):
         raise ChainDivergedError(
-            f"the Langevin chain left the finite numbers at step {first + int(bad[0])}: "
+            f"the state of the Langevin chain became infinite or NaN at step {first + int(bad[0])}: "
             "lower the step size or set a limit (clip, max_step_norm, bounds)"
         )

@@ -1,4 +1,4 @@
-"""The chains of a sequence of energies, one for each transition between noise levels."""
+"""The Langevin chains of a sequence of energies, one for each transition between noise levels."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ from ebmzoo.sampling.noise_schedule import NoiseSchedule
 class RecoveryChain:
     """The Langevin chains of a sequence of energies: at transition i, η = s_i²/2 and τ = s_i, temperature 1.
 
-    s_i² = c (σ̄_{i−1}/σ̄_0) σ_i² (CDRL, Eq. 16, whose 0.054 is c/σ̄_0), or c σ_i²/σ̄_0 where it does not `grow`.
-    The energy is Ê/s_i², so that a step is ½ ∇Ê, whatever s_i is.
+    s_i² = c (σ̄_{i−1}/σ̄_0) σ_i² with `grow`, else c σ_i²/σ̄_0. The energy is Ê/s_i², so that the gradient step is ½ ∇Ê
+    for every s_i. Source: CDRL, Eq. 16, where 0.054 is c/σ̄_0.
+
+    >>> from ebmzoo.sampling import DRLSchedule
+    >>> RecoveryChain().unit(DRLSchedule(levels=6), torch.arange(1, 7)).shape
+    torch.Size([6])
+    >>> energy, one = lambda y: y.square().sum(1) / 2, torch.ones(1)
+    >>> RecoveryChain(steps=1, noise=0.0)(energy, torch.ones(1, 2), unit=one, steps=1)  # y − s²/2 ∇E with s = 1
+    tensor([[0.5000, 0.5000]])
 
     Args:
-        steps: K, at each level.
-        variance: c; CDRL 4e-4, DRL 2e-4.
-        grow: whether s_i² grows with the noise that is there; the code's plane has it not.
-        noise: factor of the noise when sampling; DRL 0.99.
-        precision: as of `Langevin`.
+        steps: K, the number of steps at each level.
+        variance: c; 4e-4 in CDRL, 2e-4 in DRL.
+        grow: Whether s_i² grows with the noise σ̄_{i−1}; it does not in CDRL's code for the plane.
+        noise: Factor of the noise when sampling; 0.99 in DRL.
+        precision: As for `Langevin`.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: If a number is out of its range.
     """
 
     steps: int = 15
@@ -49,7 +56,7 @@ class RecoveryChain:
             raise UserError(f"model.chain.noise is {self.noise}; it must be 0 or more")
 
     def unit(self, schedule: NoiseSchedule, i: Tensor) -> Tensor:
-        """s_i², `(B,)`."""
+        """Return s_i², `(B,)`, of transitions `i`, `(B,)` int64."""
         grown = schedule.sigma_bar[i - 1] if self.grow else 1.0
         return self.variance * grown / schedule.sigma_bar[0] * schedule.sigma[i].square()
 
@@ -61,19 +68,30 @@ class RecoveryChain:
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """K Langevin steps of training; with `steps`, those of sampling."""
+        """Return the states after the K steps of training, or, if `steps` is given, after that many of sampling.
+
+        Args:
+            energy: E = Ê/s².
+            y: The start, `(B, *)`.
+            unit: s², `(B,)`.
+            steps: Number of steps of sampling; s² then becomes s² K/steps and the noise is multiplied by `noise`.
+            generator: Source of the noise; None is torch's global generator.
+
+        Raises:
+            ChainDivergedError: If a state is infinite or NaN.
+        """
         chain, eta, tau = self._sized(unit, steps)
         return chain(energy, y, step_size=eta, noise=tau, generator=generator)
 
     def path(
         self, energy: Energy, y: Tensor, unit: Tensor, steps: int, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
-        """Every state of sampling; a change made in place stays."""
+        """Yield all states of sampling; the chain continues from in-place changes to a state."""
         chain, eta, tau = self._sized(unit, steps)
         return chain.path(energy, y, step_size=eta, noise=tau, generator=generator)
 
     def _sized(self, unit: Tensor, steps: int | None) -> tuple[Langevin, Tensor, Tensor]:
         chain = Langevin(self.steps if steps is None else steps, 1.0, precision=self.precision)
-        # K' steps in place of K are longer: s ∝ 1/√K' (CDRL, §4.2). The energy stays that of training.
+        # With K' steps in place of K, s ∝ 1/√K' (CDRL, §4.2). The energy remains that of training.
         adjusted = unit * (self.steps / max(chain.steps, 1))
         return chain, adjusted / 2, adjusted.sqrt() * (1.0 if steps is None else self.noise)

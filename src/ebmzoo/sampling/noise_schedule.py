@@ -1,4 +1,4 @@
-"""Noise schedules: the levels of a diffusion, and the noisy pairs of two neighbouring levels."""
+"""Noise schedules: the levels of a diffusion, pairs of images at neighbouring levels, and geometric noise levels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,25 @@ class NoiseSchedule(nn.Module, ABC):
     """Levels 0 … T of a variance-preserving diffusion, x_i = ᾱ_i x + σ̄_i ε with ᾱ_i² + σ̄_i² = 1.
 
     Level 0 is nearly the data, level T nearly N(0, I). Transition i = 1 … T leads from level i − 1 to level i:
-    x_i = α_i x_{i−1} + σ_i ε with α_i = ᾱ_i/ᾱ_{i−1} and σ_i² = 1 − α_i². All tables are float32 buffers, which are on
-    the method's device and not in its checkpoint; entry 0 of those of a transition is of no use.
-    Source: DRL (Gao et al., 2021), §3.2; CDRL, §3.1, whose product for ᾱ has a wrong index.
 
-    Shapes: `i` is `(B,)` int64; what is looked up by it is `(B,)`.
+        x_i = α_i x_{i−1} + σ_i ε,   α_i = ᾱ_i/ᾱ_{i−1},   σ_i² = 1 − α_i².
+
+    The tables `alpha_bar`, `sigma_bar`, `alpha`, `sigma` and `time` are float32 buffers `(T + 1,)` that move with the
+    method and are not in its checkpoint; entry 0 of `alpha` and `sigma` is unused. `time` is the input t of
+    time-conditioned networks at each level.
+    Source: DRL (Gao et al., 2021), §3.2; CDRL, §3.1, where the product for ᾱ has a wrong index.
+    Shapes: the methods' `i` is `(B,)` int64.
+
+    >>> class Linear(NoiseSchedule):
+    ...     def extra_repr(self) -> str:
+    ...         return f"levels={self.levels}"
+    >>> schedule = Linear(torch.linspace(0.9, 0.1, 3, dtype=torch.float64))
+    >>> schedule.levels, torch.allclose(schedule.alpha_bar**2 + schedule.sigma_bar**2, torch.ones(3))
+    (2, True)
+
+    Args:
+        alpha_bar: ᾱ_0 > … > ᾱ_T, `(T + 1,)` float64.
+        time: t of each level, `(T + 1,)`; None means 1000·(2/π) atan e^{−λ/2}, in [0, 1000], with λ = log ᾱ²/σ̄².
     """
 
     alpha_bar: Tensor
@@ -30,14 +44,13 @@ class NoiseSchedule(nn.Module, ABC):
     time: Tensor
 
     def __init__(self, alpha_bar: Tensor, time: Tensor | None = None) -> None:
-        """`alpha_bar`, `(T + 1,)` float64, falls; `time` is what networks are told of a level, by default its SNR's."""
         super().__init__()
         sigma_bar = (1 - alpha_bar.square()).sqrt()
         alpha = torch.ones_like(alpha_bar)
         alpha[1:] = alpha_bar[1:] / alpha_bar[:-1]
         sigma = (1 - alpha.square()).clamp_min(0).sqrt()
         if time is None:
-            # 1000·(2/π) atan e^{−λ/2}, where e^{−λ/2} is σ̄/ᾱ (CDRL's code)
+            # 1000·(2/π) atan e^{−λ/2} with e^{−λ/2} = σ̄/ᾱ (CDRL's code)
             time = 2000 / math.pi * torch.atan2(sigma_bar, alpha_bar)
         tables = {"alpha_bar": alpha_bar, "sigma_bar": sigma_bar, "alpha": alpha, "sigma": sigma, "time": time}
         for name, table in tables.items():
@@ -45,31 +58,31 @@ class NoiseSchedule(nn.Module, ABC):
 
     @property
     def levels(self) -> int:
-        """T, the number of transitions, and of energies: one each for the levels 0 … T − 1."""
+        """T, the number of transitions, and of energies, one for each of the levels 0 … T − 1."""
         return len(self.alpha_bar) - 1
 
     @property
     def logsnr(self) -> Tensor:
-        """λ_i = log ᾱ_i²/σ̄_i², `(T + 1,)`."""
+        """λ_i = log ᾱ_i²/σ̄_i² of all levels, `(T + 1,)`."""
         return 2 * (self.alpha_bar.log() - self.sigma_bar.log())
 
     def is_top(self, i: Tensor) -> Tensor:
-        """Whether the transition comes from level T, whose energy is a marginal one (DRL, §3.2), `(B,)` bool."""
+        """Return True for transitions from level T, where the energy is the marginal one (DRL, §3.2); `(B,)` bool."""
         return i == self.levels
 
     def scale(self, i: Tensor) -> Tensor:
-        """m_i of y = m_i x_{i−1}: α_i, and 1 at the top."""
+        """Return the factor m_i of y = m_i x_{i−1}, `(B,)`: α_i, but 1 for the transition from level T."""
         return torch.where(self.is_top(i), torch.ones_like(self.alpha[i]), self.alpha[i])
 
     def noised(self, x: Tensor, i: Tensor, noise: Tensor) -> Tensor:
-        """x_i = ᾱ_i x + σ̄_i ε."""
+        """Return x_i = ᾱ_i x + σ̄_i ε for clean images `x` and `noise` ε, both `(B, *)`."""
         return column(self.alpha_bar[i], x) * x + column(self.sigma_bar[i], x) * noise
 
     def pair(self, x: Tensor, i: Tensor, shared: bool = True) -> tuple[Tensor, Tensor]:
-        """(x_{i−1}, x_i) of clean images `x`: the levels that transition i joins.
+        """Return (x_{i−1}, x_i), each `(B, *)`, of clean images `x`.
 
-        With `shared`, x_{i−1} = ᾱ_{i−1} x + σ̄_{i−1} ε and x_i = ᾱ_i x + σ̄_i ε with one ε (CDRL, Eq. 9, whose second
-        line must read x_0); without, x_i = α_i x_{i−1} + σ_i ε', the diffusion itself. The marginals are the same.
+        With `shared`, x_{i−1} = ᾱ_{i−1} x + σ̄_{i−1} ε and x_i = ᾱ_i x + σ̄_i ε with the same ε (CDRL, Eq. 9, where the
+        second line must read x_0). Otherwise x_i = α_i x_{i−1} + σ_i ε', the diffusion itself. The marginals are equal.
         """
         noise = torch.randn_like(x)
         lower = self.noised(x, i - 1, noise)
@@ -78,17 +91,20 @@ class NoiseSchedule(nn.Module, ABC):
         return lower, column(self.alpha[i], x) * lower + column(self.sigma[i], x) * torch.randn_like(x)
 
     def proposal_std(self, i: Tensor) -> Tensor:
-        """m_i σ̃_i, σ̃_i² = (σ̄_{i−1}²/σ̄_i²) σ_i²: the least spread of x_{i−1} given x_i, scaled to y (CDRL, Eq. 6)."""
+        """Return m_i σ̃_i, σ̃_i² = (σ̄_{i−1}²/σ̄_i²) σ_i², `(B,)`: the least spread of y given x_i (CDRL, Eq. 6)."""
         return self.scale(i) * self.sigma_bar[i - 1] / self.sigma_bar[i] * self.sigma[i]
 
     def posterior_mean(self, x: Tensor, x_i: Tensor, i: Tensor) -> Tensor:
-        """E[x_{i−1} | x_0 = x, x_i] = (ᾱ_{i−1} σ_i² x + α_i σ̄_{i−1}² x_i)/σ̄_i² (Ho et al., 2020, Eq. 7)."""
+        """Return E[x_{i−1} | x_0 = x, x_i] = (ᾱ_{i−1} σ_i² x + α_i σ̄_{i−1}² x_i)/σ̄_i², `(B, *)`.
+
+        Source: Ho et al. (2020), Eq. 7.
+        """
         lower, upper = self.sigma_bar[i - 1].square(), self.sigma_bar[i].square()
         of_x = self.alpha_bar[i - 1] * self.sigma[i].square() / upper
         return column(of_x, x) * x + column(self.alpha[i] * lower / upper, x) * x_i
 
     def loss_weight(self, i: Tensor) -> Tensor:
-        """w_i = σ_1/σ_i: the code's weight of an energy's loss, which the papers do not print."""
+        """Return the weight w_i = σ_1/σ_i of the energy's loss, `(B,)`: from CDRL's code, not printed in the papers."""
         return self.sigma[1] / self.sigma[i]
 
     @abstractmethod
@@ -96,12 +112,21 @@ class NoiseSchedule(nn.Module, ABC):
 
 
 class CosineSchedule(NoiseSchedule):
-    """λ(u) = −2 log tan(a u + b) at u = i/T, with λ(0) = `logsnr_max` and λ(1) = `logsnr_min`; ᾱ² = sigmoid(λ).
+    """The cosine schedule: λ(u) = −2 log tan(a u + b) at u = i/T and ᾱ² = sigmoid(λ).
 
-    Source: CDRL, A.3, Eq. 19 and 20. Networks are told 1000·(2/π) atan e^{−λ/2}, in [0, 1000].
+    a and b are such that λ(0) is `logsnr_max` and λ(1) is `logsnr_min`. Source: CDRL, A.3, Eq. 19 and 20.
+
+    >>> schedule = CosineSchedule(levels=6, logsnr_max=9.8, logsnr_min=-5.1)
+    >>> [round(float(schedule.logsnr[i]), 3) for i in (0, 6)]
+    [9.8, -5.1]
+
+    Args:
+        levels: T, 2 or more.
+        logsnr_max: λ of level 0.
+        logsnr_min: λ of level T.
 
     Raises:
-        UserError: there are fewer than 2 levels, or the ends are the wrong way round.
+        UserError: If there are fewer than 2 levels, or `logsnr_max` is not above `logsnr_min`.
     """
 
     def __init__(self, levels: int = 6, logsnr_max: float = 9.8, logsnr_min: float = -5.1) -> None:
@@ -120,18 +145,25 @@ class CosineSchedule(NoiseSchedule):
 
 
 class DRLSchedule(NoiseSchedule):
-    """ᾱ_i² = Π_{k ≤ k_i} (1 − β_k), β from 1e-4 to 0.02 in 1,000 equal steps, at k = 0, d, …, d (T − 1), 999.
+    """DRL's schedule: ᾱ_i² = Π_{k ≤ k_i} (1 − β_k) at k_i = 0, d, …, d (T − 1), 999.
 
-    Source: DRL (Gao et al., 2021), whose code has d = ⌊1000/2(T − 1)⌋, 100 for T6; CDRL's T8 (G.3) adds two levels to
-    the noisy end of T6, which is d = 100 with 8 levels.
+    β rises from 1e-4 to 0.02 in 1,000 equal steps. Source: DRL (Gao et al., 2021); in its code d = ⌊1000/2(T − 1)⌋,
+    100 for T6. CDRL's T8 (G.3) adds two levels to the noisy end of T6: 8 levels with d = 100.
+
+    >>> schedule = DRLSchedule(levels=6)
+    >>> schedule.time.tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    >>> round(float(schedule.alpha_bar[0] ** 2), 4)  # 1 − β_0
+    0.9999
 
     Args:
-        levels: T.
-        spacing: d; None is as in DRL's code.
-        told: what networks are told of a level, its number i as in DRL, or its `logsnr` as in CDRL.
+        levels: T, 2 or more.
+        spacing: d; None means the value in DRL's code.
+        told: The time t that networks receive for a level: its number i (`level`, DRL), or a function of its log-SNR
+            (`logsnr`, CDRL).
 
     Raises:
-        UserError: there are fewer than 2 levels, or they do not fit into 1,000 steps.
+        UserError: If there are fewer than 2 levels, or they do not fit into 1,000 steps.
     """
 
     def __init__(self, levels: int = 6, spacing: int | None = None, told: Literal["level", "logsnr"] = "level") -> None:
@@ -140,23 +172,31 @@ class DRLSchedule(NoiseSchedule):
         apart = 1000 // (2 * (levels - 1)) if spacing is None else spacing
         if apart < 1 or apart * (levels - 1) >= 999:
             raise UserError(f"schedule.spacing is {apart}; {levels} levels need from 1 to {998 // (levels - 1)}")
-        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
-        at = [*range(0, apart * levels, apart), 999]
+        alpha_bar_squared = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+        steps = [*range(0, apart * levels, apart), 999]
         time = torch.arange(levels + 1, dtype=torch.float64) if told == "level" else None
-        super().__init__(kept[at].sqrt(), time)
+        super().__init__(alpha_bar_squared[steps].sqrt(), time)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
 
 
 class GeometricNoise(nn.Module):
-    """σ_k = σ_max (σ_min/σ_max)^((k − 1)/(S − 1)), k = 1 … S: the noise that multi-scale denoisers are trained with.
+    """Geometric noise levels σ_k = σ_max (σ_min/σ_max)^((k − 1)/(S − 1)), k = 1 … S, of multi-scale denoisers.
 
-    Source: Song & Ermon 2019, §3.2; Denoising-EBM, §5, whose numbers are the default. `sigma` is a float32 buffer
-    `(S,)`, which falls; it is on the method's device and not in its checkpoint.
+    `sigma` is a decreasing float32 buffer `(S,)` that moves with the method and is not in its checkpoint.
+    Source: Song & Ermon (2019), §3.2; the defaults are those of Denoising-EBM, §5.
+
+    >>> GeometricNoise(levels=3, sigma_max=1.0, sigma_min=0.25).sigma
+    tensor([1.0000, 0.5000, 0.2500])
+
+    Args:
+        levels: S, 2 or more.
+        sigma_max: σ_1, the standard deviation of the strongest noise.
+        sigma_min: σ_S, that of the weakest, above 0.
 
     Raises:
-        UserError: there are fewer than 2 levels, or not σ_max > σ_min > 0.
+        UserError: If there are fewer than 2 levels, or not σ_max > σ_min > 0.
     """
 
     sigma: Tensor
@@ -174,14 +214,18 @@ class GeometricNoise(nn.Module):
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` of the σ, each as likely as another, `(n,)`."""
-        at = torch.randint(len(self.sigma), (n,), device=self.sigma.device, generator=generator)
-        return self.sigma[at]
+        """Return `n` of the σ, drawn uniformly with replacement, `(n,)`."""
+        index = torch.randint(len(self.sigma), (n,), device=self.sigma.device, generator=generator)
+        return self.sigma[index]
 
     def extra_repr(self) -> str:
         return f"levels={len(self.sigma)}, from {float(self.sigma[0]):g} to {float(self.sigma[-1]):g}"
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:
-    """`(B,)` values shaped to multiply `x`, `(B, *)`."""
+    """Return `values`, `(B,)`, in a shape that multiplies `x`, `(B, *)`.
+
+    >>> column(torch.ones(4), torch.zeros(4, 3, 8, 8)).shape
+    torch.Size([4, 1, 1, 1])
+    """
     return values.view(-1, *[1] * (x.dim() - 1))

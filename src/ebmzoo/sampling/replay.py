@@ -12,21 +12,30 @@ from ebmzoo.errors import UserError
 
 
 class ReplayBuffer(nn.Module):
-    """Chain states that outlive an iteration, kept as module buffers so that a checkpoint holds them.
+    """Chain states that are kept from one iteration to the next, as module buffers, so that checkpoints contain them.
 
-    `slot` (CLEL): the buffer starts full of noise; n different slots are drawn and written back where they came from.
-    `ring` (IGEBM): starts empty; states are drawn with replacement and the oldest are overwritten.
-    `reservoir` (Improved CD): starts empty; the buffer is a uniform sample of every state ever stored (Vitter 1985).
+    `slot` (CLEL): The buffer starts full of noise; n different slots are drawn, and the ends written back to them.
+    `ring` (IGEBM): The buffer starts empty; states are drawn with replacement, and the oldest are overwritten.
+    `reservoir` (Improved CD): The buffer starts empty; it is a uniform sample of all states ever stored (Vitter 1985).
 
     Each drawn state is replaced by fresh noise with probability `reinit_prob`. Each process has its own buffer.
 
+    >>> buffer = ReplayBuffer(size=4, shape=(1, 2, 2), policy="ring")
+    >>> buffer.store(torch.ones(4, 1, 2, 2), slots=torch.arange(4))
+    >>> states, slots = buffer.draw(3)
+    >>> torch.equal(states, torch.ones(3, 1, 2, 2)), slots.shape
+    (True, torch.Size([3]))
+
     Args:
-        size: the number of states.
-        shape: of one state, (C, H, W).
-        policy: slot, ring or reservoir, as above.
-        reinit_prob: the probability, per drawn state, that the chain starts anew.
-        noise: what fresh states are: uniform on [-1, 1] or normal with mean 0 and variance 1.
-        storage: uint8 takes a quarter of the memory and rounds a state to 1/255 of its range.
+        size: Number of states.
+        shape: Shape of one state, (C, H, W).
+        policy: `slot`, `ring` or `reservoir`, as above.
+        reinit_prob: Probability that a drawn state is replaced by noise.
+        noise: Law of fresh states: uniform on [-1, 1], or normal with mean 0 and variance 1.
+        storage: `uint8` takes a quarter of the memory and rounds a state to 1/255 of its range.
+
+    Raises:
+        UserError: If `size` is below 1 or `reinit_prob` not in [0, 1].
     """
 
     states: Tensor
@@ -35,7 +44,7 @@ class ReplayBuffer(nn.Module):
     def __init__(
         self,
         size: int,
-        shape: tuple[int, ...],
+        shape: tuple[int, int, int],
         policy: Literal["slot", "ring", "reservoir"] = "slot",
         reinit_prob: float = 0.0,
         noise: Literal["uniform", "normal"] = "uniform",
@@ -46,34 +55,36 @@ class ReplayBuffer(nn.Module):
             raise UserError(f"replay.size is {size}; it must be 1 or more")
         if not 0 <= reinit_prob <= 1:
             raise UserError(f"replay.reinit_prob is {reinit_prob}; it must be a probability, between 0 and 1")
-        self.size, self.shape, self.policy, self.reinit_prob, self.noise = (
-            size,
-            tuple(shape),
-            policy,
-            reinit_prob,
-            noise,
-        )
+        self.size = size
+        self.shape = (shape[0], shape[1], shape[2])
+        self.policy = policy
+        self.reinit_prob = reinit_prob
+        self.noise = noise
         dtype = torch.uint8 if storage == "uint8" else torch.float32
         self.register_buffer("states", torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
-        self.count = 0  # `stored`, on the host, which else would wait for the device at every draw
+        self.count = 0  # `stored` on the host, so that drawing does not wait for the device
         self.register_load_state_dict_post_hook(_count)  # type: ignore[no-untyped-call]
         if policy == "slot":
             self.states.copy_(self._pack(self.fresh(size)))
 
     def fresh(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` new starts of noise, `(n, *shape)`."""
+        """Return `n` new starts of noise, `(n, *shape)`."""
         new = torch.empty(n, *self.shape, device=self.states.device)
         return new.uniform_(-1, 1, generator=generator) if self.noise == "uniform" else new.normal_(generator=generator)
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator | None = None, *, renew: bool = True) -> tuple[Tensor, Tensor]:
-        """`n` starts `(n, *shape)` and their slots `(n,)`; nothing is remembered between `draw` and `store`.
+        """Return `n` starts `(n, *shape)` and their slots `(n,)`, which the caller passes on to `store`.
 
-        With `renew` off no state is replaced by noise, but where there is none yet.
+        Args:
+            n: Number of starts.
+            generator: Source of randomness; None is torch's global generator.
+            renew: Whether states are replaced by noise with probability `reinit_prob`. If False, only the starts from
+                an empty buffer are noise.
 
         Raises:
-            UserError: more different slots are asked for than the buffer has.
+            UserError: If the policy is `slot` and `n` is larger than the buffer.
         """
         device = self.states.device
         if self.policy == "slot":
@@ -92,7 +103,13 @@ class ReplayBuffer(nn.Module):
 
     @torch.no_grad()
     def store(self, x: Tensor, slots: Tensor, generator: torch.Generator | None = None) -> None:
-        """Keep the chains' ends `x` `(n, *shape)`; `slots` are those that `draw` gave, and only `slot` uses them."""
+        """Store the ends of chains.
+
+        Args:
+            x: The ends, `(n, *shape)`, clamped to [-1, 1] with uint8 storage.
+            slots: The slots `(n,)` that `draw` returned; only the policy `slot` uses them.
+            generator: Source of randomness; None is torch's global generator.
+        """
         n, device = len(x), self.states.device
         if self.policy == "slot":
             self.states[slots] = self._pack(x)
@@ -103,7 +120,7 @@ class ReplayBuffer(nn.Module):
             order = self.count + torch.arange(n, device=device)
             pick = (torch.rand(n, device=device, generator=generator) * (order + 1)).long()
             where = torch.where(order < self.size, order, pick)
-            # Of those that go to one slot the last stays; all others write what is there anyway.
+            # Of several states for one slot the last is kept; the others write back what the slot contains.
             to = torch.where(where < self.size, where, self.size)
             last = torch.full((self.size + 1,), -1, device=device).scatter_reduce(0, to, order - self.count, "amax")
             slots = torch.where(where < self.size, where, 0)

@@ -16,7 +16,8 @@ from ebmzoo.data.plane import Checkerboard, PlaneData
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import HasLevels
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import Panels, save_densities
 from ebmzoo.sampling.langevin import ChainDivergedError

@@ -13,7 +13,8 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet, to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import StartsFromProposal
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
 from ebmzoo.progress import tracked

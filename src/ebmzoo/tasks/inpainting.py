@@ -14,7 +14,8 @@ from ebmzoo.data.image_range import ImageRange
 from ebmzoo.data.masks import Half, Mask, masked
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Inpaints
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_strips

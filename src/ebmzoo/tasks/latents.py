@@ -15,7 +15,8 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import ClassConditional, LatentConditional
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.methods.families.conditional_chain import StartsFromImages
 from ebmzoo.metrics.probe import encode
 from ebmzoo.progress import tracked

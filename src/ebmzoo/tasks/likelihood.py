@@ -15,10 +15,13 @@ from ebmzoo.data.plane import PlaneData
 from ebmzoo.energy import Energy, frozen
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import DecodesGaussian
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.progress import tracked
-from ebmzoo.sampling.ais import AnnealedImportanceSampling, Box, LogZ, Tempered
+from ebmzoo.sampling.ais import AnnealedImportanceSampling, LogZ
+from ebmzoo.sampling.base_densities import Box
+from ebmzoo.sampling.energies import Tempered
 from ebmzoo.sampling.importance import importance_bound
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task

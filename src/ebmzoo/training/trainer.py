@@ -32,7 +32,7 @@ class ZooTrainer(Trainer):
         # Lightning accumulates for a module that does not step its optimizers itself, and else refuses to.
         steps_itself = isinstance(model, Method)
         if isinstance(model, Method):
-            model.accumulate = self.batches_a_step
+            model.optimization.accumulate = self.batches_a_step
         self.accumulate_grad_batches = 1 if steps_itself else self.batches_a_step
         super().fit(model, *args, **kwargs)
 

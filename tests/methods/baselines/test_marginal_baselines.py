@@ -254,7 +254,7 @@ def test_short_run_gradient_is_a_difference_of_second_moments(monkeypatch):
     """dL/dθ = (E₊|x|² − E₋|x|²)/2 of E = θ|x|²/2, and x̃ = (1 − ηθ)ᴷ x₀ without noise (laws 1 and 8)."""
     method = short_run(energy_net=Quadratic(), sampler=Langevin(4, 0.3, 0.0), data_noise=0.0)
     x, x0 = doubles(6, 1, 8, 8), images().double().flip(0)
-    monkeypatch.setattr(method, "start", lambda *_: (x0, "noise"))
+    monkeypatch.setattr(method, "start", lambda *_: x0)
     calls = recorded(method, monkeypatch)
     method.iterate(x, torch.zeros(6))
     chain = (1 - 0.3 * 0.7) ** 4 * x0
@@ -313,7 +313,7 @@ def test_igebm_without_memory_and_penalty_is_short_run(monkeypatch):
     theirs = short_run(sampler=still, data_noise=0.0)
     ours.replay.store(images(), torch.arange(6))
     monkeypatch.setattr(ours.replay, "fresh", lambda *_: x0)
-    monkeypatch.setattr(theirs, "start", lambda *_: (x0, "noise"))
+    monkeypatch.setattr(theirs, "start", lambda *_: x0)
     one, two = recorded(ours, monkeypatch), recorded(theirs, monkeypatch)
     ours.iterate(images(), torch.zeros(6))
     theirs.iterate(images(), torch.zeros(6))
@@ -457,10 +457,10 @@ def test_rounds_are_chains_after_each_other(make):
     assert (made.nfe, monitored) == (4, [2, 2])
     g = torch.Generator().manual_seed(0)
     with method.evaluating():
-        x = method.replay.fresh(2, g)
+        x = method.range.inward(method.replay.fresh(2, g))
         for _ in range(2):
             x = walk(method.sampler, method.network("energy_net"), x, g)
-    assert torch.equal(made.images, x)
+    assert torch.equal(made.images, method.range.outward(x))
     monitored.clear()
     assert method.sample(2, steps=5).nfe == 5
     assert monitored == [2, 2, 1]

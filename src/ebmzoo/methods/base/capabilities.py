@@ -14,7 +14,7 @@ from ebmzoo.data.degradations import Operator
 from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.samples import Samples
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.noise_schedule import NoiseSchedule
 from ebmzoo.sampling.posterior import PosteriorSampler

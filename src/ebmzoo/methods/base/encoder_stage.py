@@ -42,7 +42,7 @@ class EncoderStage:
     def __post_init__(self) -> None:
         at_least(0, epochs=self.epochs, warmup_steps=self.warmup_steps, drop_epochs=min(self.drop_epochs, default=None))
 
-    def descent(self, encoder: Encoder, trainer: Trainer, batches: int = 1) -> NetworkOptimizer:
+    def network_optimizer(self, encoder: Encoder, trainer: Trainer, batches: int = 1) -> NetworkOptimizer:
         """The encoder's optimizer and its schedule over the stage, with a step in each so many `batches`."""
         schedule = partial(self._schedule, trainer, batches)
         return NetworkOptimizer(nn.ModuleList([encoder, self.objective]), self.optimizer, schedule)

@@ -13,7 +13,7 @@ from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator
 from ebmzoo.networks.base import Generator
 from ebmzoo.sampling.energies import Tilted
@@ -68,7 +68,7 @@ class CoopNets(ChainFromGenerator):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         m = torch.randn(len(images), self.latent, device=images.device)

@@ -12,7 +12,8 @@ from torch.optim import Adam
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues
-from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.families.level_sampler import Condition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.sampling.level_chain import RecoveryChain
@@ -75,22 +76,18 @@ class DRL(RecoveryLikelihood):
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return {
-            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.lr_schedule, self.clip_norm)
-        }
+        return optimizers_of(self, {"energy_net": self.energy_optimizer}, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
-        told = self._told(labels)
+        classes = self._training_classes(labels)
         i = torch.randint(1, self.schedule.levels + 1, (len(images),), device=images.device)
         lower, x = self.schedule.pair(images, i, shared=False)
-        ends = self._refine(x, x, i, told)
-        loss, readings = self._contrast(column(self.schedule.scale(i), x) * lower, ends, i, told)
+        ends = self._refine(x, x, i, classes)
+        loss, values = self._contrast(column(self.schedule.scale(i), x) * lower, ends, i, classes)
         grad_norm = self.minimize(loss, "energy_net")
-        return readings | self._moved(x, ends) | {"grad_norm": grad_norm}
+        return values | self._moved(x, ends) | {"grad_norm": grad_norm}
 
-    def propose(
-        self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None
-    ) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
         return x
 
     @property

@@ -18,8 +18,8 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import RunsChain, StartsFromGenerator
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.generator_chain import WithGenerator
 from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Generator
@@ -105,7 +105,7 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         self.register_buffer("bank_filled", torch.zeros(bank_size, dtype=torch.bool))
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         if len(images) > len(self.bank_filled):
@@ -182,15 +182,14 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         hat = Hat(self.network("energy_net"), self.decode)
         with self.evaluating():
             _, images = self._walk(hat, self.prior(n, labels, generator), sampler, generator)
+        return self.chain_info(steps).samples(images)
+
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        sampler = self.sampler.lasting(steps)
         # a step on z evaluates G and E, and moves the image, which the step on y needs anew
         a_step = 1 if self.latent_sampler is None else 4
-        return Samples(
-            images=images,
-            nfe=1 + a_step * sampler.steps,
-            start="generator",
-            steps=sampler.steps,
-            temperature=sampler.temperature if sampler.steps else math.nan,
-        )
+        temperature = sampler.temperature if sampler.steps else math.nan
+        return ChainInfo(1 + a_step * sampler.steps, "generator", sampler.steps, temperature)
 
     def revise(
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None

@@ -15,7 +15,7 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
-from ebmzoo.methods.families.noise_chain import ChainFromNoise, noise_first
+from ebmzoo.methods.families.noise_chain import ChainFromReplay, noise_first
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
 
@@ -51,7 +51,7 @@ class ClippedAdam(Adam):
 
 
 @final
-class IGEBM(ChainFromNoise):
+class IGEBM(ChainFromReplay):
     """An energy whose chains go on from where past chains ended, or start anew with a small probability.
 
     p(x) ∝ exp(−E(x)). An iteration is
@@ -116,24 +116,20 @@ class IGEBM(ChainFromNoise):
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = self.range.inward(dequantized(images) if self.dequantize else images)
-        x0, slots = self.replay.draw(len(x))
+        drawn, slots = self.replay.draw(len(x))
+        x0 = self.range.inward(drawn)
         chain = self.walk(self.sampler, self.energy_net, x0, None)
-        self.replay.store(chain, slots)
+        self.replay.store(self.range.outward(chain), slots)
 
-        data, ends = contrast(self.energy_net, x, self.range.inward(chain))
+        data, ends = contrast(self.energy_net, x, chain)
         penalty = data.square().mean() + ends.square().mean()
         loss_energy = data.mean() - ends.mean() + self.alpha * penalty
         grad_norm = self.minimize(loss_energy, "energy_net")
         return (
             energy_log_values(data, ends)
-            | chain_log_values(self.sampler, self.range.inward(x0), self.range.inward(chain))
+            | chain_log_values(self.sampler, x0, chain)
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach()}
         )
 
-    def start(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, str]:
-        if self.sample_from_replay:
-            return self.replay.draw(n, generator, renew=False)[0], "replay"
-        return self.replay.fresh(n, generator), "noise"
-
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.range.outward(noise_first(sampler, energy, self.range.inward(x), generator))
+        return noise_first(sampler, energy, x, generator)

@@ -14,7 +14,7 @@ from ebmzoo.energy import Energy, EnergyNet, frozen
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
-from ebmzoo.methods.families.noise_chain import ChainFromNoise, before_last, noise_first
+from ebmzoo.methods.families.noise_chain import ChainFromReplay, before_last, noise_first
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.ssrl.augment import Augment
@@ -47,7 +47,7 @@ def nearest_neighbour_entropy(x: Tensor, others: Tensor) -> Tensor:
 
 
 @final
-class ImprovedCD(ChainFromNoise):
+class ImprovedCD(ChainFromReplay):
     """Contrastive divergence with the term that it leaves out: the chain's end moves with the energy too.
 
     p(x) ∝ exp(−E_θ(x)), sg(θ) is θ held fixed. An iteration is
@@ -167,11 +167,6 @@ class ImprovedCD(ChainFromNoise):
         others = self.augment(self.replay.draw(self.neighbours)[0])
         return nearest_neighbour_entropy(x, self.range.inward(others))
 
-    def start(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, str]:
-        if self.sample_from_replay:
-            return self.replay.draw(n, generator, renew=False)[0], "replay"
-        return self.replay.fresh(n, generator), "noise"
-
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        x0 = self.range.inward(self.augment(x, generator))
-        return self.range.outward(noise_first(sampler, energy, x0, generator))
+        x0 = self.range.inward(self.augment(self.range.outward(x), generator))
+        return noise_first(sampler, energy, x0, generator)

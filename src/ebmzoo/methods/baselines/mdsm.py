@@ -17,8 +17,8 @@ from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, squared_error
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.denoiser_energy import falling, linked
 from ebmzoo.methods.families.restoration import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
@@ -112,7 +112,7 @@ class MDSM(RestoresByDenoiser):
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         sigma = self.noise.draw(len(images))
@@ -151,21 +151,30 @@ class MDSM(RestoresByDenoiser):
         The temperature of these samples is that of the last step.
 
         Raises:
-            UserError: labels are given.
+            UserError: Labels are given.
         """
-        if labels is not None:
-            raise UserError("MDSM is unconditional: sample takes no labels")
+        self.refuse_labels(labels)
         cooling = self.cooling if steps is None else self.cooling.lasting(steps)
         temperatures = cooling.temperatures()
         spread = self.sigma0 * math.sqrt(cooling.temperature)
         x = spread * torch.randn(n, *self.shape, device=self.device, generator=generator)
         if not temperatures:
-            return Samples(x, 0, "noise", 0, math.nan)
+            return self.chain_info(steps).samples(x)
         with self.evaluating():
             energy = self._of(cast(Denoiser, self.network("denoiser")), n)
             *_, x = linked(self._links(temperatures, energy), x, generator)
             x = self.denoise(x, self.sigma0)
-        return Samples(x, len(temperatures) + 1, "noise", len(temperatures), temperatures[-1])
+        return self.chain_info(steps).samples(x)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        temperatures = (self.cooling if steps is None else self.cooling.lasting(steps)).temperatures()
+        if not temperatures:
+            return ChainInfo(0, "noise", 0, math.nan)
+        return ChainInfo(len(temperatures) + 1, "noise", len(temperatures), temperatures[-1])
 
     def _links(self, temperatures: list[float], energy: Energy) -> Iterator[tuple[Langevin, Energy]]:
         for temperature in temperatures:

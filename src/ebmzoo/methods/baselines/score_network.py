@@ -13,8 +13,8 @@ from torch.optim import Adam
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, squared_error
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, linked
 from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.sampling.energies import OfScore
@@ -83,7 +83,7 @@ class ScoreNetwork(ScoresByDenoising):
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return each(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         sigma = self.noise.draw(len(images))
@@ -104,14 +104,14 @@ class ScoreNetwork(ScoresByDenoising):
         """Annealed Langevin dynamics from U(−1, 1) noise; `steps` are those of each level, and 0 is the noise alone.
 
         Raises:
-            UserError: labels are given.
+            UserError: Labels are given.
         """
-        if labels is not None:
-            raise UserError("ScoreNetwork is unconditional: sample takes no labels")
+        self.refuse_labels(labels)
+        info = self.chain_info(steps)
         steps = self.steps if steps is None else steps
         x = 2 * torch.rand(n, *self.shape, device=self.device, generator=generator) - 1
         if steps == 0:
-            return Samples(x, 0, "noise", 0, math.nan)
+            return info.samples(x)
         with self.evaluating():
             net = cast(Denoiser, self.network("denoiser"))
             sigmas = self.noise.sigma.tolist()
@@ -120,4 +120,15 @@ class ScoreNetwork(ScoresByDenoising):
             *_, x = linked(zip(chains, scores, strict=True), x, generator)
             if self.ends_clean:
                 x = self.denoise(x, sigmas[-1])
-        return Samples(x, len(sigmas) * steps + int(self.ends_clean), "noise", len(sigmas) * steps, 1.0)
+        return info.samples(x)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        steps = self.steps if steps is None else steps
+        if steps == 0:
+            return ChainInfo(0, "noise", 0, math.nan)
+        total = len(self.noise.sigma) * steps
+        return ChainInfo(total + int(self.ends_clean), "noise", total, 1.0)

@@ -63,7 +63,7 @@ class ShortRunEBM(ChainFromNoise):
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
-        x0, _ = self.start(len(images), None)
+        x0 = self.start(len(images), None)
         chain = self.walk(self.sampler, self.energy_net, x0, None)
         x = images + self.data_noise * torch.randn(images.shape, device=images.device)
 
@@ -76,9 +76,16 @@ class ShortRunEBM(ChainFromNoise):
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach()}
         )
 
-    def start(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, str]:
-        x0 = torch.empty(n, *self.shape, device=self.device).uniform_(-1, 1, generator=generator)
-        return x0, "noise"
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    @property
+    def start_name(self) -> str:
+        return "noise"
+
+    def start(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return torch.empty(n, *self.shape, device=self.device).uniform_(-1, 1, generator=generator)
 
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return sampler(energy, x, generator=generator)

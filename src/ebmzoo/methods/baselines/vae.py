@@ -12,7 +12,7 @@ from torch.optim import Adam
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.log_values import LogValues, squared_error
-from ebmzoo.methods.base.optimization import NetworkOptimizer, each
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.families.generator_chain import GeneratorAlone, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -56,7 +56,7 @@ class VAE(GeneratorAlone, DecodesGaussian, Encodes):
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
         optimizers = dict.fromkeys(("generator", "inference"), self.optimizer)
-        return each(self, optimizers, self.lr_schedule, self.clip_norm)
+        return optimizers_of(self, optimizers, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         mu, logvar = self.inference(images)

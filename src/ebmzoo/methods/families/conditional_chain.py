@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import LatentConditional
-from ebmzoo.methods.base.method import Samples
+from ebmzoo.methods.base.samples import Samples
 
 
 def check_given(z: Tensor, d: int) -> None:

@@ -22,7 +22,8 @@ from ebmzoo.methods.base.capabilities import (
     SampleStage,
     StartsFromGenerator,
 )
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.restoration import RestoresByEnergy, by_latents, projected
 from ebmzoo.networks.base import Generator, InferenceNet
 from ebmzoo.networks.batch_norm_calibration import Calibration
@@ -48,6 +49,12 @@ class WithGenerator(Method, Generates):
     def latent(self) -> int:
         return self.generator.latent
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        with self.evaluating():
+            made = self.network("generator")(torch.zeros(1, self.latent, device=self.device))
+        return cast(tuple[int, int, int], tuple(made.shape[1:]))
+
     @final
     def decode(self, z: Tensor) -> Tensor:
         return cast(Tensor, self._sampler_of_images()(z))
@@ -66,14 +73,13 @@ class WithGenerator(Method, Generates):
         """m ~ N(0, I), `(n, latent)`.
 
         Raises:
-            UserError: labels are given, which these methods cannot follow.
+            UserError: Labels are given, which these methods cannot follow.
         """
-        if labels is not None:
-            raise UserError(f"{type(self).__name__} is unconditional: sample takes no labels")
+        self.refuse_labels(labels)
         return torch.randn(n, self.latent, device=self.device, generator=generator)
 
     def check_data(self, data: ImageData | PlaneData) -> None:
-        with self._calibration.ignore_write_errors():
+        with self._calibration.suspended():
             super().check_data(data)
 
 
@@ -99,11 +105,15 @@ class GeneratorAlone(WithGenerator, Restores):
         generator: torch.Generator | None = None,
     ) -> Samples:
         """G(m), m ~ N(0, I). There is no chain, so `steps` can only be 0 or None."""
+        info = self.chain_info(steps)
+        with self.evaluating():
+            return info.samples(self.decode(self.prior(n, labels, generator)))
+
+    @final
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
         if steps:
             raise UserError(f"steps is {steps}, but {type(self).__name__} samples without a chain: leave it out")
-        with self.evaluating():
-            images = self.decode(self.prior(n, labels, generator))
-        return Samples(images, nfe=1, start="generator", steps=0, temperature=math.nan)
+        return ChainInfo(nfe=1, start="generator", steps=0, temperature=math.nan)
 
     @final
     def restored(
@@ -131,13 +141,13 @@ class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, R
         with self.evaluating():
             x0 = self.range.inward(self.decode(self.prior(n, labels, generator)))
             x = sampler(self.chain_energy(), x0, generator=generator)
-        return Samples(
-            images=self.range.outward(x),
-            nfe=1 + sampler.steps,
-            start="generator",
-            steps=sampler.steps,
-            temperature=sampler.temperature if sampler.steps else math.nan,
-        )
+        return self.chain_info(steps).samples(self.range.outward(x))
+
+    @final
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        sampler = self.sampler.lasting(steps)
+        temperature = sampler.temperature if sampler.steps else math.nan
+        return ChainInfo(1 + sampler.steps, "generator", sampler.steps, temperature)
 
     @final
     def revise(

@@ -13,12 +13,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from ebmzoo.energy import Energy, EnergyNet
-from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import RunsChain
-from ebmzoo.methods.base.method import Samples
-from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.replay import ReplayBuffer
 
 
 def before_last(sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -50,19 +50,22 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
     lr_schedule: LRSchedulerCallable | None
     clip_norm: float | None
 
+    @property
     @abstractmethod
-    def start(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, str]:
-        """Where the chains of `sample` start: `n` images in [-1, 1], and what they are."""
+    def start_name(self) -> str:
+        """What the chains of `sample` start from, in a word."""
+
+    @abstractmethod
+    def start(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """`n` images in [-1, 1] from which the chains of `sample` start."""
 
     @abstractmethod
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One chain of training, of the steps of `sampler`, from the images `x` in [-1, 1]: its end, also there."""
+        """The end of one chain of training, of the steps of `sampler`, from `x`; both are in `range`."""
 
     @final
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        return {
-            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.lr_schedule, self.clip_norm)
-        }
+        return optimizers_of(self, {"energy_net": self.energy_optimizer}, self.lr_schedule, self.clip_norm)
 
     @final
     def energy(self, x: Tensor) -> Tensor:
@@ -82,9 +85,9 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
         self, n: int, steps: int, *, generator: torch.Generator | None = None
     ) -> tuple[str, Iterator[Tensor]]:
         """Of `Langevin`'s steps, whose noise comes after the gradient."""
-        x0, start = self.start(n, generator)
-        path = self.sampler.lasting(steps).path(self.network("energy_net"), self.range.inward(x0), generator=generator)
-        return start, map(self.range.outward, path)
+        x0 = self.range.inward(self.start(n, generator))
+        path = self.sampler.lasting(steps).path(self.network("energy_net"), x0, generator=generator)
+        return self.start_name, map(self.range.outward, path)
 
     @final
     def sample(
@@ -100,15 +103,45 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
         `nfe` counts this call's evaluations, not those that made a state of the buffer.
 
         Raises:
-            UserError: labels are given, which these methods cannot follow.
+            UserError: Labels are given, which these methods cannot follow.
         """
-        if labels is not None:
-            raise UserError(f"{type(self).__name__} is unconditional: sample takes no labels")
-        total = self.rounds * self.sampler.steps if steps is None else steps
-        length = self.sampler.steps or total
+        self.refuse_labels(labels)
+        info = self.chain_info(steps)
+        length = self.sampler.steps or info.steps
         energy = cast(EnergyNet, self.network("energy_net"))
         with self.evaluating():
-            x, start = self.start(n, generator)
-            for done in range(0, total, max(length, 1)):
-                x = self.walk(replace(self.sampler, steps=min(length, total - done)), energy, x, generator)
-        return Samples(x, total, start, total, self.sampler.temperature if total else math.nan)
+            x0 = self.start(n, generator)
+            if info.steps == 0:
+                return info.samples(x0)
+            x = self.range.inward(x0)
+            for done in range(0, info.steps, max(length, 1)):
+                x = self.walk(replace(self.sampler, steps=min(length, info.steps - done)), energy, x, generator)
+            return info.samples(self.range.outward(x))
+
+    @final
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        total = self.chain_steps if steps is None else steps
+        return ChainInfo(total, self.start_name, total, self.sampler.temperature if total else math.nan)
+
+
+class ChainFromReplay(ChainFromNoise):
+    """A method whose chains start from a replay buffer in training, and when sampling from noise or from the buffer."""
+
+    replay: ReplayBuffer
+    sample_from_replay: bool
+
+    @property
+    @final
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.replay.shape
+
+    @property
+    @final
+    def start_name(self) -> str:
+        return "replay" if self.sample_from_replay else "noise"
+
+    @final
+    def start(self, n: int, generator: torch.Generator | None) -> Tensor:
+        if self.sample_from_replay:
+            return self.replay.draw(n, generator, renew=False)[0]
+        return self.replay.fresh(n, generator)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, cast, final
 
@@ -27,11 +26,13 @@ from ebmzoo.methods.base.capabilities import (
     SampleStage,
 )
 from ebmzoo.methods.base.log_values import LogValues, energy_log_values
-from ebmzoo.methods.base.method import Method, Samples
+from ebmzoo.methods.base.method import Method
+from ebmzoo.methods.base.samples import ChainInfo, Samples
+from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recovery_energy
 from ebmzoo.methods.families.restoration import Known, Measured, MeasuredAtLevels, projected
 from ebmzoo.networks.autoencoder import ImageCoder, load_coder
 from ebmzoo.networks.base import LevelEnergyNet
-from ebmzoo.sampling.energies import AtLevel, Recovery, guided
+from ebmzoo.sampling.energies import AtLevel, guided
 from ebmzoo.sampling.level_chain import RecoveryChain
 from ebmzoo.sampling.noise_schedule import NoiseSchedule, column
 
@@ -53,9 +54,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     denoise: float
 
     @abstractmethod
-    def propose(
-        self, x: Tensor, i: Tensor, labels: Tensor | None, weights: tuple[float, ...], generator: torch.Generator | None
-    ) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
         """Where a chain of transition `i` starts: y, of the shape of x_i."""
 
     @property
@@ -66,8 +65,8 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @final
-    def _told(self, labels: Tensor) -> Tensor | None:
-        """The class that each image is trained with, `(B, 1)`: of k one at random, and none with some probability."""
+    def _training_classes(self, labels: Tensor) -> Tensor | None:
+        """The class that each image is trained with, `(B, 1)`: one of k at random, and −1, none, at some rate."""
         if self.classes == 0:
             return None
         if labels.dim() == 2:
@@ -82,26 +81,14 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         unit = self.chain.unit(self.schedule, i)
         self.energy_net.eval()
         try:
-            return self.chain(self._given(self.energy_net, x, i, unit, labels), start, unit)
+            energy = recovery_energy(self.energy_net, self.schedule, x, i, unit, Condition(labels))
+            return self.chain(energy, start, unit)
         finally:
             self.energy_net.train()
 
-    def _given(
-        self,
-        net: LevelEnergyNet,
-        x: Tensor,
-        i: Tensor,
-        unit: Tensor,
-        labels: Tensor | None,
-        weights: tuple[float, ...] = (1.0,),
-    ) -> Recovery:
-        """E(y|x_i)."""
-        precision = torch.where(self.schedule.is_top(i), 0.0, self.schedule.sigma[i].pow(-2))
-        return Recovery(AtLevel(net, self.schedule.time[i - 1], unit, labels, weights), x, precision)
-
     @final
     def _contrast(self, y: Tensor, ends: Tensor, i: Tensor, labels: Tensor | None) -> tuple[Tensor, LogValues]:
-        """mean w_i (Ê(y) − Ê(ỹ)), both in one pass, and what to tell of it."""
+        """mean w_i (Ê(y) − Ê(ỹ)), both in one pass, and its log values."""
         time = self.schedule.time[i - 1].repeat(2)
         both = self.energy_net(torch.cat([y, ends]), time, None if labels is None else labels[:, 0].repeat(2))
         data, chain = both.chunk(2)
@@ -147,13 +134,14 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     def energy_at(self, x: Tensor, level: int) -> Tensor:
         return self._level(level)(x)
 
-    def _level(self, level: int, labels: Tensor | None = None, weights: tuple[float, ...] = (1.0,)) -> Energy:
+    def _level(self, level: int, condition: Condition = Condition()) -> Energy:  # noqa: B008  (frozen)
         """The energy of x_level itself, which is that of y = m x."""
 
         def energy(x: Tensor) -> Tensor:
             i = torch.full((len(x),), level + 1, device=x.device)
             net = cast(LevelEnergyNet, self.network("energy_net"))
-            at = AtLevel(net, self.schedule.time[i - 1], self.chain.unit(self.schedule, i), labels, weights)
+            unit = self.chain.unit(self.schedule, i)
+            at = AtLevel(net, self.schedule.time[i - 1], unit, condition.labels, condition.weights)
             return at(column(self.schedule.scale(i), x) * x)
 
         return energy
@@ -188,7 +176,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             return replace(made, start=f"{made.start}, of classes drawn uniformly,")
         if labels is not None:
             return self.sample_from_classes(labels, steps=steps, generator=generator)
-        return self._sampled(self._noise(n, generator), None, (1.0,), steps, generator)
+        return self._samples(n, Condition(), steps, generator)
 
     @final
     def sample_from_classes(
@@ -211,9 +199,9 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             found = f"from {int(labels.min())} to {int(labels.max())}"
             raise UserError(f"labels run {found}; this model has the classes 0 to {self.classes - 1}")
-        given = labels.to(self.device)
-        chosen, weights = guided(given[:, None] if given.dim() == 1 else given, guidance)
-        return self._sampled(self._noise(len(labels), generator), chosen, weights, steps, generator)
+        labels = labels.to(self.device)
+        condition = Condition(*guided(labels[:, None] if labels.dim() == 1 else labels, guidance))
+        return self._samples(len(labels), condition, steps, generator)
 
     @final
     def sample_longer(self, n: int, times: int, *, generator: torch.Generator | None = None) -> Samples:
@@ -223,13 +211,14 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             labels = torch.randint(self.classes, (n, 1), device=self.device, generator=generator)
             start = "noise, of classes drawn uniformly,"
         longer = replace(self.chain, steps=times * self.chain.steps)
-        made = self._sampled(self._noise(n, generator), labels, (1.0,), longer.steps, generator, chain=longer)
-        return replace(made, start=start)
+        samples = self._samples(n, Condition(labels), longer.steps, generator, chain=longer)
+        return replace(samples, start=start)
 
     @final
     def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         with self.evaluating():
-            return list(self._down(self._noise(n, generator), None, (1.0,), self.chain.steps, generator))
+            sampler = self._sampler(Condition(), self.chain.steps, generator)
+            return list(sampler.path(self._noise(n, generator)))
 
     @final
     def inpaint(
@@ -246,8 +235,8 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             mask = adaptive_max_pool2d(hidden.any(1, keepdim=True).float(), clean.shape[-2:]) > 0
         noise = self._noise(len(x), generator)
         known = Known(clean, mask, noise, self.schedule)
-        made = self._sampled(self._noise(len(x), generator), None, (1.0,), steps, generator, known)
-        return Samples(torch.where(hidden, made.images, x), made.nfe, made.start, made.steps, made.temperature)
+        samples = self._samples(len(x), Condition(), steps, generator, known)
+        return replace(samples, images=torch.where(hidden, samples.images, x))
 
     @property
     @final
@@ -261,67 +250,73 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     ) -> list[SampleStage]:
         """As `inpaint`, with what y tells of the image in place of what is not hidden."""
         known = MeasuredAtLevels(Measured(y, operator), self._noise(len(y), generator), self.schedule)
-        made = self._sampled(self._noise(len(y), generator), None, (1.0,), restoring.steps, generator, known)
-        stage = SampleStage("levels", [operator.pinv(y), made.images], [0, made.nfe])
+        samples = self._samples(len(y), Condition(), restoring.steps, generator, known)
+        stage = SampleStage("levels", [operator.pinv(y), samples.images], [0, samples.nfe])
         return [stage, *projected(stage, y, operator, restoring)]
 
     def _noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(n, *self.shape, device=self.device, generator=generator)
 
-    def _sampled(
+    @property
+    @final
+    def image_shape(self) -> tuple[int, int, int]:
+        if self.coder is None:
+            return self.shape
+        with self.evaluating():
+            decoded = self.coder.decode(torch.zeros(1, *self.shape, device=self.device))
+        return cast(tuple[int, int, int], tuple(decoded.shape[1:]))
+
+    @final
+    def chain_info(self, steps: int | None = None) -> ChainInfo:
+        info = self._chain_info(Condition(), steps)
+        return replace(info, start=f"{info.start}, of classes drawn uniformly,") if self.classes else info
+
+    def _chain_info(self, condition: Condition, steps: int | None, chain: RecoveryChain | None = None) -> ChainInfo:
+        steps = (chain or self.chain).steps if steps is None else steps
+        passes = condition.passes
+        proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
+        denoising = passes if steps and self.denoise else 0
+        nfe = self.schedule.levels * (proposing + steps * passes) + denoising
+        temperature = self.chain.noise**2 if steps else math.nan
+        return ChainInfo(nfe, "noise", self.schedule.levels * steps, temperature)
+
+    def _sampler(
         self,
-        start: Tensor,
-        labels: Tensor | None,
-        weights: tuple[float, ...],
+        condition: Condition,
+        steps: int,
+        generator: torch.Generator | None,
+        known: Known | MeasuredAtLevels | None = None,
+        chain: RecoveryChain | None = None,
+    ) -> LevelSampler:
+        """The sampler of the weights that evaluation uses."""
+        net = cast(LevelEnergyNet, self.network("energy_net"))
+
+        def propose(x: Tensor, i: Tensor) -> Tensor:
+            return self.propose(x, i, condition, generator)
+
+        return LevelSampler(net, self.schedule, chain or self.chain, propose, condition, steps, known, generator)
+
+    def _samples(
+        self,
+        n: int,
+        condition: Condition,
         steps: int | None,
         generator: torch.Generator | None,
         known: Known | MeasuredAtLevels | None = None,
         chain: RecoveryChain | None = None,
     ) -> Samples:
-        steps = self.chain.steps if steps is None else steps
-        passes = len(weights)
-        proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
+        """`n` samples from noise, with the last denoising (CDRL, Eq. 18 and below it)."""
+        info = self._chain_info(condition, steps, chain)
+        start = self._noise(n, generator)
+        sampler = self._sampler(condition, info.steps // self.schedule.levels, generator, known, chain)
         with self.evaluating():
-            *_, x = self._down(start, labels, weights, steps, generator, known, chain)
-            if steps and self.denoise:
-                # Tweedie's formula, with a longer step (CDRL, Eq. 18 and below it)
+            *_, x = sampler.path(start)
+            if info.steps and self.denoise:
+                # Tweedie's formula, with a longer step
                 schedule = self.schedule
-                score = -gradient(self._level(0, labels, weights), x)
+                score = -gradient(self._level(0, condition), x)
                 x = (x + self.denoise * schedule.sigma_bar[0].square() * score) / schedule.alpha_bar[0]
-            images = self._outward(x)
-        nfe = self.schedule.levels * (proposing + steps * passes) + (passes if steps and self.denoise else 0)
-        temperature = self.chain.noise**2 if steps else math.nan
-        return Samples(images, nfe, "noise", self.schedule.levels * steps, temperature)
-
-    def _down(
-        self,
-        x: Tensor,
-        labels: Tensor | None,
-        weights: tuple[float, ...],
-        steps: int,
-        generator: torch.Generator | None,
-        known: Known | MeasuredAtLevels | None = None,
-        chain: RecoveryChain | None = None,
-    ) -> Iterator[Tensor]:
-        """x_T, …, x_0 (Alg. 2)."""
-        net, chain = cast(LevelEnergyNet, self.network("energy_net")), chain or self.chain
-        if known is not None:
-            x = known.put_back(x, self.schedule.levels, 1.0)
-        yield x
-        for level in range(self.schedule.levels, 0, -1):
-            i = torch.full((len(x),), level, device=x.device)
-            scale = column(self.schedule.scale(i), x)
-            unit = self.chain.unit(self.schedule, i)
-            y = self.propose(x, i, labels, weights, generator)
-            energy = self._given(net, x, i, unit, labels, weights)
-            if known is None:
-                y = chain(energy, y, unit, steps, generator)
-            else:
-                start = known.put_back(y, level - 1, scale)
-                for state in chain.path(energy, start, unit, steps, generator):
-                    y = state.copy_(known.put_back(state, level - 1, scale))
-            x = y / scale
-            yield x
+            return info.samples(self._outward(x))
 
 
 def latent_shape(coder: ImageCoder | None, channels: int, size: int) -> tuple[int, int, int]:

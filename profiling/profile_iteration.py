@@ -231,7 +231,7 @@ def handed_on(config: str, folder: str) -> tuple[dict[str, int], list[tuple[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ask", nargs="+", choices=["shares", "ddp", "bytes", "memory", "steps"], default=["shares"])
-    parser.add_argument("--configs", nargs="+", help="in configs/, without .yaml; those of the benchmark if not given")
+    parser.add_argument("--configs", nargs="+", help="names of configurations; those of the benchmark by default")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="32-true", help="of the shares")
@@ -254,12 +254,12 @@ def main() -> None:
                 print(f"| `{config}` | {seconds:.2f} | {ratio:.2f} × |", flush=True)
         if "memory" in args.ask:
             print("| Config | precision | MB kept by 1 step | by 10 |\n|---|---|---|---|")
-            for config in args.configs or ("small/liebm_narrow_cifar", "small/dual_mcmc_cifar"):
+            for config in args.configs or ("liebm_small_narrow_cifar", "dual_mcmc_small_cifar"):
                 for precision in ("fp32", "bf16"):
                     told = " | ".join(f"{size:.1f}" for size in kept(config, precision).values())
                     print(f"| `{config}` | {precision} | {told} |", flush=True)
         if "steps" in args.ask:
-            for config in args.configs or ("small/liebm_narrow_cifar",):
+            for config in args.configs or ("liebm_small_narrow_cifar",):
                 print(config, ", ".join(f"{name} {spent:.2f} ms" for name, spent in steps(config).items()))
         if "bytes" in args.ask:
             print("| Config | parameters, millions | descents of an iteration | MB |\n|---|---|---|---|")

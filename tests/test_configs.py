@@ -13,7 +13,7 @@ from ebmzoo.cli import main
 from ebmzoo.methods import DualMCMCLosses, Method
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import EXTENDS, config_path, config_paths, merged, named_config, read_config
-from ebmzoo.training.trust import nothing_foreign
+from ebmzoo.training.trust import restricted_imports
 from support.shrinking import FOLDER, shrink
 
 CONFIGS = sorted(config_paths().values())
@@ -72,7 +72,7 @@ def test_config_is_valid_as_written(path, capsys):
     assert stopped.value.code == 0, told.err
     named = set(re.findall(r"class_path: *([\w.]+)", told.out))
     assert len(named) > 2
-    with nothing_foreign():
+    with restricted_imports():
         for name in named:
             made = import_object(name)
             for place in (name, f"{made.__module__}.{made.__qualname__}"):

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from ebmzoo.energy import Energy, EnergyNet, frozen, gradient
     from ebmzoo.errors import UserError
     from ebmzoo.methods import LIEBM, Method, Samples
-    from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
     from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+    from ebmzoo.sampling.latent_energies import GivenLatent, Informed, Joint
     from ebmzoo.sampling.replay import ReplayBuffer
     from ebmzoo.training.checkpoint import load
 
 # Resolved on first use: `import ebmzoo` itself loads no torch.
 _HOME = {
-    **dict.fromkeys(("GivenLatent", "Informed", "Joint"), "ebmzoo.sampling.energies"),
+    **dict.fromkeys(("GivenLatent", "Informed", "Joint"), "ebmzoo.sampling.latent_energies"),
     **dict.fromkeys(("Energy", "EnergyNet", "frozen", "gradient"), "ebmzoo.energy"),
     **dict.fromkeys(("ChainDivergedError", "Langevin"), "ebmzoo.sampling.langevin"),
     **dict.fromkeys(("LIEBM", "Method", "Samples"), "ebmzoo.methods"),

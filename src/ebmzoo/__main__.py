@@ -1,4 +1,4 @@
-"""`python -m ebmzoo`."""
+"""The entry point of `python -m ebmzoo`."""
 
 from ebmzoo.cli import main
 

@@ -49,10 +49,18 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 def with_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return E(x), `(B,)` and detached, and ∇E(x), `(B, *)`, as `gradient` does."""
     with torch.inference_mode(False), torch.enable_grad():
-        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+        x = savable(x).detach().requires_grad_()
         value = energy(x)
         (grad,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), grad
+
+
+def savable(x: Tensor) -> Tensor:
+    """Return `x`, or a copy of it if it was created under inference mode, as only the copy can be part of a graph.
+
+    The copy must be made outside inference mode.
+    """
+    return x.clone() if x.is_inference() else x
 
 
 @contextmanager

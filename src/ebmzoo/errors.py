@@ -5,6 +5,13 @@ class UserError(ValueError):
     """A value, file or key from the user is invalid; the message is one sentence that names it and what is valid.
 
     The command line prints the message alone and exits with code 2; in a notebook it is an ordinary `ValueError`.
+
+    >>> from ebmzoo import Langevin
+    >>> try:
+    ...     Langevin(steps=-1, step_size=0.1)
+    ... except UserError as error:
+    ...     print(type(error).__name__)
+    UserError
     """
 
 

@@ -33,8 +33,8 @@ def tracked(items: Iterable[T], what: str, total: int | None = None, unit: str =
         total: Number of items; None means their length, if they have one.
         unit: Name of one item, as in "12 step/s".
     """
-    named = f"{_WHAT.get()}: {what}" if _WHAT.get() else what
+    label = f"{_WHAT.get()}: {what}" if _WHAT.get() else what
     bar: Iterable[T] = tqdm(
-        items, desc=named, total=total, unit=unit, leave=False, disable=not sys.stderr.isatty(), delay=1
+        items, desc=label, total=total, unit=unit, leave=False, disable=not sys.stderr.isatty(), delay=1
     )
     return bar

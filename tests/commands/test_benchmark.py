@@ -1,4 +1,4 @@
-"""The benchmark's plan and its runner, with a stand-in for `ebmzoo` that writes what the real one would."""
+"""The benchmark's plan and its runner, with a stand-in for `ebmzoo` that writes the same files."""
 
 import json
 import os
@@ -23,19 +23,22 @@ BENCHMARKS = sorted((CONFIGS / "benchmarks").glob("*.yaml"))
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """Two runs and one that they need, in a folder of their own."""
+    """Two runs and a prerequisite, in their own folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("judge", "first", "second"):
         config = {"run_dir": f"runs/{name}", "model": {"class_path": "m", "init_args": {"gamma": 0.1}}}
         Path(f"{name}.yaml").write_text(yaml.safe_dump(config | {"trainer": {"max_steps": 100}}))
-    told = {"prepare": ["judge.yaml"], "runs": ["first.yaml", {"config": "second.yaml", "fit": {"model.gamma": 0.5}}]}
-    told |= {"run_dir": "bench", "fit": {"trainer.max_steps": 7}, "test": {"budget": "quick"}}
-    Path("plan.yaml").write_text(yaml.safe_dump(told))
+    message = {
+        "prepare": ["judge.yaml"],
+        "runs": ["first.yaml", {"config": "second.yaml", "fit": {"model.gamma": 0.5}}],
+    }
+    message |= {"run_dir": "bench", "fit": {"trainer.max_steps": 7}, "test": {"budget": "quick"}}
+    Path("plan.yaml").write_text(yaml.safe_dump(message))
     return Plan.read("plan.yaml")
 
 
 class Zoo:
-    """Does what `ebmzoo fit` and `test` leave on disk; what is in `broken` fails."""
+    """Writes the files of `ebmzoo fit` and `test`; the commands in `broken` fail."""
 
     def __init__(self, broken=(), steps=None):
         self.calls, self.broken, self.steps = [], broken, steps
@@ -63,64 +66,64 @@ class Zoo:
 
 def test_every_run_is_trained_and_tested_after_what_it_needs(plan):
     zoo = Zoo()
-    outcomes = execute(plan, zoo, tell=lambda _: None)
+    outcomes = execute(plan, zoo, report=lambda _: None)
     wanted = [("fit", "judge"), ("fit", "first"), ("test", "first"), ("fit", "second"), ("test", "second")]
     assert zoo.calls == wanted
     assert [o.status for o in outcomes] == ["made", "made"]
 
 
-def test_what_is_done_is_kept(plan):
-    execute(plan, Zoo(), tell=lambda _: None)
+def test_finished_runs_are_kept(plan):
+    execute(plan, Zoo(), report=lambda _: None)
     zoo = Zoo()
-    outcomes = execute(plan, zoo, tell=lambda _: None)
+    outcomes = execute(plan, zoo, report=lambda _: None)
     assert zoo.calls == []
     assert [o.status for o in outcomes] == ["kept", "kept"]
     (plan.runs[1].run_dir / "benchmark.json").unlink()  # as if it had been interrupted while testing
-    execute(plan, zoo, tell=lambda _: None)
+    execute(plan, zoo, report=lambda _: None)
     assert zoo.calls == [("test", "second")]
 
 
-def test_an_unfinished_run_goes_on_from_its_checkpoint(plan):
-    execute(plan, Zoo(steps=3), tell=lambda _: None)
+def test_an_unfinished_run_resumes_from_its_checkpoint(plan):
+    execute(plan, Zoo(steps=3), report=lambda _: None)
     seen = []
 
     def zoo(args, log, environment):
         seen.append(args)
         return Zoo()(args, log, environment)
 
-    execute(plan, zoo, tell=lambda _: None)
+    execute(plan, zoo, report=lambda _: None)
     fits = [args for args in seen if args[0] == "fit"]
     assert len(fits) == 2
     assert all(args[args.index("--ckpt_path") + 1].endswith("last.ckpt") for args in fits)
 
 
 def test_a_failure_is_a_row_and_is_tried_again(plan):
-    outcomes = execute(plan, Zoo(broken=[("fit", "first")]), tell=lambda _: None)
+    outcomes = execute(plan, Zoo(broken=[("fit", "first")]), report=lambda _: None)
     assert [o.status for o in outcomes] == ["failed", "made"]
     assert "the chain left the finite numbers" in outcomes[0].error
-    told = json.loads((plan.runs[0].run_dir / "failed.json").read_text())
-    assert told["stage"] == "fit"
-    assert "exit status 2" in told["error"]
+    message = json.loads((plan.runs[0].run_dir / "failed.json").read_text())
+    assert message["stage"] == "fit"
+    assert "exit status 2" in message["error"]
     zoo = Zoo()
-    assert [o.status for o in execute(plan, zoo, tell=lambda _: None)] == ["made", "kept"]
+    assert [o.status for o in execute(plan, zoo, report=lambda _: None)] == ["made", "kept"]
     assert zoo.calls == [("fit", "first"), ("test", "first")]
     assert not (plan.runs[0].run_dir / "failed.json").exists()
 
 
-def test_what_others_need_must_not_fail(plan):
+def test_prerequisites_must_not_fail(plan):
     with pytest.raises(UserError, match="judge"):
-        execute(plan, Zoo(broken=[("fit", "judge")]), tell=lambda _: None)
+        execute(plan, Zoo(broken=[("fit", "judge")]), report=lambda _: None)
 
 
 def test_a_run_of_another_config_is_not_taken_for_this_one(plan):
-    execute(plan, Zoo(), tell=lambda _: None)
+    execute(plan, Zoo(), report=lambda _: None)
     changed = yaml.safe_load(Path("plan.yaml").read_text())
     changed["fit"]["model.gamma"] = 0.2
     Path("plan.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(
-        UserError, match=r"bench/first holds a run of another config .* model\.init_args\.gamma differs"
+        UserError, match=r"bench/first holds a run with another config .* model\.init_args\.gamma differs"
     ):
-        execute(Plan.read("plan.yaml"), Zoo(), tell=lambda _: None)
+        execute(Plan.read("plan.yaml"), Zoo(), report=lambda _: None)
 
 
 def test_two_processes_share_the_runs(plan, tmp_path):
@@ -139,7 +142,7 @@ def test_two_processes_share_the_runs(plan, tmp_path):
 
     timer = threading.Timer(0.5, release)
     timer.start()
-    outcomes = execute(plan, zoo, tell=lambda _: None)
+    outcomes = execute(plan, zoo, report=lambda _: None)
     assert ("fit", "first") not in zoo.calls
     assert ("fit", "second") in zoo.calls
     assert [o.status for o in outcomes] == ["kept", "made"]
@@ -162,7 +165,7 @@ def test_agreement_of_configs():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"runs": []}, "`runs` is empty"),
         ({"rums": []}, "did you mean 'runs'"),
@@ -171,9 +174,9 @@ def test_agreement_of_configs():
         ({"fit": [1]}, "must be a mapping"),
     ],
 )
-def test_mistakes_in_a_plan_are_told_in_a_sentence(plan, change, told):
+def test_mistakes_in_a_plan_are_one_sentence(plan, change, message):
     Path("plan.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("plan.yaml").read_text()) | change))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         Plan.read("plan.yaml")
 
 
@@ -192,7 +195,7 @@ def test_benchmarks_name_configs_that_take_their_flags(path, monkeypatch, capsys
 
 
 def test_the_real_thing_end_to_end(tmp_path):
-    """One tiny run in real processes: trained, tested and compared; one that cannot be trained is a row."""
+    """One tiny run in real processes: trained, tested and compared; another that cannot be trained is a row."""
     config = read_config(config_path("vae_digits"))
     config["model"]["init_args"]["generator"]["init_args"]["width"] = 8
     config["data"]["init_args"] |= {"max_train": 40, "batch_size": 20}

@@ -1,4 +1,4 @@
-"""The command line end to end, and what it says when something is wrong."""
+"""The command line end to end, and its errors."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     return tmp_path / "run"
 
 
-def test_fit_leaves_all_that_test_and_sample_need(trained):
+def test_fit_writes_everything_that_test_and_sample_need(trained):
     names = {p.name for p in trained.iterdir()}
     assert {"last.ckpt", "config.yaml", "csv", "samples", "samples_no_mcmc"} <= names
     curves = (trained / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
@@ -46,9 +46,9 @@ def test_checkpoint_loads_without_running_code(trained):
 
 def test_test_needs_only_the_checkpoint(trained, capsys):
     main(["test", "--ckpt_path", str(trained / "last.ckpt")])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("fd_pixels", "w/o MCMC", "nfe", "auroc_score", "uniform", "encoder", "knn"):
-        assert word in told
+        assert word in output
     generation = json.loads((trained / "test" / "generation.json").read_text())
     assert generation["figures"]["nfe"] == 3
     assert generation["figures"]["no_mcmc/nfe"] == 1
@@ -60,17 +60,17 @@ def test_test_needs_only_the_checkpoint(trained, capsys):
     assert (trained / "test" / "tsne_encoder.png").exists()
 
 
-def test_command_line_wins_over_the_checkpoint(trained, capsys, tmp_path):
+def test_command_line_overrides_the_checkpoint(trained, capsys, tmp_path):
     run_dir = str(tmp_path / "other")
     raw = ["--weights", "raw", "--model.sampler.steps", "5"]
     main(["test", "--ckpt_path", str(trained / "last.ckpt"), "--run_dir", run_dir, *raw])
     capsys.readouterr()
-    told = json.loads((tmp_path / "other" / "test" / "generation.json").read_text())
-    assert told["figures"]["nfe"] == 6
-    assert told["protocol"]["weights"] == "raw"
+    output = json.loads((tmp_path / "other" / "test" / "generation.json").read_text())
+    assert output["figures"]["nfe"] == 6
+    assert output["protocol"]["weights"] == "raw"
 
 
-def test_start_of_a_run_says_what_its_test_will_lack(tmp_path, capsys):
+def test_fit_warns_of_what_its_tasks_lack(tmp_path, capsys):
     lacking = [{"class_path": "ebmzoo.metrics.ClassifierFeatures", "init_args": {"checkpoint": "nowhere.ckpt"}}]
     tasks = [{"class_path": "ebmzoo.tasks.Generation", "init_args": {"extractors": lacking}}]
     main(["fit", "--config", str(small(tmp_path, tasks=tasks)), "--trainer.max_steps", "1"])
@@ -97,9 +97,9 @@ def test_sample_in_three_forms(trained, tmp_path, capsys):
     ("flags", "words"),
     [(["--batch_size", "0"], ["batch_size is 0"]), (["--device", "cud"], ["device cud"])],
 )
-def test_sample_tells_what_is_wrong(trained, flags, words, capsys, tmp_path):
-    told = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--out", tmp_path / "x.png", *flags)
-    assert all(word in told for word in words)
+def test_errors_of_sample(trained, flags, words, capsys, tmp_path):
+    output = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--out", tmp_path / "x.png", *flags)
+    assert all(word in output for word in words)
 
 
 def test_samples_of_a_class_like_an_image_and_composed(trained, tmp_path, capsys):
@@ -112,9 +112,9 @@ def test_samples_of_a_class_like_an_image_and_composed(trained, tmp_path, capsys
         main(["sample", "--ckpt_path", str(trained / "last.ckpt"), "--n", "5", "--out", str(out), flag, str(value)])
         made[flag] = np.load(out)["images"]
         assert made[flag].shape == (5, 8, 8, 1), flag
-        told = capsys.readouterr().out
-        assert "NFE 9" in told, "one pass of the generator and 4 rounds of 2 steps"
-        assert str(value) in told
+        output = capsys.readouterr().out
+        assert "NFE 9" in output, "one pass of the generator and 4 rounds of 2 steps"
+        assert str(value) in output
     assert (made["--class"] != made["--like"]).any()
     assert (made["--class"] != made["--compose"]).any()
 
@@ -133,17 +133,17 @@ def test_samples_of_a_class_like_an_image_and_composed(trained, tmp_path, capsys
         (["--clas", "3"], ["clas", "class"]),
     ],
 )
-def test_what_cannot_be_sampled_given_is_told(trained, flags, words, capsys, tmp_path, monkeypatch):
+def test_errors_of_conditional_sampling(trained, flags, words, capsys, tmp_path, monkeypatch):
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (9, 8)).save("large.png")
-    told = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--n", "2", "--out", "x.png", *flags)
-    assert all(word in told for word in words), told
+    output = fails(capsys, "sample", "--ckpt_path", trained / "last.ckpt", "--n", "2", "--out", "x.png", *flags)
+    assert all(word in output for word in words), output
     assert not Path("x.png").exists()
 
 
-def test_run_that_ends_in_the_encoder_stage_says_so(tmp_path, capsys):
+def test_run_that_ends_in_the_encoder_stage_warns(tmp_path, capsys):
     main(["fit", "--config", str(small(tmp_path)), "--trainer.max_epochs", "1"])
     assert "never the energy" in capsys.readouterr().err
 
@@ -164,7 +164,7 @@ def test_predict_writes_a_file(trained, capsys):
     assert "297 images" in capsys.readouterr().out
 
 
-def test_validate_prints_readings(trained, capsys):
+def test_validate_prints_metrics(trained, capsys):
     main(["validate", "--ckpt_path", str(trained / "last.ckpt")])
     assert "val/energy_gap" in capsys.readouterr().out
 
@@ -172,14 +172,14 @@ def test_validate_prints_readings(trained, capsys):
 def test_second_run_does_not_touch_the_first(trained, capsys):
     before = (trained / "last.ckpt").read_bytes()
     main(["fit", "--config", str(trained.parent / "small.yaml"), "--trainer.max_epochs", "1"])
-    assert "holds a run already" in capsys.readouterr().out
+    assert "already holds a run" in capsys.readouterr().out
     assert (trained / "last.ckpt").read_bytes() == before
     assert (trained.with_name("run-2") / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("cut", ["max_epochs=1", "max_epochs=2", "max_steps=2", "max_steps=7"])
 def test_resumed_run_is_the_whole_run(cut, trained, tmp_path):
-    """3 epochs at once, or cut off at the end or middle of a stage and gone on with: the same to the last bit."""
+    """Three epochs at once equal, bit for bit, a run stopped at the end or in the middle of a stage and resumed."""
     main(["fit", "--config", str(small(tmp_path)), f"--trainer.{cut}"])
     again = tmp_path / "run" / "last.ckpt"
     main(["fit", "--ckpt_path", str(again), "--trainer.max_epochs", "3", "--trainer.max_steps", "-1"])
@@ -201,10 +201,10 @@ def test_simclr_checkpoint_replaces_stage_one(tmp_path):
     path.write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(path), "--trainer.max_steps", "2", "--trainer.max_epochs", "-1"])
     made = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
-    given = torch.load(tmp_path / "encoder" / "last.ckpt", weights_only=True)["state_dict"]
-    for name in [n for n in given if n.startswith("encoder.") and "running" in n]:
-        assert torch.equal(made[name], given[name]), "the frozen encoder's batch statistics moved"
-    # the LIEBM checkpoint must not need the encoder's file to come back
+    pretrained = torch.load(tmp_path / "encoder" / "last.ckpt", weights_only=True)["state_dict"]
+    for name in [n for n in pretrained if n.startswith("encoder.") and "running" in n]:
+        assert torch.equal(made[name], pretrained[name]), "the frozen encoder's batch statistics moved"
+    # the LIEBM checkpoint must load without the encoder's file
     (tmp_path / "encoder" / "last.ckpt").unlink()
     main(["sample", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--n", "2", "--out", str(tmp_path / "s.png")])
 
@@ -241,27 +241,27 @@ def test_simclr_checkpoint_replaces_stage_one(tmp_path):
         (["sample", "--ckpt_path", "x", "--weights", "best"], ["weights", "best"]),
     ],
 )
-def test_wrong_command_lines_end_in_one_sentence(args, words, capsys, tmp_path, monkeypatch):
+def test_errors_are_one_sentence(args, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = fails(capsys, *args)
+    output = fails(capsys, *args)
     for word in words:
-        assert word in told, told
-    assert len(told) < 450, told
+        assert word in output, output
+    assert len(output) < 450, output
 
 
-def test_help_and_no_arguments_say_what_to_try_first(capsys):
+def test_help_and_no_arguments_show_first_commands(capsys):
     for args in ([], ["--help"]):
         main(args)
-        told = capsys.readouterr().out
-        assert "ebmzoo fit --config configs/liebm_digits.yaml" in told
-        assert all(command in told for command in COMMANDS)
+        output = capsys.readouterr().out
+        assert "ebmzoo fit --config configs/liebm_digits.yaml" in output
+        assert all(command in output for command in COMMANDS)
     main(["--version"])
     assert capsys.readouterr().out.startswith("ebmzoo 0.")
 
 
-def test_front_door_loads_no_torch():
-    asked = "import sys; from ebmzoo.cli import main; main(['--help']); sys.exit(any(m in sys.modules for m in HEAVY))"
-    code = asked.replace("HEAVY", repr(("torch", "lightning", "numpy", "jsonargparse", "wandb")))
+def test_help_loads_no_torch():
+    code = "import sys; from ebmzoo.cli import main; main(['--help']); sys.exit(any(m in sys.modules for m in HEAVY))"
+    code = code.replace("HEAVY", repr(("torch", "lightning", "numpy", "jsonargparse", "wandb")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0
 

@@ -104,7 +104,7 @@ def test_the_checkpoint_names_its_source(tmp_path):
         (lambda file: file.pop("netE"), ["has no 'netE'", "netG, netI"]),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, change, words):
+def test_mismatches_are_listed(tmp_path, change, words):
     contents = dual_mcmc()
     change(contents)
     with pytest.raises(UserError) as caught:
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_nearest_layout_is_named(tmp_path):
+def test_the_best_fitting_layout_is_suggested(tmp_path):
     with pytest.raises(UserError, match="it fits --as clel_cifar better"):
         imported(tmp_path, clel(), "clel_large_cifar")
 
@@ -126,7 +126,7 @@ def test_code_in_a_file_is_refused(tmp_path):
         import_checkpoint(tmp_path / "published.pth", "dual_mcmc_cifar", tmp_path / "run")
 
 
-def test_a_run_is_not_written_over(tmp_path):
+def test_a_run_is_not_overwritten(tmp_path):
     imported(tmp_path, dual_mcmc(), "dual_mcmc_cifar")
     with pytest.raises(UserError, match="holds a run already"):
         imported(tmp_path, dual_mcmc(), "dual_mcmc_cifar")

@@ -1,4 +1,4 @@
-"""`ebmzoo restore` on a small untrained model: what it writes, and what it says when something is wrong."""
+"""`ebmzoo restore` on a small untrained model: its files and its errors."""
 
 import numpy as np
 import pytest
@@ -45,50 +45,54 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("L")).astype(float)
 
 
-def test_small_pictures_come_back_large(checkpoint, tmp_path, capsys):
-    """Each restored image is of the model's size, and its block means are the picture that was given."""
-    given = [picture(tmp_path / f"{name}.png", (2, 2), seed=i) for i, name in enumerate("ab")]
+def test_small_images_are_restored_at_the_models_size(checkpoint, tmp_path, capsys):
+    """Each restored image is of the model's size, and its block means are the input."""
+    inputs = [picture(tmp_path / f"{name}.png", (2, 2), seed=i) for i, name in enumerate("ab")]
     out = tmp_path / "out"
-    asked = ["restore", "--ckpt_path", str(checkpoint), "--operator", "sr4", *given, "--out", str(out), "--n", "2"]
-    main([*asked, *FEW])
-    told = capsys.readouterr().out
+    command = ["restore", "--ckpt_path", str(checkpoint), "--operator", "sr4", *inputs, "--out", str(out), "--n", "2"]
+    main([*command, *FEW])
+    output = capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"a.png", "a_0.png", "a_1.png", "b.png", "b_0.png", "b_1.png"}
-    for name, source in zip("ab", given, strict=True):
+    for name, source in zip("ab", inputs, strict=True):
         for k in range(2):
             made = pixels(out / f"{name}_{k}.png")
             assert made.shape == (8, 8)
             np.testing.assert_allclose(made.reshape(2, 4, 2, 4).mean((1, 3)), pixels(source), atol=1.5)
-        assert f"{name}.png: " in told
-    assert "PSNR" not in told
+        assert f"{name}.png: " in output
+    assert "PSNR" not in output
     assert (pixels(out / "a_0.png") != pixels(out / "a_1.png")).any()
     first = pixels(out / "a_0.png")
-    main([*asked, *FEW])
+    main([*command, *FEW])
     assert (pixels(out / "a_0.png") == first).all(), "the same seed"
-    main([*asked, *FEW, "--seed", "1"])
+    main([*command, *FEW, "--seed", "1"])
     assert (pixels(out / "a_0.png") != first).any()
 
 
-def test_clean_pictures_are_degraded_first_and_measured(checkpoint, tmp_path, capsys):
-    given = picture(tmp_path / "clean.png", (8, 8), "RGB")
+def test_clean_images_are_degraded_first_and_measured(checkpoint, tmp_path, capsys):
+    inputs = picture(tmp_path / "clean.png", (8, 8), "RGB")
     Image.new("L", (8, 8), 0).save(tmp_path / "mask.png")
     mask = Image.new("L", (8, 8), 0)
     mask.paste(255, (0, 0, 4, 8))
     mask.save(tmp_path / "mask.png")
     hidden = ["--operator", "inpaint", "--mask", str(tmp_path / "mask.png")]
-    main(["restore", "--ckpt_path", str(checkpoint), *hidden, "--degrade", given, "--out", str(tmp_path / "out"), *FEW])
-    told = capsys.readouterr().out
-    assert "PSNR" in told
-    assert "that of A⁺y" in told
-    made, clean = pixels(tmp_path / "out" / "clean_0.png"), pixels(given)
+    main(
+        ["restore", "--ckpt_path", str(checkpoint), *hidden, "--degrade", inputs, "--out", str(tmp_path / "out"), *FEW]
+    )
+    output = capsys.readouterr().out
+    assert "PSNR" in output
+    assert "that of A⁺y" in output
+    made, clean = pixels(tmp_path / "out" / "clean_0.png"), pixels(inputs)
     np.testing.assert_allclose(made[:, 4:], clean[:, 4:], atol=1)
     assert np.abs(made[:, :4] - clean[:, :4]).mean() > 5
 
 
-def test_files_of_one_name_are_kept_apart(checkpoint, tmp_path):
+def test_files_of_one_name_are_numbered(checkpoint, tmp_path):
     for folder in "xy":
         (tmp_path / folder).mkdir()
-    given = [picture(tmp_path / folder / "a.png", (1, 1)) for folder in "xy"]
-    main(["restore", "--ckpt_path", str(checkpoint), "--operator", "sr8", *given, "--out", str(tmp_path / "out"), *FEW])
+    inputs = [picture(tmp_path / folder / "a.png", (1, 1)) for folder in "xy"]
+    main(
+        ["restore", "--ckpt_path", str(checkpoint), "--operator", "sr8", *inputs, "--out", str(tmp_path / "out"), *FEW]
+    )
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"0_a.png", "0_a_0.png", "1_a.png", "1_a_0.png"}
 
@@ -105,10 +109,10 @@ def test_operators_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "sigma", "mask", "told"),
+    ("name", "sigma", "mask", "output"),
     [
         ("sr5", None, None, "no 'sr5'; did you mean 'sr"),
-        ("unknown", None, None, "there are sr4, sr8, color"),
+        ("unknown", None, None, "the operators are sr4, sr8, color"),
         ("denoise", None, None, "denoise needs --sigma"),
         ("denoise", 0.0, None, "denoise needs --sigma"),
         ("denoise", -1.0, None, "noise is -1.0"),
@@ -117,8 +121,8 @@ def test_operators_by_name(tmp_path):
         ("inpaint", None, "nowhere.png", "there is no mask nowhere.png"),
     ],
 )
-def test_operators_that_cannot_be(name, sigma, mask, told):
-    with pytest.raises(UserError, match=told):
+def test_errors_of_operators(name, sigma, mask, output):
+    with pytest.raises(UserError, match=output):
         operator_of(name, sigma, mask)
 
 
@@ -126,7 +130,7 @@ def test_operators_that_cannot_be(name, sigma, mask, told):
     ("flags", "words"),
     [
         (["--operator", "sr4", "large.png"], ["large.png has 8×8", "one for sr4", "2×2"]),
-        (["--operator", "sr4", "--degrade", "small.png"], ["small.png has 2×2", "a clean picture", "8×8"]),
+        (["--operator", "sr4", "--degrade", "small.png"], ["small.png has 2×2", "a clean image", "8×8"]),
         (["--operator", "color", "large.png"], ["color needs images of 3 channels", "1 channels"]),
         (["--operator", "sr4", "text.png"], ["text.png is not an image file"]),
         (["--operator", "sr4", "nowhere.png"], ["nowhere.png"]),
@@ -135,11 +139,11 @@ def test_operators_that_cannot_be(name, sigma, mask, told):
         (["--operator", "sr4", "--restoring.pull", "2", "small.png"], ["restoring.pull is 2"]),
     ],
 )
-def test_what_is_wrong_is_told(checkpoint, tmp_path, monkeypatch, capsys, flags, words):
+def test_errors_are_one_sentence(checkpoint, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     picture("large.png", (8, 8))
     picture("small.png", (2, 2))
     (tmp_path / "text.png").write_text("no image")
-    told = fails(capsys, "restore", "--ckpt_path", checkpoint, "--out", "out", *flags)
-    assert all(word in told for word in words), told
+    output = fails(capsys, "restore", "--ckpt_path", checkpoint, "--out", "out", *flags)
+    assert all(word in output for word in words), output
     assert not (tmp_path / "out").exists()

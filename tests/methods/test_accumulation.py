@@ -10,9 +10,9 @@ from torch.optim.lr_scheduler import ExponentialLR
 from ebmzoo.errors import UserError
 from ebmzoo.ssrl import Augment, Pretraining, SimCLR
 from ebmzoo.training.checkpoint import LastCheckpoint
-from support.alike import Alike
 from support.counting import Counting
 from support.marginal import short_run
+from support.shared_randomness import SharedRandomness
 from support.tiny import TinyData, Watch, cdrl, denoising_ebm, encoder, mdsm, trainer
 
 EXACT = {"Short-run EBM": short_run, "CDRL": lambda **c: cdrl(classes=4, initializer=None, **c), "MDSM": mdsm}
@@ -22,7 +22,7 @@ def fitted(make, tmp_path, batch_size, k=1, **changes):
     torch.manual_seed(0)
     method = make()
     with pytest.MonkeyPatch.context() as patch:
-        Alike(patch, k, part=lambda i: i % k, step=lambda i: i // k)
+        SharedRandomness(patch, k, part=lambda i: i % k, step=lambda i: i // k)
         fit = trainer(tmp_path, max_epochs=2, precision="64-true", accumulate_grad_batches=k, **changes)
         fit.fit(method, TinyData(n=24, batch_size=batch_size))
     return method

@@ -13,7 +13,7 @@ from ebmzoo.methods.baselines import DRL
 from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recovery_energy
 from ebmzoo.networks import Initializer, LevelEnergyNet, RecoveryResNet
 from ebmzoo.networks.autoencoder import ImageCoder, KLAutoEncoder
-from ebmzoo.sampling.energies import AtLevel, Recovery, guided
+from ebmzoo.sampling.level_energies import AtLevel, Recovery, guided
 from ebmzoo.sampling.noise_schedule import CosineSchedule
 from ebmzoo.training.checkpoint import LastCheckpoint
 from support.tiny import TinyData, cdrl, drl, trainer
@@ -64,7 +64,7 @@ class Still(Initializer):
 def exact(initializer=None, classes=0, **numbers):
     schedule, chain = CosineSchedule(), RecoveryChain(**numbers)
     net = Exact(schedule, chain, classes)
-    return CDRL(net, initializer, schedule, chain, in_channels=1, size=1, denoise=1.0).double(), net
+    return CDRL(net, initializer, schedule=schedule, chain=chain, in_channels=1, size=1, denoise=1.0).double(), net
 
 
 def recursion(net, chain, x, steps):
@@ -309,8 +309,8 @@ def test_without_labels_classes_are_drawn(monkeypatch):
     labels = torch.randint(3, (600,), generator=torch.Generator().manual_seed(7))
     drawn = method.sample(600, generator=torch.Generator().manual_seed(7)).images.flatten()
     for k in range(3):
-        of_class = drawn[labels == k]
-        assert float(of_class.mean()) == pytest.approx(MEAN + k, abs=5 * STD / math.sqrt(len(of_class)) + 0.02)
+        encode_class = drawn[labels == k]
+        assert float(encode_class.mean()) == pytest.approx(MEAN + k, abs=5 * STD / math.sqrt(len(encode_class)) + 0.02)
 
 
 def test_guided_evaluations_are_counted():

@@ -12,13 +12,14 @@ from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
 from ebmzoo.methods import DenoisingEBMLearning, DenoisingEBMSampling
 from ebmzoo.methods.baselines import MDSMCooling
-from ebmzoo.methods.families.denoiser_energy import falling, linked
+from ebmzoo.methods.families.denoiser_energy import linked
 from ebmzoo.networks import SNGANGenerator, batch_norm_calibration
 from ebmzoo.networks.batch_norm_calibration import calibrated, norms
 from ebmzoo.networks.denoiser import Denoiser, UNetDenoiser
 from ebmzoo.networks.latent_moments import LatentMoments
-from ebmzoo.sampling.energies import DenoisingError, DenoisingPotential, OfDecoder, OfScore
+from ebmzoo.sampling.denoiser_energies import DenoisingError, DenoisingPotential, OfScore
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.latent_energies import OfDecoder
 from ebmzoo.sampling.noise_schedule import GeometricNoise
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import config_path, named_config, read_config
@@ -169,10 +170,7 @@ def test_geometric_noise():
             GeometricNoise(**bad)
 
 
-def test_falling_and_linked():
-    assert falling(0.5, 0.05, 3) == pytest.approx([0.5, 0.5 / math.sqrt(10), 0.05])
-    assert falling(0.5, 0.05, 1) == [0.05]
-    assert falling(0.5, 0.05, 0) == []
+def test_linked_chains_continue_from_each_other():
     halve = Langevin(1, 0.5, 0.0)
     states = list(linked([(halve, lambda x: x.square().sum(1) / 2)] * 2, points(1.0)))
     assert [float(x) for x in states] == [1.0, 0.5, 0.25]
@@ -186,7 +184,7 @@ def test_the_map_of_latents_has_their_moments_and_preconditions_the_chain():
     torch.testing.assert_close(identity(u), u)
     z = torch.randn(400, 3, generator=random, dtype=torch.float64) * torch.tensor([0.1, 1.0, 3.0]) + 2
     for batch in z.chunk(4):
-        latents.follow(*latents.of(batch))
+        latents.update(*latents.of_batch(batch))
     placed = latents.map()
     torch.testing.assert_close(placed.mean, z.mean(0))
     covariance = torch.cov(z.T, correction=0)
@@ -206,13 +204,13 @@ def test_the_map_of_latents_has_their_moments_and_preconditions_the_chain():
 def test_moments_forget_at_their_rate():
     latents = LatentMoments(1, rate=0.25)
     for value in (4.0, 8.0, 0.0, 0.0, 0.0, 0.0):
-        latents.follow(torch.tensor([value]), torch.tensor([[1.0]]))
+        latents.update(torch.tensor([value]), torch.tensor([[1.0]]))
     assert float(latents.mean) == pytest.approx(12 / 4 * 0.75**2)
 
 
 def test_a_checkpoint_of_before_moments_leaves_the_chain_as_it_was():
     method = denoising_ebm()
-    method.latents.follow(torch.ones(4), 2 * torch.eye(4))
+    method.latents.update(torch.ones(4), 2 * torch.eye(4))
     old = {k: v for k, v in denoising_ebm().state_dict().items() if not k.startswith("latents.")}
     again = denoising_ebm()
     again.load_state_dict(old)
@@ -463,7 +461,7 @@ def test_the_decoder_of_samples_has_the_batch_statistics_of_the_latents_they_sta
     """Those of training are of weights that the average of weights never had."""
     method = denoising_ebm()
     z = torch.randn(400, 4, generator=generator()) * torch.tensor([0.1, 1.0, 3.0, 0.5]) + 2
-    method.latents.follow(*method.latents.of(z))
+    method.latents.update(*method.latents.of_batch(z))
     kept = method.averages["decoder"].module
     before = copy.deepcopy(kept.state_dict())
     h = method._samples().energies.decoder
@@ -496,7 +494,7 @@ def test_the_decoder_s_statistics_are_taken_once_for_weights_and_moments(monkeyp
     method.sample(2, steps=0)
     method.stages(2)
     assert len(taken) == 1
-    method.latents.follow(*method.latents.of(torch.randn(9, 4, generator=generator())))
+    method.latents.update(*method.latents.of_batch(torch.randn(9, 4, generator=generator())))
     method.sample(2)
     assert len(taken) == 2
     with torch.no_grad():

@@ -7,8 +7,8 @@ from torch.nn.functional import normalize
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import LIEBM, LIEBMElbo
-from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import GivenLatent, Informed, Joint
 from ebmzoo.ssrl import Augment
 from support.tiny import TinyData, Watch, encoder, liebm, networks, stage, trainer, without_latent
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from ebmzoo.energy import gradient
 from ebmzoo.errors import UserError
 from ebmzoo.networks import CLELEnergy, CLELFeatures, MultiHeadEnergy, ResNetEncoder, SNGANFeatures
-from ebmzoo.sampling.energies import Joint
+from ebmzoo.sampling.latent_energies import Joint
 
 SMALL, BASE, LARGE = (
     {"width": 64, "depth": 1},
@@ -61,7 +61,7 @@ def test_parameters_of_the_encoder():
         assert count(clel.head) == 512 * 2048 + 2 * 2048 + 2048 * 128 + 128
 
 
-def test_residual_blocks_begin_as_their_shortcuts_only_where_asked():
+def test_residual_blocks_begin_as_their_shortcuts_only_if_configured():
     torch.manual_seed(0)
     usual = ResNetEncoder(1, 4, (1, 1), 3, 5, None, None)
     torch.manual_seed(0)
@@ -144,7 +144,7 @@ def test_marginals_and_projections_are_the_equations():
 
 
 @pytest.mark.parametrize("name", ["mlp", "linear", "identity", "heads"])
-def test_direction_knows_no_norm(name):
+def test_projections_depend_on_the_direction_only(name):
     """cos(g(cf), z) = cos(g(f), z) for c > 0, so its gradient is orthogonal to f; that of ‖f‖²/2 is f itself."""
     net, f, z = energies()[name], torch.randn(5, 6).double(), torch.randn(5, 6).double()
     cos = F.cosine_similarity(net.project(f), z)
@@ -173,7 +173,7 @@ def test_the_marginal_is_the_joint_without_its_latents():
     assert float(net(x).std()) > 0
 
 
-def test_contradictions_are_told():
+def test_contradictions_are_refused():
     with pytest.raises(UserError, match="latent: 7 must be that of f, 6"):
         CLELEnergy(CLELFeatures(**PLAIN), latent=7, projection="identity")
     with pytest.raises(UserError, match="bias"):

@@ -74,7 +74,7 @@ def test_every_parameter_learns(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_images_of_a_batch_do_not_know_each_other(name):
+def test_images_of_a_batch_are_independent(name):
     net, x, sigma = made(name)
     together = net(x, sigma)
     assert together.shape == x.shape
@@ -82,8 +82,8 @@ def test_images_of_a_batch_do_not_know_each_other(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_network_is_told_the_noise_level(name):
-    """Not only the factor σ, or σ², in front of it."""
+def test_the_network_depends_on_the_noise_level(name):
+    """Not only through the factor σ, or σ², in front of it."""
     net, x, sigma = made(name)
     power = {"unet": 1, "refinenet": 2}[name]
     x = x[:1].expand(3, -1, -1, -1)
@@ -232,7 +232,7 @@ def refined(block, xs, i):
 
 
 def bilinear(x):
-    """Twice the size: the corners stay, and what is between them is linear."""
+    """Doubles the size by linear interpolation between the corners, which do not change."""
     n = x.shape[-1]
     at = torch.arange(2 * n).double() * (n - 1) / (2 * n - 1)
     weights = (1 - (at[:, None] - torch.arange(n)).abs()).clamp(min=0)
@@ -295,7 +295,7 @@ def test_a_copy_is_the_same_network():
         assert torch.equal(other(x, sigma), net(x, sigma))
 
 
-def test_unfit_arguments_are_said():
+def test_arguments_out_of_range_are_refused():
     for message, make in {
         "size: 28 must be a multiple of 8, for the 4 resolutions": lambda: UNetDenoiser(size=28),
         "size: 0 must": lambda: UNetDenoiser(size=0),

@@ -101,13 +101,13 @@ def test_shapes_and_ranges(size, channels):
 
 
 @pytest.mark.parametrize("network", [SNGANFeatures, SNGANEnergy, SNGANGenerator, SNGANInference])
-def test_unknown_size_is_said(network):
+def test_unknown_size_is_refused(network):
     with pytest.raises(UserError, match=r"size: 48 .* 8, 16, 32, 64, 256"):
         network(size=48)
 
 
 @pytest.mark.parametrize(("network", "width"), [(SNGANFeatures, 24), (SNGANGenerator, 40), (SNGANInference, 3)])
-def test_unfit_width_is_said(network, width):
+def test_unfit_width_is_refused(network, width):
     with pytest.raises(UserError, match=f"width: {width} must be a positive multiple"):
         network(size=64, width=width)
 
@@ -190,7 +190,7 @@ def test_spectral_norm_converges_to_one():
             torch.testing.assert_close(top_singular_value(layer), torch.tensor(1.0), rtol=1e-4, atol=1e-4)
 
 
-def test_spectral_norm_reaches_what_it_says():
+def test_spectral_norm_applies_to_the_layers_of_its_option():
     for which, kinds in {"none": (), "conv": (nn.Conv2d,), "all": (nn.Conv2d, nn.Linear)}.items():
         net = SNGANFeatures(size=8, width=16, spectral_norm=which)
         for module in net.modules():
@@ -244,7 +244,7 @@ def test_spectral_norm_can_be_copied_and_averaged():
     average.update_parameters(net)
     originals = [m[0].parametrizations.weight.original for m in (average.module, net)]
     torch.testing.assert_close(originals[0] * 1.5, originals[1])
-    # W/σ(W) knows no scale: two thirds of the weights make the same function.
+    # W/σ(W) does not depend on the scale of W: two thirds of the weights make the same function.
     torch.testing.assert_close(average.eval()(x), net(x))
 
 
@@ -284,7 +284,7 @@ def test_encoder_standardises_inside():
     torch.testing.assert_close(inside.features(2 * u - 1), outside.features(2 * standardised - 1), rtol=1e-5, atol=1e-6)
 
 
-def test_unfit_encoder_arguments_are_said():
+def test_unfit_encoder_arguments_are_refused():
     with pytest.raises(UserError, match=r"mean: .* 1 channel"):
         ResNetEncoder(in_channels=1)
     with pytest.raises(UserError, match="blocks"):

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from ebmzoo.networks.norms import GroupNorm
-from ebmzoo.networks.unet import Settings
+from ebmzoo.networks.unet import BlockSettings
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_norm_is_computed_in_fp32_or_better_and_given_in_the_dtype_of_its_input(dtype, layout):
+def test_the_norm_is_computed_in_fp32_or_better_and_returned_in_the_dtype_of_its_input(dtype, layout):
     torch.manual_seed(0)
     norm = GroupNorm(4, 8, eps=1e-6)
     with torch.no_grad():
@@ -31,5 +31,5 @@ def test_the_norm_is_computed_in_fp32_or_better_and_given_in_the_dtype_of_its_in
 
 
 def test_u_nets_are_normed_by_it():
-    assert isinstance(Settings(8, 1, 0.0, 8).norm(12), GroupNorm)
-    assert Settings(8, 1, 0.0, 8).norm(12).num_groups == 4
+    assert isinstance(BlockSettings(8, 1, 0.0, 8).norm(12), GroupNorm)
+    assert BlockSettings(8, 1, 0.0, 8).norm(12).num_groups == 4

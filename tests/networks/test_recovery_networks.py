@@ -130,7 +130,7 @@ def test_energy_is_the_equation(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_no_class_is_told_in_three_ways(name):
+def test_no_class_can_be_passed_in_three_ways(name):
     torch.manual_seed(0)
     net, x, time = awake(SMALL[name](classes=3)), images(name), torch.tensor([0.0, 1.5, 30.0]).double()
     absent = net(x, time)
@@ -148,14 +148,14 @@ def test_no_class_is_told_in_three_ways(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_images_of_a_batch_do_not_know_each_other(name):
+def test_images_of_a_batch_are_independent(name):
     torch.manual_seed(0)
     net, x, time = awake(SMALL[name]()), images(name), torch.tensor([0.0, 1.5, 30.0]).double()
     together = net(x, time)
     alone = torch.cat([net(x[i : i + 1], time[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
     assert together.shape == ((3,) if name in ENERGIES else x.shape)
-    # ... and each knows its own level.
+    # ... and each has its own level.
     assert (net(x, time + 1) - together).abs().reshape(3, -1).amax(1).min() > 1e-6
 
 
@@ -229,7 +229,7 @@ def normalised(layer):
     return type(layer.parametrizations.weight[0]).__name__ if parametrize.is_parametrized(layer) else "none"
 
 
-def test_spectral_norms_reach_what_they_say():
+def test_spectral_norms_apply_to_the_layers_of_their_option():
     def kinds(net):
         layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         return {normalised(m) for n, m in layers.items() if "layer2" not in n and n != "tower.last"}, {
@@ -367,7 +367,7 @@ def test_initializers_begin_at_zero():
 
 
 def settings(**changes):
-    return unet.Settings(**{"embedding": 5, "heads": 1, "dropout": 0.0, "groups": 2} | changes)
+    return unet.BlockSettings(**{"embedding": 5, "heads": 1, "dropout": 0.0, "groups": 2} | changes)
 
 
 def group_norm(norm, x):
@@ -434,7 +434,7 @@ def test_unet_is_its_halves_and_every_skip_counts():
     assert attention == ["down"] * 2 + ["middle"] + ["up"] * 3
 
 
-def test_dropout_is_of_training_only():
+def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     net, x, time = awake(SMALL["unet"](dropout=0.5)), images("unet"), torch.tensor([0.0, 1.0, 2.0])
     assert torch.equal(net(x, time), net(x, time))
@@ -471,7 +471,7 @@ def test_energies_and_generators_of_points():
             assert net.float()(x.float()).dtype == generator.float()(m.float()).dtype == torch.float32
 
 
-def test_unfit_arguments_are_said():
+def test_arguments_out_of_range_are_refused():
     for message, make in {
         "zero_init: true needs spectral_norm: bounded, not plain": lambda: RecoveryResNet(zero_init=True),
         "depth: 0": lambda: RecoveryResNet(depth=0),
@@ -479,7 +479,7 @@ def test_unfit_arguments_are_said():
         "width: 5 must be an even": lambda: RecoveryResNet(width=5),
         "width: 2 must be an even": lambda: PlaneInitializer(width=2),
         "classes: -1": lambda: UNet(classes=-1),
-        r"attention: \[3\] must name resolutions from 0 to 2": lambda: UNet(attention=(3,)),
+        r"attention: \[3\] must name resolutions from 0, the full one, to 2": lambda: UNet(attention=(3,)),
         "heads: 3 must divide the 64 channels": lambda: UNet(heads=3),
         "groups: 0": lambda: UNet(groups=0),
         "depth: 0 must be 1": lambda: PlaneGenerator(depth=0),

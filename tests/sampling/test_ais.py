@@ -52,7 +52,7 @@ def test_log_z_of_a_gaussian_lies_within_its_errors():
 
 
 def test_the_mean_weight_is_z_without_bias():
-    """E[w] = Z with few temperatures too: 20,000 chains know Z to a percent, where the mean of log w is far below."""
+    """E[w] = Z with few temperatures too: 20,000 chains have Z to a percent, where the mean of log w is far below."""
     target = Gaussian(2)
     found = bracket(3, target, Normal(), target.like, target.draw, chains=20_000)
     assert found.forward.error < 0.02

@@ -6,10 +6,13 @@ import pytest
 import torch
 from scipy.special import gammaln, ive
 
-from ebmzoo.energy import gradient
-from ebmzoo.networks import LatentEnergy, ResNetEncoder, SNGANFeatures
-from ebmzoo.sampling.energies import Composed, GivenLatent, Informed, Joint, Product
+from ebmzoo.energy import gradient, savable
+from ebmzoo.networks import Denoiser, LatentEnergy, ResNetEncoder, SNGANFeatures
+from ebmzoo.sampling.denoiser_energies import DenoisingError, DenoisingPotential
+from ebmzoo.sampling.energies import Observed, Product
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import Composed, GivenLatent, Informed, Joint
+from ebmzoo.sampling.posterior import Posterior
 
 D = 64
 
@@ -80,11 +83,11 @@ def test_agreement_lowers_the_energy(net):
         torch.testing.assert_close(Joint(net, 2.0)(x, -own), net(x) + 2.0)
 
 
-def test_composition_of_one_latent_is_given(net):
+def test_composition_of_one_latent_is_the_conditional_energy(net):
     x, z = torch.randn(3, 1, 8, 8), sphere(3)
-    one, given = Composed(Joint(net, 0.7), z[:, None]), GivenLatent(Joint(net, 0.7), z)
-    torch.testing.assert_close(one(x), given(x))
-    torch.testing.assert_close(gradient(one, x), gradient(given, x))
+    one, conditional = Composed(Joint(net, 0.7), z[:, None]), GivenLatent(Joint(net, 0.7), z)
+    torch.testing.assert_close(one(x), conditional(x))
+    torch.testing.assert_close(gradient(one, x), gradient(conditional, x))
 
 
 def test_composition_is_equation_15(net):
@@ -132,11 +135,46 @@ def test_informed_differentiates_through_the_encoder(net):
     torch.testing.assert_close(total, held + through, rtol=1e-3, atol=1e-5)
 
 
-def test_given_works_with_latents_made_under_inference_mode(net):
+def test_conditional_energies_have_gradients_for_latents_made_under_inference_mode(net):
     with torch.inference_mode():
         z = sphere(2)
     Langevin(2, 0.1)(GivenLatent(Joint(net, 0.5), z), torch.randn(2, 1, 8, 8))
     Langevin(2, 0.1)(Composed(Joint(net, 0.5), z[:, None]), torch.randn(2, 1, 8, 8))
+
+
+class Scaled(Denoiser):
+    """r(x, σ) = w x."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, sigma):
+        return self.w * x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda fixed: DenoisingError(Scaled(), fixed[:, 0]),
+        lambda fixed: DenoisingPotential(Scaled(), fixed[:, 0]),
+        lambda fixed: Observed(lambda x: x.square().flatten(1).sum(1), lambda x: x * fixed.new_ones(()), fixed, 0.5),
+        lambda fixed: Posterior(lambda z: z * torch.nn.Parameter(torch.ones(())), fixed, 0.5),
+    ],
+    ids=["denoising error", "denoising potential", "observed", "posterior"],
+)
+def test_energies_have_gradients_for_tensors_made_under_inference_mode(make):
+    with torch.inference_mode():
+        fixed, x = torch.rand(3, 4) + 0.5, torch.randn(3, 4)
+    assert savable(fixed) is not fixed
+    assert not savable(fixed).is_inference()
+    normal = savable(fixed)
+    assert savable(normal) is normal
+    torch.manual_seed(0)
+    found = gradient(make(fixed), x)
+    torch.manual_seed(0)
+    assert torch.equal(found, gradient(make(normal), savable(x)))
+    assert found.abs().max() > 0
 
 
 def test_product_adds_energies(net):

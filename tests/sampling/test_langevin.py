@@ -82,7 +82,7 @@ def test_step_size_and_noise_of_each_image():
     etas = torch.tensor([0.0, 0.1, 0.5], dtype=torch.float64)
     x = Langevin(4, 9.0, 0.0)(quadratic(), x0, step_size=etas)
     torch.testing.assert_close(x, ((1 - etas) ** 4).view(3, 1, 1, 1) * x0)
-    # noise=None follows the step size in effect, image by image
+    # noise=None is derived from the step size in effect, for each image
     x = Langevin(1, 9.0)(lambda x: 0 * x.sum(1), torch.zeros(3, 100_000), step_size=torch.tensor([0.0, 0.5, 2.0]))
     torch.testing.assert_close(x.std(1), torch.tensor([0.0, 1.0, 2.0]), rtol=0.02, atol=1e-6)
     x = Langevin(1, 0.0)(lambda x: 0 * x.sum(1), torch.zeros(2, 100_000), noise=torch.tensor([0.0, 3.0]))

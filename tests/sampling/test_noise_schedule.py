@@ -7,7 +7,7 @@ import torch
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import RecoveryChain
-from ebmzoo.sampling.noise_schedule import CosineSchedule, DRLSchedule
+from ebmzoo.sampling.noise_schedule import CosineSchedule, DRLSchedule, GeometricNoise, geometric_sequence
 
 SCHEDULES = [
     CosineSchedule(),
@@ -44,8 +44,8 @@ def test_the_logsnr_is_the_paper_s_formula():
     a = math.atan(math.exp(5.1 / 2)) - b
     formula = [-2 * math.log(math.tan(a * i / 6 + b)) for i in range(7)]
     torch.testing.assert_close(CosineSchedule().logsnr, torch.tensor(formula), rtol=0, atol=1e-4)
-    told = [2000 / math.pi * math.atan(math.exp(-value / 2)) for value in formula]
-    torch.testing.assert_close(CosineSchedule().time, torch.tensor(told), rtol=1e-6, atol=0)
+    time = [2000 / math.pi * math.atan(math.exp(-value / 2)) for value in formula]
+    torch.testing.assert_close(CosineSchedule().time, torch.tensor(time), rtol=1e-6, atol=0)
 
 
 def test_the_schedule_of_drl():
@@ -56,8 +56,8 @@ def test_the_schedule_of_drl():
     eight = DRLSchedule(8, spacing=100)
     assert torch.equal(eight.alpha_bar[:6], s.alpha_bar[:6])
     assert eight.alpha_bar[-1] == s.alpha_bar[-1]
-    told = DRLSchedule(8, spacing=100, told="logsnr").time
-    torch.testing.assert_close(told, 2000 / math.pi * torch.atan((-eight.logsnr / 2).exp()))
+    time = DRLSchedule(8, spacing=100, time="logsnr").time
+    torch.testing.assert_close(time, 2000 / math.pi * torch.atan((-eight.logsnr / 2).exp()))
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     torch.testing.assert_close(DRLSchedule(8).alpha_bar[:3].double(), kept[[0, 71, 142]].sqrt())
 
@@ -106,7 +106,7 @@ def test_a_pair_of_the_diffusion_has_two_and_the_same_marginals():
     second = (upper - s.alpha[i].view(shape) * lower) / s.sigma[i].view(shape)
     torch.manual_seed(0)
     first = torch.randn_like(x)
-    torch.testing.assert_close(second, torch.randn_like(x), rtol=1e-3, atol=2e-3)  # a draw of its own
+    torch.testing.assert_close(second, torch.randn_like(x), rtol=1e-3, atol=2e-3)  # a separate draw
     torch.testing.assert_close(lower, s.noised(x, i - 1, first))
     # the variance is linear in those of the two draws: α² σ̄²_{i−1} + σ_i² = σ̄_i²
     total = s.alpha[i].square() * s.sigma_bar[i - 1].square() + s.sigma[i].square()
@@ -151,7 +151,7 @@ def test_tables_follow_the_module_and_stay_out_of_checkpoints():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: CosineSchedule(1), "schedule.levels is 1"),
         (lambda: CosineSchedule(6, -5.0, 9.0), "schedule.logsnr_max is -5"),
@@ -162,6 +162,22 @@ def test_tables_follow_the_module_and_stay_out_of_checkpoints():
         (lambda: RecoveryChain(noise=-1.0), "chain.noise is -1"),
     ],
 )
-def test_what_is_out_of_range_is_named(make, told):
-    with pytest.raises(UserError, match=told):
+def test_what_is_out_of_range_is_named(make, message):
+    with pytest.raises(UserError, match=message):
         make()
+
+
+def test_a_geometric_sequence_ends_at_its_last_number_whatever_its_length():
+    assert geometric_sequence(0.5, 0.05, 3) == pytest.approx([0.5, 0.5 / math.sqrt(10), 0.05])
+    assert geometric_sequence(0.5, 0.05, 1) == [0.05]
+    assert geometric_sequence(0.5, 0.05, 0) == []
+
+
+@pytest.mark.parametrize("levels", [2, 3, 10, 128, 1000])
+@pytest.mark.parametrize(("first", "last"), [(1.0, 0.01), (0.5, 0.05), (50.0, 0.01), (3.0, 0.1), (100.0, 1.0)])
+def test_geometric_noise_is_to_the_last_bit_that_of_the_exponents_in_double_precision(first, last, levels):
+    """Checkpoints do not contain the levels, so that their float32 numbers must stay those of training."""
+    exponents = torch.linspace(0, 1, levels, dtype=torch.float64)
+    expected = (first * (last / first) ** exponents).float()
+    assert torch.equal(GeometricNoise(levels, first, last).sigma, expected)
+    assert torch.equal(torch.tensor(geometric_sequence(first, last, levels), dtype=torch.float64).float(), expected)

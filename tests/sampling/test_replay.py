@@ -32,8 +32,8 @@ def test_slots_are_different_and_written_back_where_they_came_from():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_reinit_frequency_is_binomial(policy):
     p, n, rounds = 0.05, 200, 50
-    buffer = ReplayBuffer(200, (1,), policy, reinit_prob=p)
-    buffer.store(torch.full((200, 1), 9.0), torch.arange(200))
+    buffer = ReplayBuffer(200, (1, 1, 1), policy, reinit_prob=p)
+    buffer.store(torch.full((200, 1, 1, 1), 9.0), torch.arange(200))
     anew = sum(int((buffer.draw(n)[0].abs() <= 1).sum()) for _ in range(rounds))
     assert abs(anew - p * n * rounds) < 5 * math.sqrt(p * (1 - p) * n * rounds)
 
@@ -66,9 +66,9 @@ def test_reservoir_keeps_each_state_alike():
     size, total, rounds = 5, 25, 2000
     kept = torch.zeros(total)
     for _ in range(rounds):
-        buffer = ReplayBuffer(size, (1,), "reservoir")
+        buffer = ReplayBuffer(size, (1, 1, 1), "reservoir")
         for start in range(0, total, 5):
-            buffer.store(states(start, 5)[:, 0, 0, :1], torch.zeros(5, dtype=torch.long))
+            buffer.store(states(start, 5)[:, :, :1, :1], torch.zeros(5, dtype=torch.long))
         kept[buffer.states.flatten().long()] += 1
     p = size / total
     assert (kept - p * rounds).abs().max() < 5 * math.sqrt(p * (1 - p) * rounds)
@@ -130,11 +130,11 @@ def test_uint8_rounds_to_a_255th():
 
 def test_wrong_use_is_named():
     with pytest.raises(UserError, match="too small to draw 6"):
-        ReplayBuffer(5, (1,)).draw(6)
+        ReplayBuffer(5, (1, 1, 1)).draw(6)
     with pytest.raises(UserError, match="reinit_prob"):
-        ReplayBuffer(5, (1,), reinit_prob=1.5)
+        ReplayBuffer(5, (1, 1, 1), reinit_prob=1.5)
     with pytest.raises(UserError, match="size"):
-        ReplayBuffer(0, (1,))
+        ReplayBuffer(0, (1, 1, 1))
 
 
 def test_drawn_without_renewal_every_state_is_a_stored_one():

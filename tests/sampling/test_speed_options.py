@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from ebmzoo.energy import gradient
 from ebmzoo.networks import CLELEnergy, CLELFeatures, LatentEnergy, RecoveryResNet, SNGANFeatures
 from ebmzoo.sampling import chain_context
-from ebmzoo.sampling.energies import GivenLatent, Joint
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import GivenLatent, Joint
 from profiling.networks import AtLevel
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -26,7 +26,7 @@ TRACED = [
 
 @pytest.fixture
 def traced(monkeypatch):
-    """`torch.compile` without the code generator, which takes the time: what it follows and guards is the same."""
+    """`torch.compile` without the code generator, which takes the time: the traced code and its guards are the same."""
     torch._dynamo.reset()
 
     @cache
@@ -66,14 +66,14 @@ def test_channels_last_gives_the_same_chain():
 
 
 def test_bf16_gives_the_chain_within_its_precision_and_the_noise_to_the_last_bit():
-    """Of a step of bf16, 8 bits: relative to how far the gradient moves the image."""
+    """Relative to how far the gradient moves the image: bf16 rounds to 2⁻⁹, and a gradient passes tens of layers."""
     for net in nets():
         net.eval()
         eta = 0.1 / float(gradient(net, images()).abs().max())
         low, high = (Langevin(3, eta, 0.0, precision=precision) for precision in ("bf16", "fp32"))
         moved = chain(high, net, images()) - images()
         error = (chain(low, net, images()) - images() - moved).norm() / moved.norm()
-        assert 0 < error < 0.05, type(net)
+        assert 0 < error < 40 * 2**-9, type(net)
         noise = [chain(Langevin(3, 0.0, 0.01, precision=precision), net, images()) for precision in ("bf16", "fp32")]
         assert torch.equal(*noise)
         assert noise[0].dtype == torch.float32
@@ -94,7 +94,7 @@ def test_traced_chains_see_new_weights_new_spectral_norms_and_new_step_sizes(dev
             for parameter in net.parameters():
                 parameter.mul_(1.3).add_(0.01)
         net.train()
-        net(x)  # a power iteration, where there is one
+        net(x)  # a power iteration, if the network has spectral norms
         net.eval()
         after = chain(fast, net, x, step_size=eta)
         assert (after - before).abs().max() > 1e-3
@@ -128,7 +128,7 @@ def test_spectral_norms_in_training_move_once_a_traced_chain_as_in_a_plain_one(d
 
 
 class Watched(torch.nn.Module):
-    """A weight as it is, which notes whether autocast is on where spectral norm would make its power iteration."""
+    """The identity, which records whether autocast is on where spectral norm would make its power iteration."""
 
     def __init__(self):
         super().__init__()
@@ -171,12 +171,12 @@ def test_a_cuda_graph_is_left_out_where_there_is_no_gpu(monkeypatch):
         assert torch.equal(*ends)
 
 
-def test_each_option_is_its_way_to_trace(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda value, **how: asked.append(how))
+def test_each_option_has_its_way_of_tracing(monkeypatch):
+    options_of_compile = []
+    monkeypatch.setattr(torch, "compile", lambda value, **how: options_of_compile.append(how))
     for options in ((False, True), (True, False), (True, True)):
         chain_context._tracer.__wrapped__(*options)
-    assert asked == [{"backend": "cudagraphs"}, {"mode": None}, {"mode": "reduce-overhead"}]
+    assert options_of_compile == [{"backend": "cudagraphs"}, {"mode": None}, {"mode": "reduce-overhead"}]
 
 
 def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):

@@ -141,7 +141,7 @@ def images(n=8, channels=3, size=16):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_nothing_asked_is_nothing_done(channels):
+def test_without_any_change_images_stay_the_same(channels):
     x = images(channels=channels)
     torch.testing.assert_close(Augment(**NOTHING)(x), x, rtol=0, atol=1e-5)
     torch.testing.assert_close(Augment(**NOTHING)(3 * x), (3 * x).clamp(-1, 1), rtol=0, atol=1e-5)

@@ -62,7 +62,7 @@ def test_loss_crosses_the_views():
     online, objective = attached(Numbered())
     with torch.no_grad():
         for p in objective.target.parameters():
-            p.add_(0.1 * torch.randn_like(p))  # a target of its own
+            p.add_(0.1 * torch.randn_like(p))  # a target that differs from the encoder
     x = images()
     y = x.flip(3)
     q, h, t = objective.predictor, online, objective.target

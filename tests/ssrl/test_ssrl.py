@@ -50,7 +50,7 @@ def test_nt_xent_gradients():
     assert negatives.grad is None
     for z in (z1, z2):
         assert z.grad.abs().max() > 0
-        # The loss does not know the length of z, so its gradient is orthogonal to z.
+        # The loss does not depend on the length of z, so its gradient is orthogonal to z.
         torch.testing.assert_close((z.grad * z).sum(1), torch.zeros(4), rtol=0, atol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_nt_xent_is_float32_under_autocast():
 
 
 class Recorder(Encoder):
-    """Flattens the image and remembers the batches it was given."""
+    """Flattens the image and remembers the batches that it received."""
 
     latent = feature_dim = 16
 
@@ -138,7 +138,7 @@ class Blobs(ImageData):
 
 
 class Counted(SimCLR):
-    """SimCLR that remembers when it was told that a step is over."""
+    """SimCLR that remembers the calls of `after_step`."""
 
     def __init__(self):
         super().__init__(Augment(flip_prob=0.0, crop_scale=(0.6, 1.0)))
@@ -188,7 +188,7 @@ def test_rates_follow_the_schedule(trained):
     assert model.rates == pytest.approx(expected, rel=1e-6)
 
 
-def test_objective_hears_of_each_step(trained):
+def test_objective_is_called_after_each_step(trained):
     assert trained[0].objective.progress == pytest.approx([step / 24 for step in range(1, 25)])
 
 

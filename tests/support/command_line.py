@@ -11,7 +11,7 @@ CONFIG = ROOT / "configs" / "liebm_digits.yaml"
 
 
 def small(tmp_path, **changes):
-    """The digits config with everything made small, as a file."""
+    """A file with the digits config at a small size."""
     config = read_config(CONFIG)
     model, data, tasks = config["model"]["init_args"], config["data"]["init_args"], config["tasks"]
     model["energy_net"]["init_args"]["features"]["init_args"] |= {"width": 16, "out_features": 16}
@@ -31,10 +31,10 @@ def small(tmp_path, **changes):
 
 
 def fails(capsys, *args):
-    """The one sentence that a wrong command line ends with."""
+    """The error of an invalid command line, which must be one sentence."""
     with pytest.raises(SystemExit) as stopped:
         main([str(a) for a in args])
     assert stopped.value.code == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ebmzoo: ")]
-    assert len(told) == 1
-    return told[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ebmzoo: ")]
+    assert len(errors) == 1
+    return errors[0]

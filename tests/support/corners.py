@@ -1,4 +1,4 @@
-"""Methods and classifiers of images whose classes are known exactly."""
+"""Methods and classifiers for images with known classes."""
 
 import torch
 from torch.nn.functional import one_hot
@@ -16,40 +16,40 @@ def distances(x, templates):
 
 
 class Corners(Oracle, LatentConditional):
-    """h(x) is the corner that is bright, one of four; a sample given it is bright in `corners[h]`."""
+    """h(x) is the bright corner, one of four; a sample conditioned on it is bright in `corners[h]`."""
 
     def __init__(self, corners=(0, 1, 2, 3)):
         templates = -torch.ones(4, 1, 8, 8)
         for k in range(4):
             templates[k, 0, 4 * (k // 2) :, 4 * (k % 2) :][:4, :4] = 1
         super().__init__(templates)
-        self.corners, self.given = torch.tensor(corners), []
+        self.corners, self.conditions = torch.tensor(corners), []
 
     def encode(self, x):
         return one_hot(distances(x, self.images).argmin(1), 4).float()
 
     def sample_from_latents(self, z, *, steps=None, generator=None):
-        self.given.append(z)
+        self.conditions.append(z)
         return Samples(self.images[self.corners[z.argmax(1)]], 7, "noise", 6, 0.5)
 
 
 class Nearest(FeatureExtractor):
-    """Tells which template an image is nearest to."""
+    """Classifies an image by the nearest template."""
 
     def __init__(self, templates, kinds=None, name="nearest"):
         super().__init__()
-        self.templates, self.told = templates, name
+        self.templates, self.label = templates, name
         self.kinds = torch.arange(len(templates)) if kinds is None else kinds
 
-    name = property(lambda self: self.told)
+    name = property(lambda self: self.label)
     fingerprint = property(lambda self: "0123456789ab")
 
     def available(self):
         return None
 
     def forward(self, images):
-        told = self.kinds[distances(images, self.templates).argmin(1)]
-        return images.flatten(1), one_hot(told, int(self.kinds.max()) + 1).float()
+        predicted = self.kinds[distances(images, self.templates).argmin(1)]
+        return images.flatten(1), one_hot(predicted, int(self.kinds.max()) + 1).float()
 
 
 def judges(*names):

@@ -10,11 +10,13 @@ from ebmzoo.methods.base.optimization import NetworkOptimizer
 
 
 class Counting(Method):
-    """A method of any number of one-weight networks, each stepped once an iteration."""
+    """A method of any number of one-weight networks, each stepped once per iteration."""
 
     def __init__(self, optimizers, schedule=None):
         super().__init__()
-        self.nets = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(optimizers))
+        self.nets = [nn.Linear(1, 1, bias=False) for _ in range(optimizers)]
+        for i, net in enumerate(self.nets):
+            self.add_module(f"net{i}", net)
         self.averages = averaged(0.5, **{f"net{i}": net for i, net in enumerate(self.nets)})
         self.schedule = schedule
 

@@ -20,7 +20,7 @@ METHODS = {
 
 
 def alike(folder: Path, name: str) -> None:
-    """What each process saw, drew and learnt."""
+    """Save the images, latents and weights of each process."""
     torch.manual_seed(0)
     method = METHODS[name]()
     seen, latents = [], []
@@ -41,12 +41,12 @@ def alike(folder: Path, name: str) -> None:
         callbacks=[Watch(lambda t, m: steps.append(t.global_step))],
     )
     fit.fit(method, TinyData(n=32, batch_size=4))
-    told = {"weights": method.state_dict(), "seen": torch.cat(seen), "steps": steps, "latents": torch.cat(latents)}
-    torch.save(told, folder / f"rank{fit.global_rank}.pt")
+    result = {"weights": method.state_dict(), "seen": torch.cat(seen), "steps": steps, "latents": torch.cat(latents)}
+    torch.save(result, folder / f"rank{fit.global_rank}.pt")
 
 
 def resumed(folder: Path, name: str) -> None:
-    """What each process holds at the end of a run of 11 iterations, and of one that is cut at 3, 4 and 7."""
+    """Save the state of each process after a run of 11 iterations, and after one that is interrupted at 3, 4 and 7."""
     found = {}
     for run, cuts in {"whole": [11], "cut": [3, 4, 7, 11]}.items():
         last = None

@@ -1,4 +1,4 @@
-"""Every method in each setting whose iteration differs, small: for tests of what holds for the whole family."""
+"""Every method in each setting with a different iteration, small, for tests over the whole family."""
 
 from ebmzoo.methods import DenoisingEBMLearning, DualMCMCLosses, LIEBMElbo
 from support.clel import clel

@@ -1,4 +1,4 @@
-"""Methods with a generator whose inverse is known."""
+"""Methods with an invertible generator."""
 
 import math
 
@@ -15,7 +15,7 @@ from support.tiny import SIZE
 class Linear(Method, StartsFromGenerator, Reconstructs):
     """G(z) = Az with a square A on 8×8 images, E(x) = |x|²/2 and exact inference μ(x) = A⁻¹x, in double precision.
 
-    `decoded` counts the images of each call of the generator that asks for a gradient, one call a latent step.
+    `decoded` counts the images of each call of the generator with a gradient, one call per latent step.
     """
 
     def __init__(self, a, sampler=None, posterior=None, infers=True):
@@ -68,7 +68,7 @@ class Linear(Method, StartsFromGenerator, Reconstructs):
 
 
 class GeneratorOnly(Method, Generates):
-    """The linear generator and nothing else."""
+    """A method with only the linear generator."""
 
     def __init__(self, a):
         super().__init__()

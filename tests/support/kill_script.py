@@ -1,4 +1,4 @@
-"""A run that is killed 20 times with SIGKILL and goes on each time: `kill_script.py FOLDER`; see test_kill.py.
+"""A run that is killed 20 times with SIGKILL and resumes each time: `kill_script.py FOLDER`; see test_kill.py.
 
 Each attempt is a fork, so that torch is imported once. Half of the kills come from outside after a random while; the
 others strike at chosen points of writing a checkpoint.
@@ -25,7 +25,7 @@ KILLS = 20
 
 
 def train(folder, steps, found=None, callbacks=()):
-    """A run with a replay buffer that keeps a checkpoint of every iteration."""
+    """A run with a replay buffer that writes a checkpoint at every iteration."""
     torch.manual_seed(1)
     method = igebm(replay_size=20)
     torch.manual_seed(7 if found is None else 99)
@@ -34,8 +34,8 @@ def train(folder, steps, found=None, callbacks=()):
     fit.fit(method, TinyData(flip=True), ckpt_path=found, weights_only=True)
 
 
-class Tell(Callback):
-    """Writes the iteration that starts, whose checkpoint is on the disk, into a pipe."""
+class ReportIteration(Callback):
+    """Writes the number of each starting iteration, which has a checkpoint on disk, into a pipe."""
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -49,7 +49,7 @@ def die():
 
 
 class Torn:
-    """A file of which `room` bytes reach the disk before the process dies."""
+    """A file that takes `room` bytes before the process dies."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -68,7 +68,7 @@ class Torn:
 
 def strike(point, after, draw):
     """Arrange that the process dies at `point` of writing its `after`-th checkpoint."""
-    save, rename, keep_as, left = torch.save, durable.rename, checkpoints.keep_as, [after]
+    save, rename, hard_link, left = torch.save, durable.rename, checkpoints.hard_link, [after]
 
     def saving(content, file):
         left[0] -= 1
@@ -84,54 +84,54 @@ def strike(point, after, draw):
             die()
 
     def keeping(path, second):
-        keep_as(path, second)
+        hard_link(path, second)
         if point == "after link" and left[0] == 0:
             die()
 
     torch.save = saving
     durable.rename = checkpoints.rename = renaming
-    checkpoints.keep_as = keeping
+    checkpoints.hard_link = keeping
 
 
 POINTS = ["bytes", "bytes", "before fsync", "after link", "before rename", "after rename", "bytes", "bytes", "bytes"]
 
 
 def attempt(folder, point, draw):
-    """One killed attempt: the iterations it told of, the first being that of its checkpoint."""
+    """One killed attempt: the iterations that it reported, the first being that of its checkpoint."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reads)
         if point is not None:
             strike(point, draw.randint(1, 4), draw)
-        train(folder, 10**6, newest(folder), [Tell(writes)])
+        train(folder, 10**6, newest(folder), [ReportIteration(writes)])
         os._exit(1)
     os.close(writes)
-    told = b""
+    reported = b""
     if point is None:
         for _ in range(draw.randint(1, 5)):
-            told += os.read(reads, 1)
-            while told and not told.endswith(b"\n"):
-                told += os.read(reads, 1)
+            reported += os.read(reads, 1)
+            while reported and not reported.endswith(b"\n"):
+                reported += os.read(reads, 1)
         time.sleep(draw.uniform(0, 0.04))
         os.kill(child, signal.SIGKILL)
     while more := os.read(reads, 1000):
-        told += more
+        reported += more
     os.close(reads)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    return [int(line) for line in told.split()]
+    return [int(line) for line in reported.split()]
 
 
 def main(folder):
     draw = random.Random(0)
     points = [*POINTS, *[None] * (KILLS - len(POINTS))]
     draw.shuffle(points)
-    cut, told = folder / "cut", [attempt(folder / "cut", point, draw) for point in points]
+    cut, reported = folder / "cut", [attempt(folder / "cut", point, draw) for point in points]
     found = newest(cut)
     last = checkpoints.read(found)["global_step"] + 3
     train(cut, last, found)
     train(folder / "whole", last)
-    (folder / "told.json").write_text(json.dumps({"told": told, "last": last}))
+    (folder / "reported.json").write_text(json.dumps({"iterations": reported, "last": last}))
 
 
 if __name__ == "__main__":

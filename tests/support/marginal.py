@@ -1,4 +1,4 @@
-"""Small models of the baselines that learn an energy alone."""
+"""Small models of the baselines that train only an energy."""
 
 from ebmzoo.methods.baselines import IGEBM, ImprovedCD, ShortRunEBM
 from ebmzoo.sampling.langevin import Langevin

@@ -1,4 +1,4 @@
-"""A method whose energies and samples are known."""
+"""A method with known energies and samples."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from ebmzoo.methods import Method, Samples
 
 
 class Oracle(Method):
-    """Samples are the training images themselves; the energy is the mean brightness."""
+    """A method whose samples are the training images and whose energy is the mean brightness."""
 
     def __init__(self, images):
         super().__init__()

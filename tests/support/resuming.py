@@ -1,11 +1,11 @@
-"""What a resumed run must have in common with one that was never cut."""
+"""What a resumed run must have in common with an uninterrupted one."""
 
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
 
 class Rows(Logger):
-    """All that is logged, with its step."""
+    """Records everything that is logged, with its step."""
 
     name = version = "rows"
 
@@ -21,7 +21,7 @@ class Rows(Logger):
 
 
 def same(one, two, where=""):
-    """Assert that two checkpoints, or parts of them, are alike to the last bit."""
+    """Assert that two checkpoints, or parts of them, are equal bit for bit."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two), where
     elif isinstance(one, dict):

@@ -1,4 +1,4 @@
-"""Any configuration of the project made small."""
+"""Configurations of the project at a small size."""
 
 from support.paths import CONFIGS
 
@@ -15,14 +15,14 @@ SMALL |= {"latent_steps": 2, "image_steps": 2, "hot": 2, "last": 2, "warmup": 1}
 
 
 RECOVERY = {"multiples": [1, 1, 1], "depth": 1, "embedding": 16, "classes": 4, "attention": [1]}
-"""What CDRL's and DRL's networks have besides, where they have it; the classes are the tiny data's."""
+"""Additional settings of CDRL's and DRL's networks, if present; the number of classes is that of the tiny data."""
 
 
 MANY = ("RecoveryResNet", "PlaneEnergy", "UNet", "PlaneInitializer", "UNetDenoiser")
 
 
 def shrink(node, small=SMALL):
-    """Widths, sizes and chain lengths made small, wherever they stand; no classes stay none."""
+    """Shrink widths, sizes and chain lengths at any depth of a config; 0 classes stay 0."""
     if isinstance(node, list):
         return [shrink(x, small) for x in node]
     if not isinstance(node, dict):

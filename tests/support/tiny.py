@@ -26,7 +26,7 @@ SIZE = 8
 
 
 class TinyData(ImageData):
-    """Blobs in four places, 8×8, the same in every test; `kinds` of them are told apart."""
+    """8×8 images of blobs in four places, the same in every test, with `kinds` classes."""
 
     name, size = "tiny", SIZE
 
@@ -66,7 +66,7 @@ def stage(epochs=1, **changes):
 
 
 def liebm(**changes):
-    """LIEBM in the EM setting; `inference=True` adds a small q."""
+    """LIEBM in the EM setting; `inference=True` adds a small inference network."""
     if changes.get("inference") is True:
         changes["inference"] = SNGANInference(in_channels=1, size=SIZE, latent=4, width=16)
     return LIEBM(
@@ -129,7 +129,7 @@ def drl(classes=0, **changes):
 
 
 def denoiser():
-    """One that does not begin as the identity: its zero convolutions are drawn."""
+    """A denoiser that does not start as the identity: its zero-initialised convolutions are random."""
     torch.manual_seed(0)
     net = UNetDenoiser(1, SIZE, latent=4, width=8, multiples=(1, 2), depth=1, attention=(1,), embedding=16, groups=4)
     for parameter in net.parameters():
@@ -159,7 +159,7 @@ def score_network(**changes):
 
 
 def trainer(tmp_path, **changes):
-    """A CPU trainer that keeps nothing and says nothing."""
+    """A CPU trainer that writes no files and prints nothing."""
     quiet = {
         "logger": False,
         "enable_progress_bar": False,

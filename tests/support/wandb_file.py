@@ -1,4 +1,4 @@
-"""Reads back what W&B wrote of an offline run: LevelDB's log format behind W&B's header of seven bytes.
+"""Reads the files of W&B's offline runs: LevelDB's log format after W&B's header of seven bytes.
 
 The reader of wandb's Python part went away; this one is after the format's description,
 https://github.com/google/leveldb/blob/main/doc/log_format.md, with W&B's plain CRC-32.
@@ -14,12 +14,12 @@ BLOCK, FULL, FIRST, MIDDLE, LAST = 32768, 1, 2, 3, 4
 
 
 def records(path):
-    """Every record of a `.wandb` file, in order; a checksum that is wrong is an error."""
+    """Every record of a `.wandb` file, in order; a wrong checksum is an error."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     at, held = 7, b""
     while at + 7 <= len(data):
-        if BLOCK - at % BLOCK < 7:  # a block's rest that has no room for a header
+        if BLOCK - at % BLOCK < 7:  # the rest of the block is too short for a header
             at += BLOCK - at % BLOCK
             continue
         checksum, length, kind = struct.unpack("<IHB", data[at : at + 7])
@@ -33,8 +33,8 @@ def records(path):
             yield record
 
 
-def told(folders):
-    """What runs' folders hold together: `run` of the first, `config`, `history` (a dict a row) and `files`."""
+def logged(folders):
+    """The contents of run folders together: `run` of the first, `config`, `history` (one dict per row) and `files`."""
     found = {"run": None, "config": {}, "history": [], "files": set(), "metrics": []}
     for folder in folders:
         (path,) = folder.glob("*.wandb")

@@ -1,4 +1,4 @@
-"""Fits that record what a method does."""
+"""Fits that record the losses of a method."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Samples of classes and fillings from the command line, and both conditional tasks, on methods known exactly."""
+"""Class-conditional samples and fillings on the command line, and both conditional tasks, on exactly known methods."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import ClassConditional, Inpaints, Samples
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Compositional, Conditional, Guidance
-from ebmzoo.tasks.latents import sample_classes
+from ebmzoo.tasks.conditioning import sample_classes
 from ebmzoo.training.checkpoint import KEY
 from support.corners import Corners, Nearest, distances, judges, shapes
 from support.oracle import Oracle
@@ -23,16 +23,16 @@ from support.tiny import TinyData, without_latent
 
 
 class Follower(Oracle, ClassConditional, Inpaints):
-    """A sample of class k is the picture `corners[k]`; a filling is black."""
+    """A method whose samples of class k are the picture `corners[k]`, and whose fillings are black."""
 
     classes = property(lambda self: len(self.corners))
 
     def __init__(self, corners=(0, 1, 2, 3)):
         super().__init__(Corners().images)
-        self.corners, self.told, self.guided, self.filled = torch.tensor(corners), [], [], []
+        self.corners, self.requested, self.guided, self.filled = torch.tensor(corners), [], [], []
 
     def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
-        self.told.append(labels)
+        self.requested.append(labels)
         self.guided.append(guidance)
         chosen = self.corners[labels if labels.dim() == 1 else labels[:, 0]]
         return Samples(self.images[chosen], 13, "noise", 6, 1.0)
@@ -42,7 +42,7 @@ class Follower(Oracle, ClassConditional, Inpaints):
         return Samples(torch.where(hidden, -1.0, x), 13, "noise", 6, 1.0)
 
 
-def asked(method, data=None, folder=None, **changes):
+def evaluate(method, data=None, folder=None, **changes):
     return Conditional(**{"classifier": Nearest(Corners().images), "n": 6} | changes)(
         method, data or TinyData(), folder
     )
@@ -51,8 +51,8 @@ def asked(method, data=None, folder=None, **changes):
 # the tasks
 
 
-def test_samples_of_their_class_are_told_so_and_of_another_are_not(tmp_path):
-    right, wrong = asked(Follower(), folder=tmp_path), asked(Follower((1, 2, 3, 0)))
+def test_accuracy_is_one_for_right_classes_and_zero_for_wrong_ones(tmp_path):
+    right, wrong = evaluate(Follower(), folder=tmp_path), evaluate(Follower((1, 2, 3, 0)))
     assert [right.figures[f"{name}/accuracy"] for name in ("all", "a", "b", "c", "d", "real")] == [1] * 6
     assert [wrong.figures[f"{name}/accuracy"] for name in ("all", "a", "b", "c", "d", "real")] == [0] * 5 + [1]
     assert right.figures["all/nfe"] == 13
@@ -62,14 +62,14 @@ def test_samples_of_their_class_are_told_so_and_of_another_are_not(tmp_path):
     assert right.protocol["guidance"] == 0
     assert not any(key.startswith("encoded") for key in right.protocol)
     right.write(tmp_path)
-    assert "6 samples a class" in scorecard(tmp_path, ["conditional"])
+    assert "6 samples per class" in scorecard(tmp_path, ["conditional"])
 
 
-def test_classes_are_told_in_order_with_the_guidance():
+def test_classes_are_passed_in_order_with_the_guidance():
     method = Follower()
-    asked(method, n=3, guidance=1.5, batch_size=5)
-    assert torch.cat(method.told).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert [len(labels) for labels in method.told] == [5, 5, 2]
+    evaluate(method, n=3, guidance=1.5, batch_size=5)
+    assert torch.cat(method.requested).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [len(labels) for labels in method.requested] == [5, 5, 2]
     assert method.guided == [1.5] * 3
 
 
@@ -80,8 +80,8 @@ def test_a_label_is_found_among_the_concepts():
     scenes = render(COMBINATIONS.table, 16) / 127.5 - 1
     judge = Nearest(scenes, COMBINATIONS.column("colour"))
     method.images = scenes[:1]
-    result = asked(method, data, classifier=judge, n=1)
-    assert torch.cat(method.told).tolist() == [2, 3, 4, 5, 6, 7]
+    result = evaluate(method, data, classifier=judge, n=1)
+    assert torch.cat(method.requested).tolist() == [2, 3, 4, 5, 6, 7]
     assert result.figures["red/accuracy"] == 1, "the first scene is red"
     assert result.figures["all/accuracy"] == pytest.approx(1 / 6)
 
@@ -94,24 +94,22 @@ def test_a_label_that_the_model_does_not_know_is_a_note():
         assert result.figures == {}
 
 
-def test_a_model_of_other_classes_is_told():
-    with pytest.raises(
-        UserError, match=r"data\.concepts is \['size'\], which makes 2 classes of shapes, but .* with 4"
-    ):
-        asked(Follower(), shapes(concepts=["size"]))
+def test_a_model_with_other_classes_is_an_error():
+    with pytest.raises(UserError, match=r"data\.concepts is \['size'\], which gives shapes 2 classes, but .* with 4"):
+        evaluate(Follower(), shapes(concepts=["size"]))
 
 
 class Painter(Oracle, ClassConditional):
-    """Paints scenes of the colours and shapes that it is told, of red circles without."""
+    """Paints scenes of the requested colours and shapes, and red circles by default."""
 
     classes = len(VALUES[1]) + len(VALUES[0])
 
     def __init__(self):
         super().__init__(render(COMBINATIONS.table, 16) / 127.5 - 1)
-        self.told, self.guided = [], []
+        self.requested, self.guided = [], []
 
     def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
-        self.told.append(labels)
+        self.requested.append(labels)
         self.guided.append(guidance)
         table = torch.zeros(len(labels), 5, dtype=torch.int64)
         for column in labels.unbind(1):
@@ -126,12 +124,12 @@ def painted(combinations, method=None, **changes):
     return Compositional(combinations, judges("shape", "colour"), n=4, **changes)(method or Painter(), data, None)
 
 
-def test_a_composition_is_told_as_indices_into_all_values_of_the_concepts():
+def test_a_composition_is_passed_as_indices_into_all_values_of_the_concepts():
     method = Painter()
     wanted = [{"shape": "cross", "colour": "blue"}, {"shape": "star", "colour": "red"}]
     result = painted(wanted, method, guidance=3.0)
-    assert [labels.unique(dim=0).tolist() for labels in method.told] == [[[6 + 4, 4]], [[6 + 3, 0]]]
-    assert [tuple(labels.shape) for labels in method.told] == [(4, 2)] * 2
+    assert [labels.unique(dim=0).tolist() for labels in method.requested] == [[[6 + 4, 4]], [[6 + 3, 0]]]
+    assert [tuple(labels.shape) for labels in method.requested] == [(4, 2)] * 2
     assert method.guided == [3.0, 3.0]
     for row in ("cross+blue", "star+red (held out)"):
         assert [result.figures[f"{row}/{key}"] for key in ("shape", "colour", "all", "nfe")] == [1, 1, 1, 13]
@@ -142,7 +140,7 @@ def test_a_composition_is_told_as_indices_into_all_values_of_the_concepts():
 def test_one_value_is_a_composition_of_one():
     method = Painter()
     figures = painted([{"colour": "green"}], method).figures
-    assert method.told[0].tolist() == [[2]] * 4
+    assert method.requested[0].tolist() == [[2]] * 4
     assert figures["green/all"] == 1
 
 
@@ -150,7 +148,7 @@ def test_without_concepts_a_composition_has_the_labels_attribute_alone():
     data, method = shapes(), Follower([0] * 5)
     method.images = render(COMBINATIONS.table[:1], 16) / 127.5 - 1
     Compositional([{"shape": "star"}], judges("shape"), n=2)(method, data)
-    assert method.told[0].tolist() == [[3], [3]]
+    assert method.requested[0].tolist() == [[3], [3]]
     with pytest.raises(
         UserError, match=r"compositional\.combinations: the model was not trained with colour, only .*shape"
     ):
@@ -158,21 +156,21 @@ def test_without_concepts_a_composition_has_the_labels_attribute_alone():
 
 
 @pytest.mark.parametrize(
-    ("combinations", "told"),
+    ("combinations", "message"),
     [
         ([{"size": "large"}], "the model was not trained with size, only with colour, shape"),
         ([{"shape": "stare"}], "'stare' is not a value of shape"),
     ],
 )
-def test_what_the_model_was_not_trained_with_is_told(combinations, told):
-    with pytest.raises(UserError, match=rf"compositional\.combinations: {told}"):
+def test_attributes_without_training_are_an_error(combinations, message):
+    with pytest.raises(UserError, match=rf"compositional\.combinations: {message}"):
         Compositional(combinations, judges("shape", "size"), n=2)(Painter(), shapes(concepts=["colour", "shape"]))
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     for task in (Conditional(Nearest(Corners().images)), Compositional([{"shape": "star"}], {"shape": None})):
-        assert task.can_ask(Follower())
-        assert not task.can_ask(Follower(())), "built without classes"
+        assert task.supports(Follower())
+        assert not task.supports(Follower(())), "built without classes"
 
 
 @pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
@@ -196,7 +194,7 @@ def test_rows_of_classes_are_drawn_in_their_order():
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """`ebmzoo sample` of a method that stands for a checkpoint's, in an empty folder with two images."""
+    """`ebmzoo sample` with a method in place of a checkpoint's, in an empty folder with two images."""
     monkeypatch.chdir(tmp_path)
     picture = torch.arange(64, dtype=torch.uint8).view(8, 8).numpy()
     Image.fromarray(picture).save("x.png")
@@ -224,7 +222,7 @@ def test_samples_of_a_class_by_name_and_index(command, wanted, capsys):
     method = Follower()
     command(method, "--class", wanted, "--guidance", "0.7", "--out", "s.npz", "--batch_size", "3")
     assert torch.equal(made(), method.images[2].expand(5, -1, -1, -1))
-    assert [labels.tolist() for labels in method.told] == [[2, 2, 2], [2, 2]]
+    assert [labels.tolist() for labels in method.requested] == [[2, 2, 2], [2, 2]]
     assert method.guided == [0.7, 0.7]
     assert f"5 images of class {wanted} with guidance 0.7: s.npz" in capsys.readouterr().out
 
@@ -233,7 +231,7 @@ def test_a_composition_of_concepts(command):
     method = Painter()
     data = "{class_path: ebmzoo.data.Shapes, init_args: {size: 16, n_train: 20, n_test: 9, concepts: [colour, shape]}}"
     command(method, "--compose", "star, blue", "--out", "s.npz", data=data)
-    assert method.told[0].tolist() == [[6 + 3, 4]] * 5
+    assert method.requested[0].tolist() == [[6 + 3, 4]] * 5
     assert method.guided == [0]
     star = torch.tensor([[3, 4, 0, 0, 0]])
     assert torch.equal(made(), (render(star, 16) / 127.5 - 1).expand(5, -1, -1, -1))
@@ -265,7 +263,7 @@ FILL = ["--inpaint", "x.png", "--mask"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "told"),
+    ("kind", "flags", "message"),
     [
         (Follower, ["--class", "e"], "--class: tiny has no class 'e', only 0 to 3: a, b, c, d"),
         (Follower, ["--compose", "a,4"], "--compose: tiny has no class '4', only 0 to 3"),
@@ -280,7 +278,7 @@ FILL = ["--inpaint", "x.png", "--mask"]
         ),
         (Follower, ["--mask", "left.png"], "--mask needs --inpaint"),
         (Follower, ["--inpaint", "x.png"], "--inpaint needs --mask"),
-        (Follower, ["--class", "a", *FILL, "left.png"], "--class and --inpaint exclude each other: give one of them"),
+        (Follower, ["--class", "a", *FILL, "left.png"], "--class and --inpaint exclude each other: use one of them"),
         (Corners, [*FILL, "left.png"], "--inpaint needs a method that fills in what a mask hides, such as CDRL, and"),
         (Follower, [*FILL, "large.png"], "--mask: large.png has 9×8 pixels, but the image has 8×8"),
         (Follower, [*FILL, "black.png"], "--mask: the mask black.png hides nothing"),
@@ -288,25 +286,25 @@ FILL = ["--inpaint", "x.png", "--mask"]
         (Follower, [*FILL, "nowhere.png"], "nowhere.png"),
         (Follower, ["--inpaint", "large.png", "--mask", "left.png"], "--inpaint: large.png has 9×8 pixels"),
         (lambda: Follower(()), ["--class", "a"], "--class needs a method that samples given latents or classes"),
-        (lambda: Follower((0, 1)), ["--class", "a"], "data.concepts is None, which makes 4 classes of tiny"),
+        (lambda: Follower((0, 1)), ["--class", "a"], "data.concepts is None, which gives tiny 4 classes"),
     ],
 )
-def test_what_cannot_be_asked_is_one_sentence(command, kind, flags, told, capsys):
+def test_unsupported_requests_are_one_sentence(command, kind, flags, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         command(kind(), *flags, "--out", "s.png")
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 def test_flags_that_exclude_each_other_are_all_named():
     with pytest.raises(UserError, match="--class and --like and --compose and --inpaint exclude each other"):
-        Condition.asked("3", "x.png", "a", None, "x.png", "m.png")
+        Condition.from_flags("3", "x.png", "a", None, "x.png", "m.png")
     with pytest.raises(UserError, match=r"--inpaint needs a method .* a LIEBM that does not"):
-        Condition.asked(inpaint="x.png", mask="m.png").draw(without_latent(), "", 2, 8, None)
+        Condition.from_flags(inpaint="x.png", mask="m.png").draw(without_latent(), "", 2, 8, None)
 
 
 def test_protocol_is_json(tmp_path):
-    told = json.loads(asked(Follower(), guidance=2.0).write(tmp_path).read_text())["protocol"]
-    assert told["guidance"] == 2
+    protocol = json.loads(evaluate(Follower(), guidance=2.0).write(tmp_path).read_text())["protocol"]
+    assert protocol["guidance"] == 2

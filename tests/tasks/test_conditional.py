@@ -1,4 +1,4 @@
-"""Samples given latents: LIEBM's against its equations, and the two tasks on methods whose answers are known."""
+"""Samples conditioned on latents: LIEBM's against its equations, and the two tasks on methods with known results."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from ebmzoo.methods.base.capabilities import LatentConditional
 from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages
 from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.report.scorecard import scorecard
-from ebmzoo.sampling.energies import Composed, Joint
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.latent_energies import Composed, Joint
 from ebmzoo.tasks import Compositional, Conditional
 from ebmzoo.tasks.compositional import agreements
-from ebmzoo.tasks.conditional import confusions, entropy
-from ebmzoo.tasks.latents import mean_latent, sample_latents
+from ebmzoo.tasks.conditional import confusion_matrix, entropy
+from ebmzoo.tasks.conditioning import mean_latent, sample_latents
 from support.corners import Corners, Nearest, distances, judges, shapes
 from support.oracle import Oracle
 from support.tiny import TinyData, liebm, stage, without_latent
@@ -75,7 +75,7 @@ def by_hand(method, z, gamma, m, generator, first):
     return 2 * x - 1
 
 
-def test_samples_given_a_latent_are_liebms_loop():
+def test_samples_conditioned_on_a_latent_follow_liebms_loop():
     method, z = conditional(), sphere(5, 8)
     got = method.sample_from_latents(z, generator=seeded())
     generator = seeded()
@@ -162,12 +162,12 @@ def test_what_liebm_needs_to_condition():
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"gamma": 0.0}, {"gamma": -1.0}])
-def test_alternation_refuses_what_cannot_be(wrong):
+def test_alternation_refuses_impossible_settings(wrong):
     with pytest.raises(UserError, match=rf"alternation\.{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         LIEBMAlternation(**wrong)
 
 
-# methods whose samples are what they are given
+# methods with samples that are determined by their condition
 
 
 @pytest.fixture
@@ -177,14 +177,14 @@ def matrices(monkeypatch):
     return seen
 
 
-def asked(method, tmp_path=None, data=None, **changes):
+def evaluate(method, tmp_path=None, data=None, **changes):
     data = data or TinyData()
     changes = {"classifier": Nearest(Corners().images), "n": 6, "samples": 4} | changes
     return Conditional(**changes)(method, data, tmp_path)
 
 
-def test_samples_of_their_class_are_told_so(tmp_path, matrices):
-    result = asked(Corners(), tmp_path)
+def test_samples_of_the_requested_class_have_accuracy_one(tmp_path, matrices):
+    result = evaluate(Corners(), tmp_path)
     assert torch.equal(matrices[0], torch.eye(4, dtype=torch.float64))
     assert [result.figures[f"{name}/accuracy"] for name in ("all", "a", "b", "c", "d", "real")] == [1] * 6
     assert [result.figures[f"{name}/entropy"] for name in "abcd"] == [0] * 4
@@ -192,30 +192,30 @@ def test_samples_of_their_class_are_told_so(tmp_path, matrices):
     assert result.notes == []
 
 
-def test_samples_of_another_class_are_not(tmp_path, matrices):
-    result = asked(Corners((1, 2, 3, 0)), tmp_path)
-    assert torch.equal(matrices[0], torch.eye(4, dtype=torch.float64).roll(1, dims=1)), "a row is the class given"
+def test_samples_of_another_class_have_accuracy_zero(tmp_path, matrices):
+    result = evaluate(Corners((1, 2, 3, 0)), tmp_path)
+    assert torch.equal(matrices[0], torch.eye(4, dtype=torch.float64).roll(1, dims=1)), "each row is a requested class"
     assert [result.figures[f"{name}/accuracy"] for name in ("all", "a", "d")] == [0] * 3
     assert (result.figures["real/accuracy"], result.figures["all/entropy"]) == (1, pytest.approx(math.log(4)))
 
 
 def test_collapse_onto_one_class_has_no_entropy():
-    figures = asked(Corners((0, 0, 0, 0))).figures
+    figures = evaluate(Corners((0, 0, 0, 0))).figures
     assert (figures["all/accuracy"], figures["a/accuracy"], figures["b/accuracy"]) == (0.25, 1, 0)
     assert figures["all/entropy"] == 0
 
 
-def test_agreement_of_samples_given_an_image():
-    """Samples given z have cos 1 with it; those of all four corners in turn have it with one in four."""
-    figures = asked(Corners()).figures
+def test_agreement_of_samples_conditioned_on_an_image():
+    """Samples conditioned on z have cos 1 with it; of samples of all four corners, one in four has."""
+    figures = evaluate(Corners()).figures
     assert (figures["instances/agreement"], figures["instances/nfe"]) == (1, 7)
     assert (figures["unconditional/agreement"], figures["unconditional/nfe"]) == (0.25, 5)
-    assert asked(Corners((1, 2, 3, 0))).figures["instances/agreement"] == 0
+    assert evaluate(Corners((1, 2, 3, 0))).figures["instances/agreement"] == 0
 
 
-def test_confusions_and_entropy():
-    given, told = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
-    assert confusions(given, told, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+def test_confusion_matrix_and_entropy():
+    labels, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    assert confusion_matrix(labels, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert entropy(torch.tensor([1, 1, 2])) == pytest.approx(1.5 * math.log(2))
     assert entropy(torch.tensor([3, 0])) == 0
 
@@ -242,9 +242,9 @@ def test_a_class_is_the_mean_of_its_own_first_training_images():
     data = TinyData()
     for n_encode in (2, 100):
         method = Bright()
-        asked(method, data=data, n=2, n_encode=n_encode, instances=0, batch_size=3)
-        z = torch.cat(method.given)
-        assert [len(rows) for rows in method.given] == [3, 3, 2]
+        evaluate(method, data=data, n=2, n_encode=n_encode, instances=0, batch_size=3)
+        z = torch.cat(method.conditions)
+        assert [len(rows) for rows in method.conditions] == [3, 3, 2]
         for row, label in enumerate((0, 0, 1, 1, 2, 2, 3, 3)):
             images = data.train_set.float(data.train_set.labels == label)[:n_encode]
             want = normalize(method.encode(images).mean(0), dim=0)
@@ -274,14 +274,14 @@ def test_chains_of_a_class_start_from_its_mean_image():
 
     data, method = TinyData(), Starts()
     method.starts = []
-    result = asked(method, data=data, n=2, start="class_mean", instances=0, batch_size=8)
+    result = evaluate(method, data=data, n=2, start="class_mean", instances=0, batch_size=8)
     for row, label in enumerate((0, 0, 1, 1, 2, 2, 3, 3)):
         want = data.train_set.float(data.train_set.labels == label).mean(0) / 2
         torch.testing.assert_close(torch.cat(method.starts)[row], want)
     assert result.notes == []
-    assert "class_mean is not for this Corners" in asked(Corners(), start="class_mean").notes[0]
+    assert "Corners cannot start from class means" in evaluate(Corners(), start="class_mean").notes[0]
     without = without_inference(rounds=1)
-    assert "class_mean is not for this LIEBM" in asked(without, start="class_mean", n=1, samples=1).notes[0]
+    assert "LIEBM cannot start from class means" in evaluate(without, start="class_mean", n=1, samples=1).notes[0]
 
 
 def test_without_the_classifier_there_are_pictures_and_agreement(tmp_path):
@@ -294,9 +294,11 @@ def test_without_the_classifier_there_are_pictures_and_agreement(tmp_path):
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("conditional", "instances")]
 
 
-def test_a_classifier_of_other_classes_is_told():
-    with pytest.raises(UserError, match=r"conditional\.classifier: nearest tells 3 classes, but 4 are needed \(a, b"):
-        asked(Corners(), classifier=Nearest(Corners().images[:3], torch.tensor([0, 1, 2])))
+def test_a_classifier_with_other_classes_is_an_error():
+    with pytest.raises(
+        UserError, match=r"conditional\.classifier: nearest predicts 3 classes, but 4 are needed \(a, b"
+    ):
+        evaluate(Corners(), classifier=Nearest(Corners().images[:3], torch.tensor([0, 1, 2])))
 
 
 def test_a_diverged_chain_is_a_note():
@@ -304,7 +306,7 @@ def test_a_diverged_chain_is_a_note():
         def sample_from_latents(self, z, **_):
             raise ChainDivergedError("left at step 1")
 
-    result = asked(Diverges())
+    result = evaluate(Diverges())
     assert result.notes == [f"{part}: left at step 1" for part in ("all/accuracy", "instances/agreement")]
     assert math.isnan(result.figures["all/accuracy"])
 
@@ -314,7 +316,7 @@ def test_data_without_classes_has_instances_only():
         def load(self):
             return tuple(type(part)(part.images, 0 * part.labels, ("image",), part.name) for part in super().load())
 
-    result = asked(Corners(), data=One())
+    result = evaluate(Corners(), data=One())
     assert result.notes == ["tiny has no classes: there is no class to sample"]
     assert {name.partition("/")[0] for name in result.figures} == {"instances", "unconditional"}
 
@@ -322,19 +324,19 @@ def test_data_without_classes_has_instances_only():
 def test_conditional_files_and_table(tmp_path):
     from PIL import Image
 
-    result = asked(Corners(), tmp_path, n=3)
+    result = evaluate(Corners(), tmp_path, n=3)
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("conditional", "confusion", "instances")]
     pitch = 8 * 4 + 2  # enlarged to 32 pixels, and a margin
     assert Image.open(result.pictures[0]).size == (3 * pitch + 2, 4 * pitch + 2), "a row for each class"
     assert Image.open(result.pictures[2]).size == (5 * pitch + 2, 8 * pitch + 2), "an image, then its samples"
-    told = json.loads(result.write(tmp_path).read_text())["protocol"]
-    assert told["chains"]["full"] == {"start": "noise", "steps": 6, "temperature": 0.5}
-    assert told["classifiers"] == {"nearest": "0123456789ab"}
+    protocol = json.loads(result.write(tmp_path).read_text())["protocol"]
+    assert protocol["chains"]["full"] == {"start": "noise", "steps": 6, "temperature": 0.5}
+    assert protocol["classifiers"] == {"nearest": "0123456789ab"}
     text = scorecard(tmp_path, ["conditional"])
     for words in (
         "6 Langevin steps from noise at temperature 0.5",
         "unconditional: 5 Langevin steps from buffer",
-        "3 samples a class; given the mean latent of 8 training images at most",
+        "3 samples per class; conditioned on the mean latent of at most 8 training images",
         "classifier nearest 0123456789ab",
         "8 test images of tiny",
     ):
@@ -343,22 +345,22 @@ def test_conditional_files_and_table(tmp_path):
     assert set("abcd") | {"all", "real", "instances", "unconditional"} <= set(rows)
 
 
-def test_who_can_be_asked_for_conditional_samples():
+def test_supported_methods():
     for task in (Conditional(Nearest(Corners().images)), Compositional([{"shape": "star"}], {"shape": None})):
-        assert task.can_ask(Corners())
-        assert task.can_ask(conditional())
-        assert not task.can_ask(without_latent())
-        assert not task.can_ask(Oracle(Corners().images))
+        assert task.supports(Corners())
+        assert task.supports(conditional())
+        assert not task.supports(without_latent())
+        assert not task.supports(Oracle(Corners().images))
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"instances": -1}, {"samples": 0}, {"start": "noise"}, {"shown": 0}])
-def test_conditional_refuses_what_cannot_be(wrong):
+def test_conditional_refuses_impossible_settings(wrong):
     with pytest.raises(UserError, match=rf"conditional\.{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         Conditional(Nearest(Corners().images), **wrong)
 
 
-def test_liebm_answers_both_questions(tmp_path):
-    result = asked(conditional(rounds=2), tmp_path, n=2, samples=1, start="class_mean")
+def test_liebm_supports_both_kinds_of_conditions(tmp_path):
+    result = evaluate(conditional(rounds=2), tmp_path, n=2, samples=1, start="class_mean")
     # q, then twice the generator and two steps, with q between
     assert result.figures["all/nfe"] == 1 + 2 * (1 + 2) + 1
     assert result.figures["instances/nfe"] == 2 * (1 + 2) + 1
@@ -372,7 +374,7 @@ SIZES = [len(values) for values in VALUES]
 
 
 class Drawn(Oracle, LatentConditional):
-    """h(x) says all attributes of a shape; samples have those that the latents given say most of."""
+    """h(x) encodes all attributes of a shape; samples have the attributes with the most votes among their latents."""
 
     def __init__(self, heeded=2):
         self.scenes = render(COMBINATIONS.table, 16)
@@ -385,14 +387,14 @@ class Drawn(Oracle, LatentConditional):
         return normalize(self.table[distances(x, self.images).argmin(1)] - self.ground, dim=1)
 
     def sample_from_latents(self, z, *, steps=None, generator=None):
-        told = [part.argmax(1) for part in z[:, : self.heeded].sum(1).split(SIZES, dim=1)]
-        return Samples(render(torch.stack(told, dim=1), 16) / 127.5 - 1, 9, "noise", 8, 0.5)
+        values = [part.argmax(1) for part in z[:, : self.heeded].sum(1).split(SIZES, dim=1)]
+        return Samples(render(torch.stack(values, dim=1), 16) / 127.5 - 1, 9, "noise", 8, 0.5)
 
 
 WANTED = [{"shape": "cross", "colour": "blue"}, {"shape": "star", "colour": "red"}]
 
 
-def test_samples_with_all_they_are_given_are_told_so(tmp_path):
+def test_samples_with_all_requested_values_have_accuracy_one(tmp_path):
     data, judge = shapes(), judges("shape", "colour")
     result = Compositional(WANTED, judge, n=480)(Drawn(), data, tmp_path)
     for row in ("cross+blue", "star+red (held out)"):
@@ -403,19 +405,19 @@ def test_samples_with_all_they_are_given_are_told_so(tmp_path):
         assert result.figures[f"{row}/all_unconditional"] == pytest.approx(1 / 30)
     assert (result.figures["seen/all"], result.figures["held_out/all"]) == (1, 1)
     for name in judge:
-        told = judge[name](data.test_set.float())[1].argmax(1)
-        right = (told == data.test_set.attributes.column(name)).double().mean()
+        predicted = judge[name](data.test_set.float())[1].argmax(1)
+        right = (predicted == data.test_set.attributes.column(name)).double().mean()
         assert result.figures[f"real/{name}"] == float(right) > 0.9
     assert result.pictures == [str(tmp_path / "compositional.png")]
     result.write(tmp_path)
     text = scorecard(tmp_path, ["compositional"])
-    assert "480 samples a combination" in text
+    assert "480 samples per combination" in text
     assert "classifier colour judge 0123456789ab" in text
     assert "star+red (held out)" in text
 
 
-def test_an_attribute_that_is_not_heeded_is_missed():
-    """With the first latent alone, a cross is of any one colour, and not of both that are asked for."""
+def test_an_ignored_attribute_lowers_its_accuracy():
+    """With the first latent alone, a cross has one colour, and not both of the requested values."""
     wanted = [{"shape": "cross", "colour": colour} for colour in VALUES[1]]
     figures = Compositional(wanted, judges("shape", "colour"), n=4)(Drawn(heeded=1), shapes(), None).figures
     rows = [f"cross+{colour}" for colour in VALUES[1]]
@@ -426,13 +428,13 @@ def test_an_attribute_that_is_not_heeded_is_missed():
 
 
 def test_all_at_once_is_not_each_by_itself():
-    told = {"shape": torch.tensor([3, 3, 0, 0]), "colour": torch.tensor([1, 0, 0, 1])}
-    shares = agreements(told, COMBINATIONS, {"shape": "star", "colour": "red"})
+    predicted = {"shape": torch.tensor([3, 3, 0, 0]), "colour": torch.tensor([1, 0, 0, 1])}
+    shares = agreements(predicted, COMBINATIONS, {"shape": "star", "colour": "red"})
     assert shares == {"shape": 0.5, "colour": 0.5, "all": 0.25}
-    assert agreements({"shape": told["shape"]}, COMBINATIONS, {"shape": "star", "colour": "red"}) == {"shape": 0.5}
+    assert agreements({"shape": predicted["shape"]}, COMBINATIONS, {"shape": "star", "colour": "red"}) == {"shape": 0.5}
 
 
-def test_what_a_composition_lacks_is_told():
+def test_missing_parts_of_a_composition_are_noted():
     lacking = {"shape": ClassifierFeatures("nowhere.ckpt")} | judges("colour")
     task = Compositional(WANTED[:1], lacking, n=2)
     assert task.missing()[0].startswith("shape: no classifier at nowhere.ckpt")
@@ -444,7 +446,7 @@ def test_what_a_composition_lacks_is_told():
 
 
 @pytest.mark.parametrize(
-    ("combinations", "named", "told"),
+    ("combinations", "named", "message"),
     [
         ([{"shape": "stare"}], ("shape",), r"combinations: 'stare' is not a value of shape"),
         ([{"shape": "star"}], ("shape", "colour"), r"combinations: no training image of shapes has shape star"),
@@ -453,18 +455,18 @@ def test_what_a_composition_lacks_is_told():
         ([], ("shape",), r"combinations is \[\]"),
     ],
 )
-def test_compositional_refuses_what_cannot_be(combinations, named, told):
-    with pytest.raises(UserError, match=rf"compositional\.{told}"):
+def test_compositional_refuses_impossible_settings(combinations, named, message):
+    with pytest.raises(UserError, match=rf"compositional\.{message}"):
         Compositional(combinations, judges(*named), n=2)(Drawn(), shapes(held_out=[{"shape": "star"}]))
 
 
-def test_a_classifier_of_no_attribute_is_told():
+def test_a_classifier_of_an_unknown_attribute_is_an_error():
     odd = judges("shape", "colour") | {"mood": Nearest(Corners().images)}
     with pytest.raises(UserError, match=r"classifiers: mood is not among the attributes of shapes"):
         Compositional(WANTED[:1], odd, n=2)(Drawn(), shapes())
 
 
-# what the command line asks for
+# the command line
 
 
 def test_values_and_classes_by_name():
@@ -486,25 +488,25 @@ def test_values_and_classes_by_name():
 
 @pytest.mark.parametrize("flags", [("3", None, None), (None, "x.png", None), (None, None, "a,b")])
 def test_a_method_that_cannot_condition_says_so(flags):
-    condition = Condition.asked(*flags)
+    condition = Condition.from_flags(*flags)
     for method in (without_latent(), Oracle(Corners().images)):
         with pytest.raises(UserError, match=rf"{condition.flag} needs a method .* a {type(method).__name__} that"):
             condition.draw(method, TinyData, 2, 8, None)
 
 
 def test_flags_exclude_each_other():
-    assert Condition.asked(None, None, None) is None
+    assert Condition.from_flags(None, None, None) is None
     with pytest.raises(UserError, match="--class and --like and --compose exclude each other"):
-        Condition.asked("3", "x.png", "a")
+        Condition.from_flags("3", "x.png", "a")
 
 
 def test_latents_of_a_config_s_own_data():
     config = "data: {class_path: support.tiny.TinyData, init_args: {n: 16}}"
     read = partial(image_data, config, trust=True)
     method, data = Corners(), TinyData(n=16)
-    z = Condition.asked(None, None, "a, 2").latents(method, read, 5)
+    z = Condition.from_flags(None, None, "a, 2").latents(method, read, 5)
     torch.testing.assert_close(z, torch.eye(4)[[0, 2]])
-    torch.testing.assert_close(Condition.asked("d", None, None).latents(method, read, 5), torch.eye(4)[3])
+    torch.testing.assert_close(Condition.from_flags("d", None, None).latents(method, read, 5), torch.eye(4)[3])
     assert len(data.train_set) == 16
     with pytest.raises(UserError, match="names no image data"):
         image_data("model: {}")

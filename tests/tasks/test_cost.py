@@ -1,4 +1,4 @@
-"""The cost task: what it counts, and that its rows start from the same noise."""
+"""The cost task: its counts, and the common noise of its rows."""
 
 import json
 
@@ -13,7 +13,7 @@ from support.tiny import TinyData, cdrl
 
 
 class Fading(Method):
-    """Samples are their noise over 1 + steps."""
+    """A method whose samples are their noise divided by 1 + steps."""
 
     def trained_networks(self):
         return {}
@@ -33,8 +33,8 @@ def test_rows_count_their_steps_and_share_their_noise(tmp_path, monkeypatch):
     drawn = []
     sample = Fading.sample
 
-    def spy(self, n, **given):
-        drawn.append((given["steps"], sample(self, n, **given)))
+    def spy(self, n, **arguments):
+        drawn.append((arguments["steps"], sample(self, n, **arguments)))
         return drawn[-1][1]
 
     monkeypatch.setattr(Fading, "sample", spy)
@@ -62,7 +62,7 @@ def test_without_distances_only_the_clock_runs():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("changes", "message"),
     [
         ({"steps": ()}, "cost.steps"),
         ({"steps": (3, 3)}, "cost.steps"),
@@ -72,6 +72,6 @@ def test_without_distances_only_the_clock_runs():
         ({"n": 1}, "cost.n is 1"),
     ],
 )
-def test_what_is_out_of_range_is_named(given, told):
-    with pytest.raises(UserError, match=told):
-        Cost(**given)
+def test_numbers_out_of_range_are_errors(changes, message):
+    with pytest.raises(UserError, match=message):
+        Cost(**changes)

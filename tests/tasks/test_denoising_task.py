@@ -1,4 +1,4 @@
-"""The denoising task, on methods whose images are exact functions of the clean and the noisy one."""
+"""The denoising task, on methods that return exact functions of the clean and the noisy image."""
 
 import json
 import math
@@ -20,7 +20,7 @@ SIGMAS = (0.05, 0.1)
 
 
 class Grey(TinyData):
-    """Images in the middle of [-1, 1], which noise of SIGMAS does not carry out of it."""
+    """Images in the middle of [-1, 1], so that noise of SIGMAS stays within the range."""
 
     def load(self):
         pixels = torch.randint(80, 176, (2, 16, 1, 8, 8), generator=torch.Generator().manual_seed(5)).byte()
@@ -28,7 +28,7 @@ class Grey(TinyData):
 
 
 class Knowing(Oracle, Denoises):
-    """Knows the clean images x, and leaves of the noise what `keeps(i)` says for image i."""
+    """A method that knows the clean images x, and keeps the fraction `keeps(i)` of the noise of image i."""
 
     def __init__(self, data, keeps):
         super().__init__(data.train_set.float())
@@ -45,7 +45,7 @@ class Knowing(Oracle, Denoises):
         return torch.where(kept == 1, x, clean + kept * (x - clean))
 
 
-def asked(keeps, folder=None, **changes):
+def evaluate(keeps, folder=None, **changes):
     data = Grey()
     method = Knowing(data, keeps)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def asked(keeps, folder=None, **changes):
 
 
 def test_the_identity_gains_nothing():
-    result, _ = asked(lambda i: 1)
+    result, _ = evaluate(lambda i: 1)
     for row in ("sigma=0.05", "sigma=0.1"):
         assert result.figures[f"{row}/gain"] == 0
         for metric in ("mse", "psnr", "ssim"):
@@ -62,7 +62,7 @@ def test_the_identity_gains_nothing():
 
 
 def test_half_the_noise_gains_six_decibels():
-    figures = asked(lambda i: 0.5)[0].figures
+    figures = evaluate(lambda i: 0.5)[0].figures
     for row in ("sigma=0.05", "sigma=0.1"):
         assert figures[f"{row}/gain"] == pytest.approx(20 * math.log10(2), abs=1e-3)
         assert figures[f"{row}/psnr"] - figures[f"{row}/psnr_noisy"] == pytest.approx(20 * math.log10(2), abs=1e-3)
@@ -70,8 +70,8 @@ def test_half_the_noise_gains_six_decibels():
         assert figures[f"{row}/ssim_noisy"] < figures[f"{row}/ssim"] < 1
 
 
-def test_noise_is_of_the_size_asked_and_the_same_for_all_sigmas():
-    result, method = asked(lambda i: 1)
+def test_noise_has_the_requested_size_and_is_the_same_for_all_sigmas():
+    result, method = evaluate(lambda i: 1)
     eps = {sigma: (torch.cat(method.seen[sigma]) - method.clean) / sigma for sigma in SIGMAS}
     torch.testing.assert_close(eps[0.05], eps[0.1], atol=1e-5, rtol=0)
     assert len(eps[0.1].unique()) > 1000, "each pixel has its own"
@@ -83,31 +83,31 @@ def test_noise_is_of_the_size_asked_and_the_same_for_all_sigmas():
 
 
 def test_the_model_sees_noise_beyond_the_range_and_the_measure_does_not():
-    result, method = asked(lambda i: 1, sigmas=(1.0,))
+    result, method = evaluate(lambda i: 1, sigmas=(1.0,))
     noisy = torch.cat(method.seen[1.0])
     assert noisy.abs().max() > 1
     clamped = (noisy.clamp(-1, 1) - method.clean).double().square().mean().item()
     assert result.figures["sigma=1/mse_noisy"] == pytest.approx(clamped, rel=1e-5)
 
 
-def test_images_without_error_are_told(tmp_path):
-    result, _ = asked(lambda i: 0)
+def test_images_restored_without_error_are_noted(tmp_path):
+    result, _ = evaluate(lambda i: 0)
     for row in ("sigma=0.05", "sigma=0.1"):
         assert result.figures[f"{row}/mse"] == 0
         assert result.figures[f"{row}/ssim"] == pytest.approx(1, abs=1e-6)
         assert result.figures[f"{row}/psnr"] == result.figures[f"{row}/gain"] == math.inf
         assert math.isfinite(result.figures[f"{row}/psnr_noisy"])
-    told = json.loads(result.write(tmp_path).read_text())
-    assert told["figures"]["sigma=0.1/psnr"] is None
-    partly, _ = asked(lambda i: i % 4 > 0)
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert stored["figures"]["sigma=0.1/psnr"] is None
+    partly, _ = evaluate(lambda i: i % 4 > 0)
     assert partly.notes == [
-        f"{row}: 4 of 16 images come back without error, at ∞ dB" for row in ("sigma=0.05", "sigma=0.1")
+        f"{row}: 4 of 16 images are restored without error, at ∞ dB" for row in ("sigma=0.05", "sigma=0.1")
     ]
     assert partly.figures["sigma=0.1/mse"] < partly.figures["sigma=0.1/mse_noisy"]
 
 
 def test_units_and_scorecard(tmp_path):
-    (wide, _), (unit, _) = asked(lambda i: 0.5), asked(lambda i: 0.5, image_range=(0.0, 1.0))
+    (wide, _), (unit, _) = evaluate(lambda i: 0.5), evaluate(lambda i: 0.5, image_range=(0.0, 1.0))
     assert wide.figures["sigma=0.1/mse"] == pytest.approx(4 * unit.figures["sigma=0.1/mse"], rel=1e-6)
     assert wide.figures["sigma=0.1/psnr"] == unit.figures["sigma=0.1/psnr"]
     unit.write(tmp_path)
@@ -118,7 +118,7 @@ def test_units_and_scorecard(tmp_path):
 
 
 def test_picture_has_the_clean_images_then_a_pair_of_rows_for_each_sigma(tmp_path):
-    result, _ = asked(lambda i: 0, tmp_path, shown=4)
+    result, _ = evaluate(lambda i: 0, tmp_path, shown=4)
     assert result.pictures == [str(tmp_path / "denoising.png")]
     picture = pil_to_tensor(Image.open(tmp_path / "denoising.png"))
     assert tuple(picture.shape) == (3, 5 * 34 + 2, 4 * 34 + 2)
@@ -130,10 +130,10 @@ def test_picture_has_the_clean_images_then_a_pair_of_rows_for_each_sigma(tmp_pat
     assert 0 < 2 * off[0] < off[1]
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     data = Grey()
-    assert Denoising().can_ask(Knowing(data, lambda i: 1))
-    assert not Denoising().can_ask(Oracle(data.train_set.float()))
+    assert Denoising().supports(Knowing(data, lambda i: 1))
+    assert not Denoising().supports(Oracle(data.train_set.float()))
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"batch_size": 0}, {"shown": 0}])
@@ -143,6 +143,6 @@ def test_numbers_out_of_range(wrong):
 
 
 @pytest.mark.parametrize("sigmas", [(), (0.0,), (-0.1,), (0.1, 0.1), (math.inf,), (math.nan,)])
-def test_sigmas_that_cannot_be(sigmas):
+def test_impossible_sigmas(sigmas):
     with pytest.raises(UserError, match=r"denoising\.sigmas is"):
         Denoising(sigmas=sigmas)

@@ -1,4 +1,4 @@
-"""The density task on energies and samplers whose answers are known, and points of the plane through the commands."""
+"""The density task on energies and samplers with known results, and points of the plane with the commands."""
 
 import json
 import math
@@ -27,7 +27,7 @@ SMALL = {"n_train": 64, "n_test": 32, "batch_size": 16}
 
 
 class PointEnergy(EnergyNet):
-    """A small energy of points of the plane, which a config names."""
+    """A small energy of points on the plane, for use in a config."""
 
     def __init__(self):
         super().__init__()
@@ -38,13 +38,13 @@ class PointEnergy(EnergyNet):
 
 
 class Known(Method):
-    """An energy that is a function of points `(B, 2)`, and samples that are given points, over and over."""
+    """An energy that is a function of points `(B, 2)`, and samples that cycle through the points passed."""
 
     def __init__(self, energy, points=None):
         super().__init__()
         self.averages, self.weight = nn.ModuleDict(), nn.Parameter(torch.zeros(1))
         self.of_points, self.points = energy, torch.zeros(1, 2) if points is None else points
-        self.asked = []
+        self.batches = []
 
     def trained_networks(self):
         return {}
@@ -56,8 +56,8 @@ class Known(Method):
         return self.of_points(x.flatten(1))
 
     def sample(self, n, *, labels=None, steps=None, generator=None):
-        first = sum(self.asked)
-        self.asked.append(n)
+        first = sum(self.batches)
+        self.batches.append(n)
         chosen = self.points[torch.arange(first, first + n) % len(self.points)]
         return Samples(chosen[:, :, None, None], 5, "noise", 5, 1.0)
 
@@ -86,7 +86,7 @@ def of(method, data=None, **changes):
     return Density(**{"cells": 50, "n": 64, "batch_size": 1000} | changes)(method, data).figures
 
 
-def test_the_energy_of_the_board_itself_is_found_exact():
+def test_the_energy_of_the_board_itself_is_exact():
     found = of(Known(minus_log(Checkerboard())))
     assert found["total_variation"] < 1e-9
     assert found["black_mass"] == pytest.approx(1, abs=1e-9)
@@ -100,7 +100,7 @@ def test_a_constant_energy_has_the_distance_of_the_areas(cells):
     # mass 1/6.25 for each unit of area on [−1.25, 1.25]², of which 2 are black
     found = of(Known(lambda points: torch.full((len(points),), 1e4)), cells=cells)
     assert found["black_mass"] == pytest.approx(2 / 6.25, abs=1e-9)
-    if cells == 50:  # cells that lines cut are grey in the truth
+    if cells == 50:  # cells that the board's lines cross are grey in the exact density
         assert found["total_variation"] == pytest.approx(1 - 2 / 6.25, abs=1e-9)
 
 
@@ -112,7 +112,7 @@ def test_a_board_of_the_other_colour_is_wrong_everywhere():
 
 
 def test_the_error_of_the_midpoints_falls_with_the_square_of_a_cell():
-    # lopsided, so that x and y, left and right cannot be mistaken for each other
+    # asymmetric, so that x and y, left and right cannot be confused
     data = GaussianMixture(components=3, radius=0.7, std=0.15, **SMALL)
     coarse, fine = (of(Known(minus_log(data)), data, cells=cells)["total_variation"] for cells in (40, 80))
     assert coarse < 0.01
@@ -122,14 +122,14 @@ def test_the_error_of_the_midpoints_falls_with_the_square_of_a_cell():
     assert not any("black" in name for name in turned)
 
 
-def test_a_wrong_temperature_is_told_apart():
+def test_a_wrong_temperature_is_detected():
     data = GaussianMixture(components=1, radius=0.0, std=0.1, **SMALL)
     found = of(Known(lambda points: 2 * minus_log(data)(points)), data, cells=100)["total_variation"]
     # of N(0, s²I) and N(0, s²I/2): r² = 2 s² log 2 is where they cross, so e^{−log 2} − e^{−2 log 2}
     assert found == pytest.approx(0.25, abs=2e-3)
 
 
-def test_each_level_is_asked_for_its_own_density():
+def test_each_level_is_compared_with_its_own_density():
     data = GaussianMixture(components=3, radius=0.7, std=0.15, **SMALL)
     right, wrong = of(KnownLevels(data), data, cells=80), of(KnownLevels(data, shift=1), data, cells=80)
     for level in range(3):
@@ -158,14 +158,14 @@ def bins(data):
     return points[data.black(points)]
 
 
-def test_samples_are_held_against_exact_masses_and_against_luck():
+def test_samples_are_compared_with_exact_masses_and_with_chance():
     data = Checkerboard(**SMALL)
     flat = minus_log(data)
     even = bins(data)
     assert len(even) == 128
     method = Known(flat, even)
     found = of(method, n=256, batch_size=100)
-    assert method.asked == [100, 100, 56]
+    assert method.batches == [100, 100, 56]
     assert (found["samples/black"], found["real/black"], found["nfe"]) == (1, 1, 5)
     assert found["samples/total_variation"] < 1e-9
     assert 0.1 < found["real/total_variation"] < 0.5, "256 points in 128 bins"
@@ -181,7 +181,7 @@ def test_samples_are_held_against_exact_masses_and_against_luck():
 
 
 def test_bins_of_samples_are_those_of_the_masses():
-    # lopsided: the board looks the same with x and y exchanged
+    # asymmetric, since the board looks the same with x and y exchanged
     data = GaussianMixture(components=3, radius=0.7, std=0.15, **SMALL)
     points = data.draw(2000, torch.Generator().manual_seed(5)).points
     right, wrong = (of(Known(minus_log(data), p), data, n=2000) for p in (points, points.flip(1)))
@@ -190,7 +190,7 @@ def test_bins_of_samples_are_those_of_the_masses():
     assert wrong["samples/total_variation"] > 0.5
 
 
-def test_the_luck_of_the_truth_is_repeatable():
+def test_the_real_points_are_repeatable():
     torch.manual_seed(3)
     first = of(Known(minus_log(Checkerboard())))["real/total_variation"]
     torch.manual_seed(3)
@@ -253,7 +253,7 @@ def short_run():
     return ShortRunEBM(PointEnergy(), Langevin(steps=2, step_size=0.01, noise=0.05), in_channels=2, size=1)
 
 
-def test_a_task_is_asked_only_of_its_kind_of_data(tmp_path):
+def test_a_task_runs_only_on_its_kind_of_data(tmp_path):
     tasks = [Density(cells=10, n=8), OutOfDistributionDetection(n=4)]
     for name, method, data in (
         ("density", short_run(), Checkerboard(**SMALL)),
@@ -297,10 +297,10 @@ def test_the_commands_take_points(tmp_path, monkeypatch, capsys):
     (tmp_path / "plane.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(tmp_path / "plane.yaml")])
     checkpoint = str(tmp_path / "run" / "last.ckpt")
-    foreign = ["--trust", "true"]  # the network is this file's
+    foreign = ["--trust", "true"]  # the network is defined in this file
     main(["test", "--ckpt_path", checkpoint, *foreign])
-    told = capsys.readouterr().out
-    assert "total_variation" in told
+    output = capsys.readouterr().out
+    assert "total_variation" in output
     figures = json.loads((tmp_path / "run" / "test" / "density.json").read_text())["figures"]
     assert set(figures) >= {"total_variation", "black_mass", "truth/black_mass", "samples/black", "real/black", "nfe"}
     assert (tmp_path / "run" / "test" / "density.png").exists()
@@ -315,4 +315,4 @@ def test_the_commands_take_points(tmp_path, monkeypatch, capsys):
         assert picture.size[0] > 100
     with pytest.raises(SystemExit):
         main(["sample", "--ckpt_path", checkpoint, "--out", str(tmp_path / "folder"), *foreign])
-    assert "points of the plane go to a .png" in capsys.readouterr().err
+    assert "two-dimensional points are written to a .png" in capsys.readouterr().err

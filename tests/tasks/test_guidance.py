@@ -1,4 +1,4 @@
-"""The guidance task, on methods whose samples are exact functions of class, weight and noise."""
+"""The guidance task, on methods with samples that are exact functions of class, weight and noise."""
 
 import math
 from itertools import combinations
@@ -20,29 +20,29 @@ from support.tiny import TinyData
 
 
 class Guided(Oracle, ClassConditional):
-    """Its samples are of their class from w = 1 on, and of the next class below; `noise` is added to them."""
+    """A method whose samples have the requested class from w = 1 on, and the next class below; `noise` is added."""
 
     classes = 4
 
     def __init__(self, noise=0.0):
         super().__init__(Corners().images)
-        self.noise, self.told, self.drawn, self.made = noise, {}, {}, {}
+        self.noise, self.requested, self.drawn, self.made = noise, {}, {}, {}
 
     def sample_from_classes(self, labels, *, guidance=0.0, steps=None, generator=None):
         xi = torch.rand(len(labels), 1, 8, 8, generator=generator)
         x = self.images[labels if guidance >= 1 else (labels + 1) % 4] * (1 - self.noise * xi)
-        for kept, value in ((self.told, labels), (self.drawn, xi), (self.made, x)):
+        for kept, value in ((self.requested, labels), (self.drawn, xi), (self.made, x)):
             kept.setdefault(guidance, []).append(value)
         return Samples(x, 7 if guidance else 4, "noise", 3, 1.0)
 
 
-def asked(method, folder=None, data=None, **changes):
+def evaluate(method, folder=None, data=None, **changes):
     changes = {"classifier": Nearest(Corners().images), "weights": (0.0, 1.0, 2.5), "n": 12} | changes
     return Guidance(**changes)(method, data or TinyData(), folder)
 
 
-def test_accuracy_is_of_the_class_that_was_asked_for():
-    figures = asked(Guided()).figures
+def test_accuracy_is_that_of_the_requested_class():
+    figures = evaluate(Guided()).figures
     assert [figures[f"w={w}/accuracy"] for w in ("0", "1", "2.5")] == [0, 1, 1]
     assert figures["real/accuracy"] == 1
     assert [figures[f"w={w}/nfe"] for w in ("0", "1", "2.5")] == [4, 7, 7]
@@ -50,9 +50,9 @@ def test_accuracy_is_of_the_class_that_was_asked_for():
 
 def test_classes_cycle_and_all_weights_share_their_noise():
     method = Guided()
-    asked(method, n=10, batch_size=4)
+    evaluate(method, n=10, batch_size=4)
     for w in (0.0, 1.0, 2.5):
-        assert torch.cat(method.told[w]).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+        assert torch.cat(method.requested[w]).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
         assert torch.equal(torch.cat(method.drawn[w]), torch.cat(method.drawn[0.0])), "one noise for all w"
     every = torch.cat(method.drawn[0.0])
     assert len(every.flatten(1).unique(dim=0)) == 10, "and another for each sample"
@@ -66,7 +66,7 @@ def test_diversity_is_the_mean_distance_of_pairs_of_a_class():
 
 def test_diversity_of_samples_and_of_as_many_real_images():
     data, method = TinyData(), Guided(noise=0.5)
-    figures = asked(method, data=data, n=10).figures
+    figures = evaluate(method, data=data, n=10).figures
 
     def by_hand(images, labels):
         of_classes = []
@@ -81,11 +81,11 @@ def test_diversity_of_samples_and_of_as_many_real_images():
     chosen = torch.cat([(data.test_set.labels == k).nonzero()[:3, 0] for k in range(4)])
     real = by_hand(data.test_set.float(chosen), data.test_set.labels[chosen])
     assert figures["real/diversity"] == pytest.approx(real)
-    assert asked(Guided()).figures["w=1/diversity"] == 0, "one picture a class"
+    assert evaluate(Guided()).figures["w=1/diversity"] == 0, "one picture a class"
 
 
 class Copies(Guided):
-    """From w = 1 on its samples are all training images once, below the first image alone."""
+    """A method whose samples are all training images once from w = 1 on, and only the first image below."""
 
     def sample_from_classes(self, labels, *, guidance=0.0, **_):
         images = TinyData().train_set.float()
@@ -93,14 +93,14 @@ class Copies(Guided):
 
 
 def test_distance_and_recall_of_each_extractor():
-    figures = asked(Copies(), n=32, weights=(0.0, 1.0), extractors=[Pixels()]).figures
+    figures = evaluate(Copies(), n=32, weights=(0.0, 1.0), extractors=[Pixels()]).figures
     assert figures["w=1/fd_pixels"] == pytest.approx(0, abs=1e-6)
     assert figures["w=0/fd_pixels"] > 10
     assert (figures["w=0/recall_pixels"], figures["w=1/recall_pixels"]) == (1 / 32, 1), "the image itself is covered"
 
 
 class Sure(Nearest):
-    """Nearest, and sure of it."""
+    """`Nearest` with confident predictions."""
 
     def forward(self, images):
         features, logits = super().forward(images)
@@ -108,9 +108,9 @@ class Sure(Nearest):
 
 
 def test_inception_scores_of_all_that_have_logits():
-    """Samples of all K classes alike score K at most, and of one class 1."""
+    """Samples of all K classes equally have a score of at most K, and samples of one class 1."""
     judge, other = Sure(Corners().images), Sure(Corners().images, name="other")
-    figures = asked(Guided(), classifier=judge, extractors=[other, Pixels()], n=16).figures
+    figures = evaluate(Guided(), classifier=judge, extractors=[other, Pixels()], n=16).figures
     assert figures["w=1/is_other"] == figures["w=1/is_nearest"]
     assert 1 < figures["w=1/is_other"] <= 4
 
@@ -118,7 +118,7 @@ def test_inception_scores_of_all_that_have_logits():
         def sample_from_classes(self, labels, **_):
             return super().sample_from_classes(labels * 0, **_)
 
-    assert asked(Collapsed(), classifier=judge, n=16).figures["w=1/is_nearest"] == pytest.approx(1)
+    assert evaluate(Collapsed(), classifier=judge, n=16).figures["w=1/is_nearest"] == pytest.approx(1)
 
 
 def test_a_diverged_weight_is_a_note():
@@ -128,7 +128,7 @@ def test_a_diverged_weight_is_a_note():
                 raise ChainDivergedError("left at step 1")
             return super().sample_from_classes(labels, guidance=guidance, **_)
 
-    result = asked(Diverges(), extractors=[Pixels()])
+    result = evaluate(Diverges(), extractors=[Pixels()])
     assert result.notes == ["w=2.5/accuracy: left at step 1"]
     assert math.isnan(result.figures["w=2.5/accuracy"])
     assert "w=2.5/fd_pixels" not in result.figures
@@ -137,8 +137,8 @@ def test_a_diverged_weight_is_a_note():
 
 def test_pictures_and_table(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("ebmzoo.tasks.guidance.save_against", lambda *told: drawn.append(told))
-    result = asked(Guided(), tmp_path, extractors=[Pixels()], shown=5)
+    monkeypatch.setattr("ebmzoo.tasks.guidance.save_against", lambda *arguments: drawn.append(arguments))
+    result = evaluate(Guided(), tmp_path, extractors=[Pixels()], shown=5)
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("guidance", "guidance_curves")]
     assert Image.open(result.pictures[0]).size == (5 * 34 + 2, 3 * 34 + 2), "a row for each w"
     x, panels, xlabel, _ = drawn[0]
@@ -153,12 +153,12 @@ def test_pictures_and_table(tmp_path, monkeypatch):
 
 
 def test_curves_are_drawn(tmp_path):
-    result = asked(Guided(), tmp_path)
+    result = evaluate(Guided(), tmp_path)
     assert Image.open(result.pictures[1]).size[0] > 300
-    assert asked(Guided(), tmp_path, weights=(1.0,)).pictures == [str(tmp_path / "guidance.png")], "a curve of one"
+    assert evaluate(Guided(), tmp_path, weights=(1.0,)).pictures == [str(tmp_path / "guidance.png")], "a curve of one"
 
 
-def test_what_is_not_available_is_told(tmp_path):
+def test_unavailable_parts_are_noted(tmp_path):
     task = Guidance(ClassifierFeatures("nowhere.ckpt"), n=8, extractors=[ClassifierFeatures("nowhere.ckpt"), Pixels()])
     assert len(task.missing()) == 1
     result = task(Guided(), TinyData(), tmp_path)
@@ -167,14 +167,14 @@ def test_what_is_not_available_is_told(tmp_path):
     assert not any("accuracy" in name or "diversity" in name for name in result.figures)
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     class Without(Guided):
         classes = 0
 
     task = Guidance(Nearest(Corners().images))
-    assert task.can_ask(Guided())
-    assert not task.can_ask(Without())
-    assert not task.can_ask(Corners())
+    assert task.supports(Guided())
+    assert not task.supports(Without())
+    assert not task.supports(Corners())
 
 
 @pytest.mark.parametrize("wrong", [{"n": 3}, {"batch_size": 0}, {"shown": 0}])
@@ -184,8 +184,9 @@ def test_numbers_out_of_range(wrong):
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"), [((), "give one or more"), ((1.0, 1), "each once"), ((-0.5,), "is -0.5; it must be a finite")]
+    ("weights", "message"),
+    [((), "list one or more"), ((1.0, 1), "different weights"), ((-0.5,), "is -0.5; it must be a finite")],
 )
-def test_weights_that_cannot_be(weights, told):
-    with pytest.raises(UserError, match=rf"guidance\.weights is .*{told.removeprefix('is ')}"):
+def test_impossible_weights(weights, message):
+    with pytest.raises(UserError, match=rf"guidance\.weights is .*{message.removeprefix('is ')}"):
         Guidance(None, weights=weights)

@@ -79,12 +79,12 @@ def test_a_linear_generator_makes_even_paths():
     assert result.figures["real/end_mse"] == pytest.approx(0, abs=1e-12)
     assert (result.figures["latent/nfe"], result.figures["real/nfe"]) == (1, 2)
     assert result.pictures == []
-    # On a sphere through ends of different norms the path is uneven: the figure must see it.
+    # On a sphere through ends of different norms the path is uneven: the figure must show it.
     assert Interpolation(kind="spherical")(Linear(orthogonal()), TinyData()).figures["real/path_ratio"] > 1.001
 
 
-def test_ends_are_held_against_their_own_images():
-    """With inference that reads half of each image, an end has lost half of its own image."""
+def test_ends_are_compared_with_their_own_images():
+    """If inference halves its input, each end differs from its image by half of it."""
 
     class Half(Linear):
         def infer(self, x):
@@ -102,8 +102,8 @@ def test_revision_follows_the_method_s_chain():
     z1, z2 = latents()
     plain, _ = draw_strips(method, z1, z2, 5)
     for steps, taken in ((None, 3), (2, 2)):
-        revised, told = draw_strips(method, z1, z2, 5, steps=steps)
-        assert told == taken
+        revised, steps_taken = draw_strips(method, z1, z2, 5, steps=steps)
+        assert steps_taken == taken
         torch.testing.assert_close(revised, plain * 0.9**taken)
     result = Interpolation(steps=2)(method, TinyData())
     assert (result.figures["latent/nfe"], result.figures["real/nfe"]) == (3, 4)
@@ -120,11 +120,11 @@ def test_a_chain_that_diverges_is_a_note(tmp_path):
     assert "–" in scorecard(tmp_path, ["interpolation"])
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     a, task = orthogonal(), Interpolation()
-    assert task.can_ask(Linear(a))
-    assert task.can_ask(GeneratorOnly(a))
-    assert not task.can_ask(Oracle(TinyData().train_set.float()))
+    assert task.supports(Linear(a))
+    assert task.supports(GeneratorOnly(a))
+    assert not task.supports(Oracle(TinyData().train_set.float()))
     for method in (GeneratorOnly(a), Linear(a, infers=False)):
         assert {name.partition("/")[0] for name in task(method, TinyData()).figures} == {"latent"}
 
@@ -155,6 +155,6 @@ def test_a_small_test_set_makes_fewer_strips():
 
 
 @pytest.mark.parametrize("wrong", [{"pairs": 0}, {"points": 2}, {"steps": -1}, {"kind": "cubic"}])
-def test_what_cannot_be_is_refused(wrong):
+def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError, match=rf"interpolation\.{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         Interpolation(**wrong)

@@ -1,4 +1,4 @@
-"""Scores whose values are known, and the protocol of out-of-distribution detection on them."""
+"""Scores with known values, and the protocol of out-of-distribution detection on them."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import OutOfDistributionDetection
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.ood import Scored
-from ebmzoo.tasks.scores import DenoisingGap, EnergyDrop, GradientNorm, ReconstructionError, scores_of
+from ebmzoo.tasks.scores import DenoisingGap, EnergyDrop, GradientNorm, ReconstructionError, available_scores
 from support.tiny import SIZE, TinyData, cdrl, denoising_ebm, drl, dual_mcmc, hat_ebm, liebm, mdsm, score_network, vae
 
 
@@ -89,14 +89,14 @@ class Halving(Bowl, Reconstructs):
 
 
 class Keeping(Bowl, Denoises):
-    """It gives its input back."""
+    """A denoiser that returns its input."""
 
     def denoise(self, x, sigma):
         return x
 
 
 class Chancy(Bowl, HasStochasticScore):
-    """A score for each of `signs`: that many times the energy."""
+    """Scores that are the energy times each of `signs`."""
 
     def __init__(self, signs):
         super().__init__()
@@ -110,7 +110,7 @@ class Chancy(Bowl, HasStochasticScore):
 
 
 class Grey(OutOfDistribution):
-    """`n` images of one grey; of `spread` above 0, of `n` greys upwards from it."""
+    """`n` images of one grey; with `spread` above 0, of `n` increasing greys from it on."""
 
     def __init__(self, name, grey, n=5, spread=0):
         self.name, self.grey, self.n, self.spread = name, grey, n, spread
@@ -170,7 +170,7 @@ def test_reconstruction_errors_are_sums_of_squares():
 
 
 class Coded(Bowl):
-    """E of what a fixed coder makes of an image."""
+    """An energy of the code of an image under a fixed encoder."""
 
     def energy(self, x):
         with torch.no_grad():
@@ -194,10 +194,10 @@ class Coded(Bowl):
     ],
 )
 def test_methods_have_the_scores_of_what_they_can_do(make, has):
-    """A number for each image, its own: the same among other images."""
+    """The score of an image does not depend on the other images of a batch."""
     method, x = make(), images()
     with method.evaluating():
-        scores = scores_of(method, x[:1], drop_steps=2, sigma=0.3)
+        scores = available_scores(method, x[:1], drop_steps=2, sigma=0.3)
         assert set(scores) == {"energy", "score", "gradient"} | has
         for name, score in scores.items():
             found = score(x)
@@ -207,14 +207,14 @@ def test_methods_have_the_scores_of_what_they_can_do(make, has):
 
 
 def test_an_energy_of_codes_has_no_gradient():
-    assert set(scores_of(Coded(), images(1), drop_steps=1, sigma=0.3)) == {"energy", "score"}
+    assert set(available_scores(Coded(), images(1), drop_steps=1, sigma=0.3)) == {"energy", "score"}
 
 
 @pytest.mark.parametrize("make", [cdrl, drl])
 def test_the_gradient_of_a_sequence_of_energies_is_that_of_the_lowest_level(make):
     method, x = make(), images()
     with method.evaluating():
-        found = scores_of(method, x[:1], drop_steps=1, sigma=0.3)["gradient"](x)
+        found = available_scores(method, x[:1], drop_steps=1, sigma=0.3)["gradient"](x)
         norms = [GradientNorm(lambda x, level=level: method.energy_at(x, level))(x) for level in (0, 1)]
     torch.testing.assert_close(found, norms[0])
     assert not torch.allclose(found, norms[1])
@@ -238,8 +238,10 @@ def test_figures_and_protocol_are_all_that_is_promised():
     result = ask(Bowl(), BLACK, n=9)
     names = {f"{metric}_{score}" for metric in ("auroc", "aupr", "aupr_in", "fpr95") for score in SHOWN}
     assert set(result.figures) == {f"{row}/{name}" for row in ("black", "far") for name in names}
-    told = {"in": "tiny", "in_images": 9, "out_images": {"black": 5}, "kinds": {"black": "far"}}
-    assert result.protocol == told | {"scores": dict(zip(SHOWN, ("E(x)", "the method's own", "|∇E(x)|"), strict=True))}
+    expected = {"in": "tiny", "in_images": 9, "out_images": {"black": 5}, "kinds": {"black": "far"}}
+    assert result.protocol == expected | {
+        "scores": dict(zip(SHOWN, ("E(x)", "the method's own", "|∇E(x)|"), strict=True))
+    }
     assert set(ask(Bowl(), BLACK, scores=["gradient"]).histograms) == {"black/gradient"}
 
 
@@ -256,7 +258,7 @@ def test_figures_are_the_metrics_of_the_scores_in_batches_of_any_size():
             assert 0 < figures[f"greys/{name}_energy"] < 1
 
 
-def test_the_spread_over_the_seeds_of_a_score_is_told():
+def test_the_spread_of_a_score_over_seeds_is_reported():
     result = ask(Chancy((3.0, -1.0, 0.0)), BLACK, batch_size=3)
     # alone, the first seed is always right, the second always wrong and the third blind; their mean is always right
     assert result.protocol["auroc_score_of_seeds"] == {"black": [1.0, 0.0, 0.5]}
@@ -278,7 +280,7 @@ def test_near_and_far_are_means_over_their_sets():
         assert result.figures[f"near/{name}"] == pytest.approx(mean([of["black"], of["greys"]])), name
         assert result.figures[f"far/{name}"] == pytest.approx(mean([of["middle"], of["interpolation"]])), name
     assert ask(Bowl(), *sets).protocol["kinds"]["interpolation"] == "near"
-    with pytest.raises(UserError, match=r"ood\.near has 'blak', which is no set of data\.ood: black"):
+    with pytest.raises(UserError, match=r"ood\.near has 'blak', which is not a set of data\.ood: black"):
         ask(Bowl(), BLACK, near=["blak"])
 
 
@@ -298,11 +300,11 @@ def test_intervals_are_in_the_protocol_of_every_figure_of_a_set():
     sets = Grey("greys", 20, n=11, spread=21)
     result = ask(Bowl(), sets, resamples=40, level=0.8)
     inside, outside = (half_square(x) for x in (TinyData().test_set.float(), sets.load(TinyData()).float()))
-    told = result.protocol["intervals"]
-    assert (told.pop("level"), told.pop("resamples")) == (0.8, 40)
-    assert set(told) == {name for name in result.figures if name.startswith("greys/")}
+    stored = result.protocol["intervals"]
+    assert (stored.pop("level"), stored.pop("resamples")) == (0.8, 40)
+    assert set(stored) == {name for name in result.figures if name.startswith("greys/")}
     for metric, ends in intervals(inside.double(), outside.double(), 40, 0.8).items():
-        assert told[f"greys/{metric}_energy"] == list(ends), metric
+        assert stored[f"greys/{metric}_energy"] == list(ends), metric
 
 
 def test_halves_share_no_image():
@@ -315,7 +317,7 @@ def test_halves_share_no_image():
         assert torch.equal(half["energy"], -half["score"])
 
 
-def test_a_score_is_chosen_on_one_half_and_told_of_the_other():
+def test_a_score_is_chosen_on_one_half_and_evaluated_on_the_other():
     sets, tiny = [BLACK, Grey("dark", 10, n=8, spread=1)], TinyData()
     energies = {"in": half_square(tiny.test_set.float())} | {s.name: half_square(s.load(tiny).float()) for s in sets}
     halves = {name: Scored({"energy": e}).halves() for name, e in energies.items()}
@@ -326,16 +328,16 @@ def test_a_score_is_chosen_on_one_half_and_told_of_the_other():
     assert chosen["reported_on"] == {"in": 8, "black": 3, "dark": 4}
     assert chosen["mean_auroc"] == {"energy": 1, "score": 0, "gradient": 1}
     greys = Grey("greys", 20, n=11, spread=21)
-    by, told = (Scored({"energy": half_square(greys.load(tiny).float())}).halves()[k]["energy"] for k in (0, 1))
+    by, reported = (Scored({"energy": half_square(greys.load(tiny).float())}).halves()[k]["energy"] for k in (0, 1))
     result = ask(Bowl(), greys, choose="auroc", scores=["energy"])
     assert result.protocol["chosen"]["mean_auroc"]["energy"] == pytest.approx(auroc(halves["in"][0]["energy"], by))
-    expected = auroc(halves["in"][1]["energy"], told)
+    expected = auroc(halves["in"][1]["energy"], reported)
     assert result.figures["greys/auroc_chosen"] == result.figures["far/auroc_chosen"] == pytest.approx(expected)
     assert expected != pytest.approx(result.figures["greys/auroc_energy"])
 
 
 class Halved(Bowl):
-    """Its own score is right of images of the greys `right`, wrong of others but those of the data."""
+    """Its own score is right for images of the greys `right`, and wrong for others except those of the data."""
 
     def __init__(self, right, wrong):
         super().__init__()
@@ -347,7 +349,7 @@ class Halved(Bowl):
 
 
 def test_what_is_reported_does_not_choose():
-    """The own score is right on the half that chooses and wrong on the other; E, the other way round, is not chosen."""
+    """The own score is right on the half that chooses and wrong on the other; E is the opposite, and is not chosen."""
     greys = Grey("greys", 200, n=8, spread=1)  # none has the mean of a test image
     first, second = (half["grey"] for half in Scored({"grey": torch.arange(200.0, 208.0)}).halves())
     for right, wrong, best in ((first, second, "score"), (second, first, "energy")):
@@ -358,9 +360,9 @@ def test_what_is_reported_does_not_choose():
     assert ask(Halved(first, second), greys, choose="auroc", scores=["score"]).figures["greys/auroc_chosen"] == 0
 
 
-def test_too_few_images_to_choose_by_are_told():
+def test_too_few_images_to_choose_a_score_are_noted():
     result = ask(Bowl(), Grey("one", 0, n=1), choose="auroc")
-    assert "no two halves" in result.notes[0]
+    assert "cannot be halved" in result.notes[0]
     assert not any("chosen" in name for name in result.figures)
 
 
@@ -372,13 +374,13 @@ def test_a_chain_that_diverges_costs_its_score_alone():
 
 
 class Undefined(Bowl):
-    """Its own score is no number where an image is black."""
+    """Its own score is NaN for a black image."""
 
     def ood_score(self, x):
         return torch.where(x.flatten(1).mean(1) == -1, math.nan, self.energy(x))
 
 
-def test_a_score_that_is_no_number_is_left_out_of_its_set_and_of_the_means():
+def test_a_score_that_is_not_finite_is_skipped_in_its_set_and_in_the_means():
     result = ask(Undefined(), BLACK, MIDDLE)
     assert result.notes == ["black/score: 5 of 5 out-of-distribution scores are NaN, which have no rank"]
     assert {"black/auroc_energy", "middle/auroc_score", "far/auroc_energy"} <= set(result.figures)
@@ -386,13 +388,13 @@ def test_a_score_that_is_no_number_is_left_out_of_its_set_and_of_the_means():
 
 
 def test_histograms_and_pictures_of_every_set(tmp_path):
-    result = ask(Plain(), BLACK, Grey("a/b", 40, n=7, spread=9), folder=tmp_path, bins=6)
+    result = ask(Plain(), BLACK, Grey("a-b", 40, n=7, spread=9), folder=tmp_path, bins=6)
     assert set(result.histograms) == {
-        f"{name}/{score}" for name in ("black", "a/b") for score in ("energy", "gradient")
+        f"{name}/{score}" for name in ("black", "a-b") for score in ("energy", "gradient")
     }
-    for name, told in result.histograms.items():
-        assert len(told["edges"]) == 7, name
-        assert (sum(told["in"]), sum(told["out"])) == (16, 5 if "black" in name else 7), name
+    for name, counts in result.histograms.items():
+        assert len(counts["edges"]) == 7, name
+        assert (sum(counts["in"]), sum(counts["out"])) == (16, 5 if "black" in name else 7), name
     assert result.pictures == [str(tmp_path / "ood_black.png"), str(tmp_path / "ood_a-b.png")]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("ood_black.png", "ood_a-b.png"))
     assert ask(Plain(), BLACK).pictures == []
@@ -400,12 +402,12 @@ def test_histograms_and_pictures_of_every_set(tmp_path):
 
 
 def test_histograms_count_what_lies_beyond_in_the_last_bins():
-    told = histogram({"in": [*range(1000), 1e9], "out": [-math.inf, 0, 5, math.inf]}, bins=10)
-    assert told["edges"][0] >= 0
-    assert told["edges"][-1] < 1000
-    assert (sum(told["in"]), sum(told["out"])) == (1001, 4)
-    assert told["in"][1:-1] == pytest.approx([100] * 8, abs=1)
-    assert (told["out"][0], told["out"][-1]) == (3, 1)
+    counts = histogram({"in": [*range(1000), 1e9], "out": [-math.inf, 0, 5, math.inf]}, bins=10)
+    assert counts["edges"][0] >= 0
+    assert counts["edges"][-1] < 1000
+    assert (sum(counts["in"]), sum(counts["out"])) == (1001, 4)
+    assert counts["in"][1:-1] == pytest.approx([100] * 8, abs=1)
+    assert (counts["out"][0], counts["out"][-1]) == (3, 1)
     one = histogram({"in": [2.0, 2.0], "out": [2.0]}, bins=4)
     assert sum(one["in"]) == 2
     assert one["edges"][0] < 2 < one["edges"][-1]
@@ -430,14 +432,14 @@ def test_the_scorecard_has_a_table_for_each_metric_with_intervals(tmp_path):
 def test_budgets_and_impossible_settings():
     task = OutOfDistributionDetection.standard([])
     assert task is not None
-    task.under(BUDGETS["quick"])
+    task.apply_budget(BUDGETS["quick"])
     assert (task.n, task.resamples) == (250, 250)
     few = OutOfDistributionDetection(resamples=0)
-    few.under(Budget("b", share=0.1))
+    few.apply_budget(Budget("b", share=0.1))
     assert (few.n, few.resamples) == (10_000, 0)
     impossible = {"n": 0, "batch_size": 0, "drop_steps": 0, "bins": 0, "resamples": -1, "sigma": 0, "level": 1}
     for key, value in impossible.items():
         with pytest.raises(UserError, match=rf"ood\.{key} is {value}"):
             OutOfDistributionDetection(**{key: value})
-    with pytest.raises(UserError, match=r"ood\.scores has 'enery'; it must be of energy, score"):
+    with pytest.raises(UserError, match=r"ood\.scores has 'enery'; it must be one of energy, score"):
         OutOfDistributionDetection(scores=["enery"])

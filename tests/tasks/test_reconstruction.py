@@ -1,4 +1,4 @@
-"""Pixel fidelity by its formulas, and reconstruction on a linear generator, whose posterior is known."""
+"""Pixel fidelity by its formulas, and reconstruction by a linear generator with a known posterior."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_psnr_is_the_mean_over_images_not_of_the_mean_error():
 
 
 def test_ssim_of_constant_images():
-    """Without variance only the luminance is left: (2ab + C₁)/(a² + b² + C₁) of intensities from 0 to 1."""
+    """Without variance only the luminance remains: (2ab + C₁)/(a² + b² + C₁) for intensities from 0 to 1."""
     a, b = 0.8, 0.3
     x, y = (torch.full((1, 1, 12, 12), 2 * v - 1, dtype=torch.float64) for v in (a, b))
     law = (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4)
@@ -170,8 +170,8 @@ def test_batches_change_nothing():
 
 def test_the_chain_is_the_task_s_or_the_method_s():
     data, method = TinyData(), Linear(orthogonal(), posterior=quiet(7, 0.02, 0.25))
-    told = Reconstruction(steps=(4, 2))(method, data).protocol
-    assert told["latent_chain"] == {
+    protocol = Reconstruction(steps=(4, 2))(method, data).protocol
+    assert protocol["latent_chain"] == {
         "steps": [2, 4],
         "sigma": 0.25,
         "step_size": 0.02,
@@ -180,10 +180,10 @@ def test_the_chain_is_the_task_s_or_the_method_s():
         "of_method": True,
     }
     legacy = PosteriorSampler(sigma=0.3, legacy_sigma=True)
-    told = Reconstruction(posterior=legacy)(method, data).protocol["latent_chain"]
-    assert told["sigma"] == pytest.approx(0.3 / math.sqrt(2)), "the σ that the chain's energy has"
-    assert told["temperature"] == pytest.approx(1)
-    assert not told["of_method"]
+    protocol = Reconstruction(posterior=legacy)(method, data).protocol["latent_chain"]
+    assert protocol["sigma"] == pytest.approx(0.3 / math.sqrt(2)), "the σ of the chain's energy"
+    assert protocol["temperature"] == pytest.approx(1)
+    assert not protocol["of_method"]
 
 
 def test_a_chain_that_diverges_leaves_a_note_and_its_later_rows_empty(tmp_path):
@@ -192,20 +192,20 @@ def test_a_chain_that_diverges_leaves_a_note_and_its_later_rows_empty(tmp_path):
     assert result.figures["inference/mse"] == pytest.approx(0, abs=1e-12)
     assert math.isfinite(result.figures["inference+1/mse"])
     assert all(math.isnan(result.figures[f"inference+3/{metric}"]) for metric in ("mse", "psnr", "ssim", "seconds"))
-    assert len(result.notes) == 1, "told once, not once a batch"
+    assert len(result.notes) == 1, "reported once, not once per batch"
     assert result.notes[0].startswith("inference+3: the state of the Langevin chain became infinite or NaN")
-    told = json.loads(result.write(tmp_path).read_text())
-    assert told["figures"]["inference+3/mse"] is None
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert stored["figures"]["inference+3/mse"] is None
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     a = orthogonal()
-    assert Reconstruction().can_ask(Linear(a))
-    assert not Reconstruction().can_ask(Linear(a, infers=False))
-    assert not Reconstruction().can_ask(GeneratorOnly(a))
+    assert Reconstruction().supports(Linear(a))
+    assert not Reconstruction().supports(Linear(a, infers=False))
+    assert not Reconstruction().supports(GeneratorOnly(a))
     from_noise = Reconstruction(noise_steps=(3,))
-    assert from_noise.can_ask(Linear(a, infers=False))
-    assert from_noise.can_ask(GeneratorOnly(a))
+    assert from_noise.supports(Linear(a, infers=False))
+    assert from_noise.supports(GeneratorOnly(a))
     result = from_noise(GeneratorOnly(a), TinyData())
     assert {name.partition("/")[0] for name in result.figures} == {"noise+3"}
     assert not result.protocol["latent_chain"]["of_method"]
@@ -215,8 +215,8 @@ def test_who_can_be_asked():
 def test_file_picture_and_table(tmp_path):
     result = Reconstruction(steps=(10,), image_range=(0, 1))(Linear(orthogonal()), TinyData(), tmp_path)
     assert result.pictures == [str(tmp_path / "reconstruction.png")]
-    told = json.loads(result.write(tmp_path).read_text())
-    assert told["figures"]["inference+10/mse"] == result.figures["inference+10/mse"]
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert stored["figures"]["inference+10/mse"] == result.figures["inference+10/mse"]
     text = scorecard(tmp_path, ["reconstruction"])
     assert "16 test images of tiny; MSE in units of [0, 1]; SSIM window 7" in text
     assert "latent chain of 10 steps, σ = 0.3, temperature 0, the method's" in text
@@ -232,12 +232,12 @@ def test_the_three_tasks_under_a_trainer(tmp_path, inference_mode):
     test = trainer(tmp_path, callbacks=tasks, inference_mode=inference_mode)
     test.test(method, TinyData(), verbose=False)
     for task in tasks:
-        told = json.loads((tmp_path / "test" / f"{task.name}.json").read_text())
-        assert told["notes"] == []
-        assert all(Path(picture).exists() for picture in told["pictures"])
-        for name, value in told["figures"].items():
+        stored = json.loads((tmp_path / "test" / f"{task.name}.json").read_text())
+        assert stored["notes"] == []
+        assert all(Path(picture).exists() for picture in stored["pictures"])
+        for name, value in stored["figures"].items():
             assert float(test.callback_metrics[f"test/{task.name}/{name}"]) == pytest.approx(value), name
-        assert told["protocol"]["weights"] == "ema"
+        assert stored["protocol"]["weights"] == "ema"
     assert "latent chain of 2, 10 steps, σ = 0.3, temperature 1" in scorecard(tmp_path / "test", ["reconstruction"])
 
 
@@ -252,6 +252,6 @@ def test_the_three_tasks_under_a_trainer(tmp_path, inference_mode):
         ({"image_range": (1, 0)}, r"image_range is \[1, 0\]"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, message):
+def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         Reconstruction(**wrong)

@@ -102,8 +102,8 @@ def test_stationary_law_is_the_posterior_with_the_bias_of_the_step():
 def test_without_a_measurement_it_is_the_energy():
     x, y = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 2, 2)
     assert torch.equal(Observed(quadratic(), Downsample(2), y, math.inf)(x), quadratic()(x))
-    given = Observed(quadratic(), Downsample(2), y, 0.5)
-    torch.testing.assert_close(given(x) - quadratic()(x), 2 * (Downsample(2)(x) - y).square().flatten(1).sum(1))
+    observed = Observed(quadratic(), Downsample(2), y, 0.5)
+    torch.testing.assert_close(observed(x) - quadratic()(x), 2 * (Downsample(2)(x) - y).square().flatten(1).sum(1))
 
 
 def test_a_measurement_made_under_inference_mode():
@@ -170,7 +170,7 @@ def test_noise_and_no_temperature_or_no_pull_is_the_energy_alone():
 
 
 class Linear(Quadratic, Generates):
-    """G(z) = W z, an image of 4 pixels; `mean` is what an inference network says."""
+    """G(z) = W z, an image of 4 pixels."""
 
     latent = 3
 
@@ -224,7 +224,7 @@ def test_without_inference_the_start_of_least_energy_is_kept():
     assert latent.nfe == [0, starts + 1]
 
 
-def test_numbers_that_cannot_be():
+def test_impossible_numbers():
     for changes in (
         {"steps": -1},
         {"pull": 1.5},
@@ -290,24 +290,24 @@ def test_recovery_of_a_mask_is_inpainting():
 
 
 class Constant(Oracle, RestoresByDenoiser):
-    """Its denoiser answers c and keeps what it was given."""
+    """A denoiser that returns c and records its inputs."""
 
     def __init__(self):
         super().__init__(torch.zeros(1, 1, 4, 4))
-        self.noise, self.given = GeometricNoise(8, sigma_max=1.0, sigma_min=0.1), []
+        self.noise, self.inputs = GeometricNoise(8, sigma_max=1.0, sigma_min=0.1), []
 
     def denoise(self, x, sigma):
-        self.given.append((x, sigma))
+        self.inputs.append((x, sigma))
         return torch.full_like(x, 0.25)
 
 
-def test_a_denoiser_is_given_falling_noise_around_what_is_known():
+def test_a_denoiser_sees_decreasing_noise_around_the_measurement():
     method, operator = Constant(), Downsample(2)
     y = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)) / 4
     stages = method.restored(y, operator, RestorationSettings(steps=3), generator=torch.Generator().manual_seed(4))
-    assert [sigma for _, sigma in method.given] == pytest.approx([1.0, math.sqrt(0.1), 0.1])
+    assert [sigma for _, sigma in method.inputs] == pytest.approx([1.0, math.sqrt(0.1), 0.1])
     random = torch.Generator().manual_seed(4)
-    for k, (x, sigma) in enumerate(method.given):
+    for k, (x, sigma) in enumerate(method.inputs):
         eps = torch.randn(2, 1, 4, 4, generator=random)
         torch.testing.assert_close(operator(x), y + sigma * operator(eps))
         torch.testing.assert_close(operator.null(x), sigma * operator.null(eps), msg=f"step {k}: c has no null part")
@@ -318,15 +318,15 @@ def test_a_denoiser_is_given_falling_noise_around_what_is_known():
 
 @pytest.mark.parametrize("n", [0.05, 0.3, 2.0])
 def test_a_denoiser_ends_at_the_noise_of_the_measurement(n):
-    """There x̃ is y itself; where y has less noise than the smallest σ of training it ends at that."""
+    """There x̃ is y itself; if y has less noise than the smallest σ of training, the chain ends at that σ."""
     method = Constant()
     y = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     (stage,) = method.restored(y, Identity(noise=n), RestorationSettings(steps=5))
-    sigmas = [sigma for _, sigma in method.given]
+    sigmas = [sigma for _, sigma in method.inputs]
     assert sigmas[0] == pytest.approx(max(1.0, n))
     assert sigmas[-1] == pytest.approx(max(0.1, n))
     if n >= 0.1:
-        torch.testing.assert_close(method.given[-1][0], y)
+        torch.testing.assert_close(method.inputs[-1][0], y)
     assert stage.nfe == [0, 5]
 
 
@@ -392,7 +392,7 @@ def test_every_method_restores(make):
 
 
 def test_liebm_descends_the_joint_energy_with_its_own_latent():
-    """E(x) − γ cos(g(f(x)), h(x)) (Eq. 16, 17), in the EM setting too, whose chain has E(x) alone."""
+    """E(x) − γ cos(g(f(x)), h(x)) (Eq. 16, 17), also in the EM setting, in which the chain uses only E(x)."""
     method = liebm(gamma=2.0).eval()
     x = TinyData().test_set.float(slice(4))
     net = method.network("energy_net")
@@ -408,14 +408,14 @@ def test_latents_of_a_coder_are_not_restored():
     method = cdrl()
     method.coder = nn.Identity()
     assert not method.can_restore
-    assert not Restoration().can_ask(method)
+    assert not Restoration().supports(method)
 
 
 # the task
 
 
 class Knowing(Oracle, Restores):
-    """Knows the images x; its stages end at halfway from A⁺y to x, and at x."""
+    """A method that knows the images x; its stages end halfway from A⁺y to x, and at x."""
 
     def __init__(self, data):
         super().__init__(data.train_set.float())
@@ -431,10 +431,10 @@ class Knowing(Oracle, Restores):
 
 class Diverging(Oracle, Restores):
     def restored(self, y, operator, restoring, *, generator=None):
-        raise ChainDivergedError("the Langevin chain left the finite numbers at step 3")
+        raise ChainDivergedError("the state of the Langevin chain became the finite numbers at step 3")
 
 
-def asked(folder=None, method=None, data=None, **changes):
+def evaluate(folder=None, method=None, data=None, **changes):
     data = data or TinyData()
     method = method or Knowing(data)
     torch.manual_seed(0)
@@ -442,8 +442,8 @@ def asked(folder=None, method=None, data=None, **changes):
 
 
 def test_figures_of_known_images():
-    """Half of the error is 6.02 dB more, and half of the inconsistency; the image itself has neither."""
-    result, _ = asked(operators=[Downsample(4), Identity(noise=0.1)])
+    """Halving the error gains 6.02 dB and halves the inconsistency; the image itself has neither."""
+    result, _ = evaluate(operators=[Downsample(4), Identity(noise=0.1)])
     figures, x = result.figures, TinyData().test_set.float()
     error = (Downsample(4).project(x) - x).double().square().flatten(1).mean(1)
     psnr = 10 * torch.log10(4 / error).mean()
@@ -458,8 +458,8 @@ def test_figures_of_known_images():
 
 
 def test_noise_and_chains_are_seeded_and_differ_between_batches():
-    first, one = asked(operators=[Identity(noise=0.3)])
-    second, other = asked(operators=[Identity(noise=0.3)])
+    first, one = evaluate(operators=[Identity(noise=0.3)])
+    second, other = evaluate(operators=[Identity(noise=0.3)])
     assert first.figures == second.figures
     assert all(torch.equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(one.seen, other.seen, strict=True))
     assert len({float(draw) for _, _, draw in one.seen}) == len(one.seen) == 4
@@ -467,10 +467,10 @@ def test_noise_and_chains_are_seeded_and_differ_between_batches():
     assert float(noise.std()) == pytest.approx(0.3, rel=0.1)
 
 
-def test_the_standard_asks_what_the_images_allow(tmp_path):
-    result, method = asked(tmp_path, n=4)
+def test_the_default_operators_are_those_that_the_images_allow(tmp_path):
+    result, method = evaluate(tmp_path, n=4)
     assert {name for name, *_ in method.seen} == {"sr4", "sr8", "blur", "denoise", "inpaint"}
-    assert result.notes == [], "an answer with notes is asked for again"
+    assert result.notes == [], "a result with notes would be computed again"
     assert "color" not in result.protocol["degraded_by"]
     assert "std=1.0" in result.protocol["degraded_by"]["blur"]
     assert result.protocol["restoring"]["pull"] == RestorationSettings().pull
@@ -479,35 +479,35 @@ def test_the_standard_asks_what_the_images_allow(tmp_path):
     ]
     assert all((tmp_path / path.split("/")[-1]).exists() for path in result.pictures)
     result.write(tmp_path)
-    told = scorecard(tmp_path, ["restoration"])
-    assert "sr4/half" in told
-    assert "consistency" in told
-    colours, _ = asked(data=TinyData(channels=3), n=4)
+    table = scorecard(tmp_path, ["restoration"])
+    assert "sr4/half" in table
+    assert "consistency" in table
+    colours, _ = evaluate(data=TinyData(channels=3), n=4)
     assert "color/all/psnr" in colours.figures
 
 
-def test_an_operator_that_is_named_and_does_not_fit_is_told():
-    result, _ = asked(operators=[Grayscale(), Downsample(3), Downsample(2)])
+def test_a_listed_operator_that_does_not_fit_is_noted():
+    result, _ = evaluate(operators=[Grayscale(), Downsample(3), Downsample(2)])
     assert result.notes == [
-        "color: left out, it needs images of 3 channels",
-        "sr3: left out, it needs images whose side is a multiple of 3",
+        "color: skipped, it needs images of 3 channels",
+        "sr3: skipped, it needs images whose side is a multiple of 3",
     ]
     assert {name.split("/")[0] for name in result.figures} == {"sr2"}
 
 
 def test_a_chain_that_diverges_leaves_the_start(tmp_path):
-    result, _ = asked(tmp_path, Diverging(torch.zeros(1, 1, SIZE, SIZE)), operators=[Downsample(4)])
+    result, _ = evaluate(tmp_path, Diverging(torch.zeros(1, 1, SIZE, SIZE)), operators=[Downsample(4)])
     assert math.isnan(result.figures["sr4/psnr"])
     assert result.figures["sr4/start/psnr"] > 0
     assert "step 3" in result.notes[0]
     assert result.pictures == []
 
 
-def test_what_can_be_asked():
+def test_supported_methods():
     task = Restoration.standard([])
-    assert task.can_ask(Knowing(TinyData()))
-    assert not task.can_ask(Oracle(torch.zeros(1, 1, SIZE, SIZE)))
-    task.under(BUDGETS["quick"])
+    assert task.supports(Knowing(TinyData()))
+    assert not task.supports(Oracle(torch.zeros(1, 1, SIZE, SIZE)))
+    task.apply_budget(BUDGETS["quick"])
     assert task.n == 16
     settings = json.loads(json.dumps(Restoration([Downsample(4), Masking(Half())]).settings()))
     assert settings["operators"][0] == {"class": "Downsample", "factor": 4, "noise": 0.0}
@@ -515,15 +515,15 @@ def test_what_can_be_asked():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"n": 0}, "restoration.n is 0"),
         ({"shown": 0}, "restoration.shown is 0"),
-        ({"operators": [Downsample(4), replace(Downsample(4), noise=0.1)]}, "give each name once"),
+        ({"operators": [Downsample(4), replace(Downsample(4), noise=0.1)]}, "their names must differ"),
     ],
 )
-def test_settings_that_cannot_be(changes, told):
-    with pytest.raises(UserError, match=told):
+def test_impossible_settings(changes, message):
+    with pytest.raises(UserError, match=message):
         Restoration(**changes)
 
 
@@ -541,7 +541,7 @@ def test_a_config_names_operators():
         },
     ]
     init = {"operators": operators, "restoring": {"pull": 0.5}, "n": 3}
-    given = {"task": {"class_path": "ebmzoo.tasks.Restoration", "init_args": init}}
-    task = parser.instantiate(parser.parse_object(given)).task
+    config = {"task": {"class_path": "ebmzoo.tasks.Restoration", "init_args": init}}
+    task = parser.instantiate(parser.parse_object(config)).task
     assert [operator.name for operator in task.operators] == ["sr8", "blur", "inpaint"]
     assert (task.operators[2].mask.side, task.restoring.pull, task.n) == ("top", 0.5, 3)

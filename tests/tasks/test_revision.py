@@ -1,4 +1,4 @@
-"""Both chains, state by state, on energies whose chains are known."""
+"""The revision task: both chains, state by state, on energies with known chains."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from ebmzoo.metrics import ClassifierFeatures, Pixels, extract, frechet_distance
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Revision
-from ebmzoo.tasks.revision import columns, image_chains, latent_chains
+from ebmzoo.tasks.revision import columns, image_paths, latent_paths
 from support.generators import GeneratorOnly, Linear, orthogonal, quiet
 from support.tiny import TinyData
 
@@ -34,17 +34,17 @@ def test_energy_and_displacement_follow_the_law():
 def test_the_chain_starts_at_the_generator_and_ends_where_langevin_does():
     method = Linear(orthogonal(), Langevin(steps=4, step_size=0.1, noise=0.3))
     torch.manual_seed(5)
-    chains = image_chains(method, 6, batch_size=6, shown=6)
+    paths = image_paths(method, 6, batch_size=6, shown=6)
     torch.manual_seed(5)
     with torch.no_grad():
         x0 = method.decode(torch.randn(6, method.latent))
     xK = method.sampler(method.energy, x0)
-    assert len(chains.shown) == 5
-    assert torch.equal(chains.shown[0], x0.float())
-    assert torch.equal(chains.shown[-1], xK.float())
-    assert chains.means("energy")[0] == pytest.approx(method.energy(x0).mean().item())
-    assert chains.means("energy")[-1] == pytest.approx(method.energy(xK).mean().item())
-    assert chains.means("square")[-1] == pytest.approx((xK - x0).square().mean().item())
+    assert len(paths.strips) == 5
+    assert torch.equal(paths.strips[0], x0.float())
+    assert torch.equal(paths.strips[-1], xK.float())
+    assert paths.means("energy")[0] == pytest.approx(method.energy(x0).mean().item())
+    assert paths.means("energy")[-1] == pytest.approx(method.energy(xK).mean().item())
+    assert paths.means("square")[-1] == pytest.approx((xK - x0).square().mean().item())
 
 
 def test_without_steps_start_and_end_are_equal():
@@ -86,10 +86,9 @@ def test_mse_of_the_latent_chain_follows_the_law():
 
 def test_the_shown_latent_chains_are_the_first_images():
     data, method = TinyData(), Linear(orthogonal(), posterior=quiet(4))
-    chains = latent_chains(method, data.test_set.images, batch_size=6, shown=3)
-    assert torch.equal(chains.real, data.test_set.float(slice(3)))
-    torch.testing.assert_close(chains.shown[0], chains.real, rtol=0, atol=1e-5)
-    assert (len(chains.shown), len(chains.shown[-1])) == (5, 3)
+    paths = latent_paths(method, data.test_set.images, batch_size=6, shown=3)
+    torch.testing.assert_close(paths.strips[0], data.test_set.float(slice(3)), rtol=0, atol=1e-5)
+    assert (len(paths.strips), len(paths.strips[-1])) == (5, 3)
 
 
 @pytest.mark.parametrize(
@@ -114,16 +113,16 @@ def test_columns_are_never_many():
         assert (chosen[0], chosen[-1]) == (0, steps)
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     a, task, data = orthogonal(), Revision(n=10), TinyData()
-    assert task.can_ask(Linear(a))
-    assert task.can_ask(Linear(a, infers=False))
-    assert not task.can_ask(GeneratorOnly(a))
+    assert task.supports(Linear(a))
+    assert task.supports(Linear(a, infers=False))
+    assert not task.supports(GeneratorOnly(a))
     assert set(task(Linear(a, infers=False), data).curves) == {"x/energy", "x/displacement"}
     assert set(task(Linear(a), data).curves) == {"x/energy", "x/displacement", "z/mse"}
 
 
-def test_missing_extractor_is_told_and_left_out():
+def test_a_missing_extractor_is_noted_and_skipped():
     task = Revision(n=10, extractors=[ClassifierFeatures("nowhere.ckpt"), Pixels()])
     assert "nowhere.ckpt" in task.missing()[0]
     result = task(Linear(orthogonal()), TinyData())
@@ -137,10 +136,10 @@ def test_a_chain_that_diverges_is_a_note(tmp_path):
     result = Revision(n=10)(Linear(orthogonal(), wild, posterior=quiet(3, 1e150)), TinyData(), tmp_path)
     assert [note.partition(":")[0] for note in result.notes] == ["x", "z"]
     assert all(math.isnan(value) for value in result.figures.values())
-    told = json.loads(result.write(tmp_path).read_text())
-    assert set(told["figures"].values()) == {None}
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert set(stored["figures"].values()) == {None}
     assert result.pictures == []
-    assert "! x: the Langevin chain left" in scorecard(tmp_path, ["revision"])
+    assert "! x: the state of the Langevin chain became" in scorecard(tmp_path, ["revision"])
 
 
 def test_file_pictures_and_table(tmp_path):
@@ -153,9 +152,9 @@ def test_file_pictures_and_table(tmp_path):
     assert Image.open(result.pictures[0]).size == (9 * pitch + 2, 3 * pitch + 2)
     assert Image.open(result.pictures[1]).size == (12 * pitch + 2, 3 * pitch + 2), "the image, then 11 states"
     assert Image.open(result.pictures[2]).size[0] > 500
-    told = json.loads(result.write(tmp_path).read_text())
-    assert told["curves"] == result.curves
-    assert len(told["curves"]["x/energy"]) == 16
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert stored["curves"] == result.curves
+    assert len(stored["curves"]["x/energy"]) == 16
     text = scorecard(tmp_path, ["revision"])
     assert "n = 12; 32 real images of train; 15 Langevin steps from generator at temperature 0.0005" in text
     assert "16 test images" not in text
@@ -190,6 +189,6 @@ def test_no_plot_without_matplotlib(tmp_path, monkeypatch):
         ({"batch_size": 0}, r"revision\.batch_size is 0"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, message):
+def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         Revision(**wrong)

@@ -1,4 +1,4 @@
-"""Long chains on energies whose chains are known."""
+"""The stability task: long chains on energies with known chains."""
 
 import json
 import math
@@ -50,14 +50,14 @@ class Quadratic(Method, RunsChain):
         return Samples(x, self.sampler.steps, "noise", self.sampler.steps, self.sampler.temperature)
 
 
-def asked(method, folder=None, **changes):
+def evaluate(method, folder=None, **changes):
     torch.manual_seed(0)
     return Stability(**{"n": 20, "times": (1, 3)} | changes)(method, TinyData(n=64), folder)
 
 
 def test_energies_and_displacements_follow_the_law_at_every_multiple():
     """Without noise x_k = (1 − η)ᵏ x₀."""
-    result = asked(Quadratic(Langevin(4, 0.1, noise=0.0)), times=(1, 2, 5), batch_size=8)
+    result = evaluate(Quadratic(Langevin(4, 0.1, noise=0.0)), times=(1, 2, 5), batch_size=8)
     figures, start = result.figures, result.curves["energy"][0]
     rms = math.sqrt(2 * start / SIZE**2)
     for k in (1, 2, 5):
@@ -71,7 +71,7 @@ def test_energies_and_displacements_follow_the_law_at_every_multiple():
 
 def test_distances_are_those_of_the_states():
     data, method = TinyData(n=64), Quadratic(Langevin(2, 0.3, noise=0.0))
-    figures = asked(method, extractors=[Pixels()], n=40).figures
+    figures = evaluate(method, extractors=[Pixels()], n=40).figures
     torch.manual_seed(0)
     method.sample(1)
     with torch.no_grad():
@@ -85,11 +85,11 @@ def test_distances_are_those_of_the_states():
 
 
 def test_a_stationary_chain_agrees_and_has_the_sample_size_of_its_law():
-    """x is autoregressive with a = 1 − η, and x² with a²: of S states (1 − a²)/(1 + a²) S count."""
+    """x is autoregressive with a = 1 − η, and x² with a²: S states have the effective size (1 − a²)/(1 + a²) S."""
     eta = 0.2
     a = 1 - eta
     stationary = math.sqrt(2 * eta / (1 - a**2))
-    result = asked(Quadratic(Langevin(100, eta), stationary), times=(1, 10), n=60)
+    result = evaluate(Quadratic(Langevin(100, eta), stationary), times=(1, 10), n=60)
     figures = result.figures
     assert figures["r_hat"] == pytest.approx(1, abs=0.01)
     assert figures["states"] == 60 * 500
@@ -98,21 +98,21 @@ def test_a_stationary_chain_agrees_and_has_the_sample_size_of_its_law():
 
 
 def test_chains_that_keep_their_starts_do_not_agree():
-    figures = asked(Quadratic(Langevin(10, 1e-6)), times=(1, 4), n=20).figures
+    figures = evaluate(Quadratic(Langevin(10, 1e-6)), times=(1, 4), n=20).figures
     assert figures["r_hat"] > 2
     assert figures["ess"] < figures["states"] / 4
 
 
-def test_the_trace_is_thinned_alike():
-    result = asked(Quadratic(Langevin(30, 0.1, noise=0.0)), times=(1, 100), n=2, shown=1)
-    assert result.protocol["trace"] == "500 energies a chain, every 3 steps of the second half of 3000"
+def test_the_trace_is_thinned_evenly():
+    result = evaluate(Quadratic(Langevin(30, 0.1, noise=0.0)), times=(1, 100), n=2, shown=1)
+    assert result.protocol["trace"] == "500 energies per chain, every 3 steps of the second half of 3000"
     assert len(result.curves["step"]) == 1001
     assert result.figures["states"] == 1000
 
 
 def test_a_chain_that_diverges_keeps_what_was_before():
     # |1 − η| = 3 leaves fp32 near step 80
-    result = asked(Quadratic(Langevin(20, 4.0, noise=0.0)), times=(1, 10), extractors=[Pixels()], n=6, batch_size=3)
+    result = evaluate(Quadratic(Langevin(20, 4.0, noise=0.0)), times=(1, 10), extractors=[Pixels()], n=6, batch_size=3)
     assert "became infinite or NaN at step" in result.notes[0]
     assert math.isfinite(result.figures["times_1/energy"])
     assert "times_1/fd_pixels" in result.figures
@@ -122,13 +122,13 @@ def test_a_chain_that_diverges_keeps_what_was_before():
     assert "r_hat" not in result.figures
 
 
-def test_multiples_over_the_limit_are_left_out_and_told():
-    result = asked(Quadratic(Langevin(5, 0.1)), times=(1, 2, 10), n=10, limit=100)
+def test_multiples_over_the_limit_are_skipped_and_recorded():
+    result = evaluate(Quadratic(Langevin(5, 0.1)), times=(1, 2, 10), n=10, limit=100)
     assert "times_2/energy" in result.figures
     assert not any(name.startswith("times_10") for name in result.figures)
-    assert result.protocol["left_out"] == "times 10 left out: over 100 steps of all chains together"
-    assert "left_out" not in asked(Quadratic(Langevin(5, 0.1)), times=(1, 2, 10), n=10, limit=None).protocol
-    assert asked(Quadratic(Langevin(5, 0.1)), n=10, limit=1).figures.keys() == {"real/energy"}
+    assert result.protocol["left_out"] == "times 10 skipped: over 100 steps of all chains together"
+    assert "left_out" not in evaluate(Quadratic(Langevin(5, 0.1)), times=(1, 2, 10), n=10, limit=None).protocol
+    assert evaluate(Quadratic(Langevin(5, 0.1)), n=10, limit=1).figures.keys() == {"real/energy"}
 
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ def test_a_long_chain_ends_where_the_method_samples(made):
 
 @pytest.mark.parametrize("made", [cdrl, drl])
 def test_levels_keep_the_step_size_of_training(made):
-    """Once its steps is `sample` with the chain as trained; more are more, not shorter."""
+    """One multiple is `sample` with the chain of training; larger ones have more steps, not shorter ones."""
     method = made()
     chain, seen = method.chain, []
     for times in (1, 3):
@@ -165,13 +165,13 @@ def test_levels_keep_the_step_size_of_training(made):
     assert not torch.allclose(seen[1], shorter.images)
     longer_chain = type(chain)(3 * chain.steps, chain.variance, chain.grow, chain.noise)
     method.chain = longer_chain
-    # with a chain of so many steps from the start, unit and step size are those of the shorter one
+    # with a chain of that many steps from the start, unit and step size are those of the shorter one
     same = method.sample(2, steps=3 * chain.steps, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(seen[1], same.images)
 
 
-def test_levels_are_asked_anew_for_each_multiple():
-    result = asked(cdrl(), n=4, times=(1, 2), limit=None, extractors=[Pixels()])
+def test_levels_are_sampled_again_for_each_multiple():
+    result = evaluate(cdrl(), n=4, times=(1, 2), limit=None, extractors=[Pixels()])
     assert set(result.figures) == {
         *(f"times_{k}/{name}" for k in (1, 2) for name in ("energy", "nfe", "fd_pixels")),
         "real/energy",
@@ -180,19 +180,19 @@ def test_levels_are_asked_anew_for_each_multiple():
     assert steps[1] == 2 * steps[0]
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     task = Stability()
     for made in (liebm, dual_mcmc, cdrl, hat_ebm, short_run):
-        assert task.can_ask(made()), made
+        assert task.supports(made()), made
     for made in (vae, denoising_ebm):
-        assert not task.can_ask(made()), made
-    assert not task.can_ask(Quadratic(Langevin(0, 0.1)))
+        assert not task.supports(made()), made
+    assert not task.supports(Quadratic(Langevin(0, 0.1)))
 
 
 def test_file_pictures_and_table(tmp_path):
     from PIL import Image
 
-    result = asked(Quadratic(Langevin(10, 0.1)), tmp_path, extractors=[ClassifierFeatures("nowhere.ckpt")], shown=3)
+    result = evaluate(Quadratic(Langevin(10, 0.1)), tmp_path, extractors=[ClassifierFeatures("nowhere.ckpt")], shown=3)
     assert "nowhere.ckpt" in result.notes[0]
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("stability", "stability_energy")]
     pitch = 8 * 4 + 2
@@ -206,11 +206,11 @@ def test_file_pictures_and_table(tmp_path):
 
 def test_budgets_and_mistakes():
     task = Stability()
-    task.under(BUDGETS["quick"])
+    task.apply_budget(BUDGETS["quick"])
     assert task.n == 25
     for wrong, message in (
         ({"times": ()}, r"stability\.times is \[\]"),
-        ({"times": (10, 1)}, r"stability\.times is \[10, 1\]; it must be rising"),
+        ({"times": (10, 1)}, r"stability\.times is \[10, 1\]; it must be increasing"),
         ({"n": 1}, r"stability\.n is 1"),
         ({"limit": 0}, r"stability\.limit is 0"),
     ):

@@ -1,4 +1,4 @@
-"""The stages task, on a method whose chains carry the training images from known offsets to themselves."""
+"""The stages task, on a method with chains that move training images from known offsets to themselves."""
 
 import json
 import math
@@ -70,15 +70,15 @@ def task(**changes):
 
 
 def shifted(by):
-    """The Fréchet distance of 64 pixels, all lighter by so many bytes."""
+    """The Fréchet distance of images with 64 pixels that are all lighter by `by` grey levels."""
     return pytest.approx(64 * (by * BYTE) ** 2, rel=1e-3, abs=1e-6)
 
 
 def test_each_stage_is_measured_where_it_starts_and_ends():
     data = TinyData(n=32)
     result = task()(Staged(data.train_set.float()), data)
-    told = {name: value for name, value in result.figures.items() if not name.endswith("seconds")}
-    assert told == {
+    figures = {name: value for name, value in result.figures.items() if not name.endswith("seconds")}
+    assert figures == {
         "4+10/semantic_start/nfe": 1,
         "4+10/semantic_start/fd_pixels": shifted(18),
         "4+10/semantic_end/nfe": 9,
@@ -93,11 +93,11 @@ def test_each_stage_is_measured_where_it_starts_and_ends():
     assert result.protocol["real_images"] == result.protocol["n"] == 32
 
 
-@pytest.mark.parametrize(("real", "held_against", "exact"), [("all", 32, False), ("n", 8, True)])
-def test_samples_are_held_against_all_of_the_split_or_as_many_as_they_are(real, held_against, exact):
+@pytest.mark.parametrize(("real", "compared_with", "exact"), [("all", 32, False), ("n", 8, True)])
+def test_samples_are_compared_with_all_of_the_split_or_with_equally_many(real, compared_with, exact):
     data = TinyData(n=32)
     result = task(n=8, real=real)(Staged(data.train_set.float()), data)
-    assert result.protocol["real_images"] == held_against
+    assert result.protocol["real_images"] == compared_with
     assert (result.figures["4+10/texture_end/fd_pixels"] == shifted(0)) == exact, "the first 8 images are the samples"
 
 
@@ -174,7 +174,7 @@ def test_a_diverging_row_leaves_the_others():
     assert not any(name.startswith("0+20/texture") for name in (*result.figures, *result.curves))
 
 
-def test_steps_that_the_model_has_no_chain_for_are_told():
+def test_steps_without_a_chain_are_noted():
     data = TinyData(n=32)
     result = task(steps=((13, 1), (4, 10)))(Staged(data.train_set.float()), data)
     assert result.notes == ["13+1: steps is 13, but there is no such chain"]
@@ -187,8 +187,8 @@ def test_scorecard_and_protocol(tmp_path):
     assert result.protocol["chains"]["0+20"]["start"] == "noise"
     assert result.protocol["chains"]["4+10"] == {"start": "buffer", "steps": 5, "temperature": 0.25}
     assert list(result.figures)[:2] == ["4+0/semantic_start/nfe", "4+0/semantic_end/nfe"]
-    told = json.loads(result.write(tmp_path).read_text())
-    assert told["curves"]["4+10/texture/nfe"][-1] == 19
+    stored = json.loads(result.write(tmp_path).read_text())
+    assert stored["curves"]["4+10/texture/nfe"][-1] == 19
     text = scorecard(tmp_path, ["stages"])
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
     assert rows["4+10/semantic_start"][:2] == ["1", "–"], "nobody knows the seconds up to there"
@@ -210,7 +210,7 @@ def test_points_of_stages_that_have_no_steps():
     assert [nfe for _, nfe in still.values()] == [0, 5], "a chain that does not move still has a start and an end"
 
 
-def test_what_is_not_available_is_told():
+def test_unavailable_parts_are_noted():
     data = TinyData(n=32)
     without = task(extractors=[ClassifierFeatures("nowhere.ckpt"), Pixels()])
     result = without(Staged(data.train_set.float()), data)
@@ -219,21 +219,21 @@ def test_what_is_not_available_is_told():
     assert "4+10/texture_end/fd_pixels" in result.figures
 
 
-def test_who_can_be_asked():
+def test_supported_methods():
     images = TinyData().train_set.float()
-    assert task().can_ask(Staged(images))
-    assert not task().can_ask(Oracle(images))
+    assert task().supports(Staged(images))
+    assert not task().supports(Oracle(images))
 
 
 def test_steps_are_read_from_a_config():
     parser = ArgumentParser()
     parser.add_class_arguments(Stages, "task")
-    given = parser.parse_args(["--task.steps=[[20, 90], [0, 100]]"])
-    assert parser.instantiate(given).task.steps == ((20, 90), (0, 100))
+    changes = parser.parse_args(["--task.steps=[[20, 90], [0, 100]]"])
+    assert parser.instantiate(changes).task.steps == ((20, 90), (0, 100))
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("changes", "message"),
     [
         ({"steps": ()}, r"stages\.steps is \[\]"),
         ({"steps": ((1, 2), (1, 2))}, r"stages\.steps is \[\[1, 2\], \[1, 2\]\]"),
@@ -246,6 +246,6 @@ def test_steps_are_read_from_a_config():
         ({"batch_size": 0}, r"stages\.batch_size is 0"),
     ],
 )
-def test_what_is_out_of_range_is_named(given, told):
-    with pytest.raises(UserError, match=told):
-        task(**given)
+def test_numbers_out_of_range_are_errors(changes, message):
+    with pytest.raises(UserError, match=message):
+        task(**changes)

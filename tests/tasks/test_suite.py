@@ -1,4 +1,4 @@
-"""Which tasks a test asks, under which budget, over which seeds, and what it does not ask again."""
+"""The choice of tasks for a test, its budget and seeds, and results that need not be computed again."""
 
 import json
 import math
@@ -11,9 +11,10 @@ from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Cost, Generation, OutOfDistributionDetection, Result, Stages, Task
-from ebmzoo.tasks.base import answered, mean_of
+from ebmzoo.tasks.base import average_results, is_up_to_date
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.suite import suite
+from support.command_line import small
 from support.tiny import (
     TinyData,
     cdrl,
@@ -33,20 +34,20 @@ STANDARD = BUDGETS["standard"]
 
 
 class Draws(Task):
-    """Its figure is a random number; it counts how often it is asked."""
+    """A task with a random number as its figure, which counts its calls."""
 
     name = "draws"
 
     def __init__(self, n=100):
         self.n = n
-        self._asked = []
+        self._calls = []
 
-    def under(self, budget):
+    def apply_budget(self, budget):
         self.n = budget.samples_of(self.n)
 
     def __call__(self, method, data, folder=None):
-        self._asked.append(folder)
-        if len(self._asked) == self._breaks:
+        self._calls.append(folder)
+        if len(self._calls) == self._breaks:
             raise KeyboardInterrupt
         return Result(self.name, {"number": float(torch.rand(()))}, {"n": self.n})
 
@@ -57,11 +58,11 @@ def names(tasks):
     return [task.name for task in tasks]
 
 
-def test_a_test_asks_all_that_a_method_can_do():
+def test_a_test_runs_all_tasks_that_a_method_supports():
     data = TinyData()
-    asked = names(suite([], dual_mcmc(), data, STANDARD))
-    assert {"generation", "ood", "reconstruction", "interpolation", "revision"} <= set(asked)
-    assert not {"density", "stages", "denoising", "inpainting"} & set(asked)
+    tasks = names(suite([], dual_mcmc(), data, STANDARD))
+    assert {"generation", "ood", "reconstruction", "interpolation", "revision"} <= set(tasks)
+    assert not {"density", "stages", "denoising", "inpainting"} & set(tasks)
     assert {"inpainting"} <= set(names(suite([], cdrl(), data, STANDARD)))
     assert "revision" in names(suite([], vae(), data, STANDARD)), "its latents can be revised"
 
@@ -69,7 +70,7 @@ def test_a_test_asks_all_that_a_method_can_do():
 @pytest.mark.parametrize(
     "made", [vae, triangle, hat_ebm, drl, mdsm, score_network, denoising_ebm], ids=lambda m: m.__name__
 )
-def test_cost_is_asked_only_of_what_samples_in_steps(made):
+def test_cost_runs_only_for_samplers_with_steps(made):
     method, data = made(), TinyData()
     cost = Cost(steps=(2, 1), timed=2, repeats=1)
     assert cost.fits(method, data) == (made not in (vae, triangle))
@@ -77,29 +78,29 @@ def test_cost_is_asked_only_of_what_samples_in_steps(made):
         assert cost(method, data).figures["steps_1/nfe"] > 0
 
 
-def test_what_a_config_names_comes_first_with_its_settings_and_lends_its_extractors():
+def test_configured_tasks_come_first_with_their_settings_and_share_their_extractors():
     named = [OutOfDistributionDetection(n=7), Generation([], n=33)]
-    asked = suite(named, liebm(), TinyData(), STANDARD)
-    assert asked[:2] == named
-    assert len(set(names(asked))) == len(asked)
-    revision = next(task for task in asked if task.name == "revision")
+    tasks = suite(named, liebm(), TinyData(), STANDARD)
+    assert tasks[:2] == named
+    assert len(set(names(tasks))) == len(tasks)
+    revision = next(task for task in tasks if task.name == "revision")
     assert revision.extractors == []
 
 
-def test_picked_tasks_and_mistakes_in_their_names():
+def test_selected_tasks_and_mistakes_in_their_names():
     data, method = TinyData(), liebm()
     assert names(suite([], method, data, STANDARD, ["ood", "generation"])) == ["generation", "ood"]
     with pytest.raises(UserError, match="there is no task 'generatoin'; did you mean 'generation'"):
         suite([], method, data, STANDARD, ["generatoin"])
-    with pytest.raises(UserError, match="stages cannot be asked of LIEBM on TinyData"):
+    with pytest.raises(UserError, match="stages cannot be run for LIEBM on TinyData"):
         suite([], method, data, STANDARD, ["stages"])
-    with pytest.raises(UserError, match="compositional needs settings of its own"):
+    with pytest.raises(UserError, match="compositional has settings without defaults"):
         suite([], method, data, STANDARD, ["compositional"])
 
 
-def test_only_what_the_config_names():
+def test_only_configured_tasks():
     named = [OutOfDistributionDetection(n=7), Stages()]
-    assert names(suite(named, liebm(), TinyData(), STANDARD, ["config"])) == ["ood"], "stages cannot be asked of it"
+    assert names(suite(named, liebm(), TinyData(), STANDARD, ["config"])) == ["ood"], "stages cannot be run for it"
 
 
 def test_budgets_set_counts_and_seeds():
@@ -113,49 +114,49 @@ def test_budgets_set_counts_and_seeds():
 
 @pytest.fixture
 def run(tmp_path):
-    """Asks a task under a trainer that has a checkpoint to name."""
+    """Runs a task under a trainer with a checkpoint."""
     method, data = vae(), TinyData()
     fitted = trainer(tmp_path, max_steps=1)
     fitted.fit(method, data)
     fitted.save_checkpoint(tmp_path / "last.ckpt")
 
-    def asked(task, seed=0):
+    def evaluate(task, seed=0):
         torch.manual_seed(seed)
         tester = trainer(tmp_path, callbacks=[task])
         tester.test(method, data, ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=True)
         return json.loads((tmp_path / "test" / "draws.json").read_text())
 
-    return asked
+    return evaluate
 
 
 def test_figures_of_several_seeds_are_means_with_their_spread(run, tmp_path):
     alone = [run(Draws(), seed)["figures"]["number"] for seed in (5, 6, 7)]
     task = Draws()
     task.seeds = 3
-    told = run(task, seed=5)
-    assert told["figures"]["number"] == pytest.approx(sum(alone) / 3)
+    stored = run(task, seed=5)
+    assert stored["figures"]["number"] == pytest.approx(sum(alone) / 3)
     variance = sum((x - sum(alone) / 3) ** 2 for x in alone) / 2
-    assert told["spread"]["number"] == pytest.approx(math.sqrt(variance))
-    assert (told["protocol"]["seed"], told["protocol"]["seeds"]) == (5, 3)
-    assert task._asked == [tmp_path / "test", None, None], "pictures are of the first seed"
+    assert stored["spread"]["number"] == pytest.approx(math.sqrt(variance))
+    assert (stored["protocol"]["seed"], stored["protocol"]["seeds"]) == (5, 3)
+    assert task._calls == [tmp_path / "test", None, None], "pictures are drawn for the first seed"
     card = scorecard(tmp_path / "test", ["draws"])
     assert " ± " in card
     assert "mean ± standard deviation of 3 seeds" in card
 
 
-def test_what_is_answered_is_not_asked_again_unless_something_changed(run, capsys):
+def test_an_up_to_date_result_is_kept_unless_something_changed(run, capsys):
     run(Draws())
     task = Draws()
     run(task)
-    assert task._asked == []
-    assert "answered before" in capsys.readouterr().err
+    assert task._calls == []
+    assert "is up to date" in capsys.readouterr().err
     for changed, seed in ((Draws(n=50), 0), (Draws(n=50), 1)):
         run(changed, seed)
-        assert len(changed._asked) == 1
+        assert len(changed._calls) == 1
     task = Draws(n=50)
-    task.again = True
+    task.rerun = True
     run(task, seed=1)
-    assert len(task._asked) == 1
+    assert len(task._calls) == 1
 
 
 def test_an_interruption_costs_one_seed(run):
@@ -166,19 +167,19 @@ def test_an_interruption_costs_one_seed(run):
     again = Draws()
     again.seeds = 3
     run(again)
-    assert len(again._asked) == 2, "the first seed's answer was kept"
+    assert len(again._calls) == 2, "the first seed's result was kept"
 
 
-def test_an_answer_with_notes_is_asked_again(tmp_path):
+def test_a_result_with_notes_is_computed_again(tmp_path):
     result = Result("draws", {"number": 1.0}, {"checkpoint_sha256": "a"}, notes=["no classifier"])
     result.write(tmp_path)
-    assert not answered(tmp_path, "draws", {"checkpoint_sha256": "a"})
+    assert not is_up_to_date(tmp_path, "draws", {"checkpoint_sha256": "a"})
     result.notes.clear()
     result.write(tmp_path)
-    assert answered(tmp_path, "draws", {"checkpoint_sha256": "a"})
-    assert not answered(tmp_path, "draws", {"checkpoint_sha256": "b"})
+    assert is_up_to_date(tmp_path, "draws", {"checkpoint_sha256": "a"})
+    assert not is_up_to_date(tmp_path, "draws", {"checkpoint_sha256": "b"})
     (tmp_path / "draws.json").write_text('{"task": "dra')
-    assert not answered(tmp_path, "draws", {"checkpoint_sha256": "a"})
+    assert not is_up_to_date(tmp_path, "draws", {"checkpoint_sha256": "a"})
 
 
 def test_result_comes_back_as_it_was_written(tmp_path):
@@ -187,13 +188,11 @@ def test_result_comes_back_as_it_was_written(tmp_path):
     assert math.isnan(back.figures.pop("b"))
     result.figures.pop("b")
     assert back == result
-    assert mean_of([result]) is result
+    assert average_results([result]) is result
 
 
-def test_command_line_picks_tasks_by_name(tmp_path, capsys, monkeypatch):
+def test_command_line_selects_tasks_by_name(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    from test_cli import small
-
     main(["fit", "--config", str(small(tmp_path)), "--trainer.max_steps", "1"])
     checkpoint = str(tmp_path / "run" / "last.ckpt")
     main(["test", "--ckpt_path", checkpoint, "--tasks", "generation,ood", "--budget", "quick"])

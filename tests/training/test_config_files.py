@@ -1,4 +1,4 @@
-"""A configuration that extends another is that one with what it says instead."""
+"""Configurations that extend another one."""
 
 import pytest
 import yaml
@@ -61,14 +61,14 @@ def test_files_extend_files_in_other_folders(tmp_path):
         ("extends: list.yaml", ["list.yaml cannot be used"]),
     ],
 )
-def test_what_cannot_be_extended_is_named(tmp_path, text, words):
+def test_errors_of_extends_name_their_cause(tmp_path, text, words):
     write(tmp_path, x=text, list="- 1\n")
     with pytest.raises(UserError) as caught:
         read_config(tmp_path / "x.yaml")
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_cycle_of_two_is_named(tmp_path):
+def test_a_cycle_of_two_is_an_error(tmp_path):
     write(tmp_path, a="extends: b.yaml", b="extends: a.yaml")
     with pytest.raises(UserError, match="extends itself"):
         read_config(tmp_path / "a.yaml")

@@ -17,7 +17,7 @@ SCRIPT = SUPPORT / "ddp_script.py"
 
 
 def two_processes(folder, method, task):
-    """What each of two processes told."""
+    """The results of two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
     done = subprocess.run(
         [*command, str(folder), method, task],
@@ -34,7 +34,7 @@ def two_processes(folder, method, task):
 def test_two_processes_train_to_equal_weights(method, tmp_path):
     one, two = two_processes(tmp_path, method, "alike")
     assert one["steps"] == two["steps"] == list(range(1, 13))
-    # together the ranks see each image once an epoch, and none twice
+    # together the ranks see each image exactly once per epoch
     seen = torch.cat([one["seen"][:16], two["seen"][:16]]).flatten(1)
     assert len(seen.unique(dim=0)) == 32
     learnt = [n for n in one["weights"] if n.endswith(("weight", "bias"))]
@@ -50,11 +50,11 @@ def test_two_processes_train_to_equal_weights(method, tmp_path):
 
 @pytest.mark.parametrize(("method", "own"), [("igebm", "replay.states"), ("liebm", "running_mean")])
 def test_two_processes_are_resumed_to_the_last_bit(method, own, tmp_path, capsys):
-    """Each with its own replay buffer, batch statistics and random numbers; and one process may go on alone."""
-    told = two_processes(tmp_path, method, "resumed")
-    for rank in told:
+    """Each has its own replay buffer, batch statistics and random numbers; one process can also resume alone."""
+    results = two_processes(tmp_path, method, "resumed")
+    for rank in results:
         same(rank["whole"], rank["cut"])
-    one, two = (rank["whole"]["state"] for rank in told)
+    one, two = (rank["whole"]["state"] for rank in results)
     differing = [name for name in one if not torch.equal(one[name], two[name])]
     assert any(name.endswith(own) for name in differing), "else this would show nothing"
     kept = read(tmp_path / "cut" / "last.ckpt")["ebmzoo"]
@@ -64,6 +64,6 @@ def test_two_processes_are_resumed_to_the_last_bit(method, own, tmp_path, capsys
     found = tmp_path / "cut" / "last.ckpt"
     fit.fit(METHODS[method](), TinyData(n=32, batch_size=4), ckpt_path=found, weights_only=True)
     assert fit.global_step == 12
-    assert "the checkpoint is of 2 processes and this run has 1: it goes on, but not to the last bit" in (
+    assert "the checkpoint has 2 processes and this run has 1: it resumes, but not bit for bit" in (
         capsys.readouterr().err
     )

@@ -1,4 +1,4 @@
-"""Killed with SIGKILL at random moments, and told to stop by signals: nothing is lost and nothing half is loaded."""
+"""Runs killed with SIGKILL at random moments, or stopped by signals: nothing is lost, and no partial file is loaded."""
 
 import itertools
 import json
@@ -32,12 +32,12 @@ def test_twenty_kills_lose_nothing(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "is damaged" not in done.stderr
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert len(told["told"]) == 20
-    for before, after in itertools.pairwise([run for run in told["told"] if run]):
-        assert after[0] >= before[-1], "what was told of as kept is gone on from"
+    reported = json.loads((tmp_path / "reported.json").read_text())
+    assert len(reported["iterations"]) == 20
+    for before, after in itertools.pairwise([run for run in reported["iterations"] if run]):
+        assert after[0] >= before[-1], "a run resumes from the last checkpoint that was reported"
     whole, cut = (read(tmp_path / name / "last.ckpt") for name in ("whole", "cut"))
-    assert whole["global_step"] == told["last"] > 20
+    assert whole["global_step"] == reported["last"] > 20
     same({part: whole[part] for part in PARTS}, {part: cut[part] for part in PARTS})
 
 
@@ -84,14 +84,14 @@ def run(folder, callbacks=(), found=None, make=short_run, **limits):
     ids=["within an epoch", "within an iteration", "last batch of an epoch", "before validation", "in validation"],
 )
 def test_sigterm_saves_the_iteration_and_ends_with_143(where, at, tmp_path, capsys):
-    """And what is gone on with is, with all that is logged, as if nothing had been."""
+    """The resumed run ends, logs included, like one that was never stopped."""
     stopped = at + 1 if "train" in where or "backward" in where else at
     _, rows = run(tmp_path / "whole")
     code, logged = run(tmp_path / "cut", [Send(signal.SIGTERM, at, where)])
     assert code == 143
     found = tmp_path / "cut" / "last.ckpt"
-    told = f"ebmzoo: stopped by SIGTERM at iteration {stopped}; go on with: ebmzoo fit --ckpt_path {found}"
-    assert capsys.readouterr().err.count(told) == 1
+    message = f"ebmzoo: stopped by SIGTERM at iteration {stopped}; resume with: ebmzoo fit --ckpt_path {found}"
+    assert capsys.readouterr().err.count(message) == 1
     assert read(found)["global_step"] == stopped
     code, more = run(tmp_path / "cut", found=found)
     assert code == 0
@@ -112,12 +112,12 @@ def test_validation_within_an_epoch_may_be_stopped_too(tmp_path):
 def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path, capfd):
     assert run(tmp_path / "once", [Send(signal.SIGINT, 5)])[0] == 130
     assert read(tmp_path / "once" / "last.ckpt")["global_step"] == 6
-    assert "once more stops at once" in capfd.readouterr().err
+    assert "a second Ctrl-C stops at once" in capfd.readouterr().err
     assert run(tmp_path / "twice", [Send(signal.SIGINT, 5, times=2)])[0] == 1, "Lightning's code"
     assert not (tmp_path / "twice" / "last.ckpt").exists()
 
 
-def test_a_signal_in_the_last_iteration_ends_the_run_as_ever(tmp_path):
+def test_a_signal_in_the_last_iteration_ends_the_run_normally(tmp_path):
     assert run(tmp_path, [Send(signal.SIGTERM, 11)])[0] == 0
     assert read(tmp_path / "last.ckpt")["global_step"] == 12
 
@@ -131,19 +131,19 @@ def test_a_state_that_has_diverged_is_not_saved_at_a_signal(tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A job of SLURM as Lightning knows one, and a `scontrol` that writes down what it is asked."""
+    """The environment of a SLURM job for Lightning, and a `scontrol` that records its arguments."""
     job = {"NTASKS": "1", "JOB_ID": "12345", "JOB_NAME": "fit", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     program = tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requests\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    return tmp_path / "asked"
+    return tmp_path / "requests"
 
 
-def test_slurm_gets_the_job_back_into_its_queue(slurm, tmp_path, capsys):
+def test_slurm_requeues_the_job(slurm, tmp_path, capsys):
     assert run(tmp_path / "run", [Send(signal.SIGUSR1, 5)])[0] == 138
     assert slurm.read_text() == "requeue 12345\n"
     assert "job 12345 is in SLURM's queue again" in capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_sigterm_within_slurm_saves_and_leaves_the_queue_to_slurm(slurm, tmp_pat
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """A job script's command line on a small digits run that is stopped at its third start only: `script()` its code.
+    """The command line of a job script for a small digits run that is stopped at its third start; `script()` runs it.
 
     The run has 12 iterations; it gets SIGTERM in the 5th and in the 9th.
     """
@@ -184,16 +184,16 @@ def script(tmp_path, monkeypatch):
     return started
 
 
-def test_one_script_starts_goes_on_and_finds_the_run_ended(script, tmp_path, capsys):
+def test_one_script_starts_resumes_and_finds_the_run_finished(script, tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert script("--resume", "auto") == 143
-    assert f"{run_dir} holds no checkpoint that is whole: the run starts" in capsys.readouterr().out
+    assert f"{run_dir} holds no intact checkpoint: training starts from the beginning" in capsys.readouterr().out
     assert script("--resume", "auto") == 143
-    assert f"going on with {run_dir / 'last.ckpt'}, of iteration 5" in capsys.readouterr().out
+    assert f"resuming from {run_dir / 'last.ckpt'}, saved at iteration 5" in capsys.readouterr().out
     assert script("--resume", "auto") == 0
     record = (run_dir / "training.json").read_text()
     assert script("--resume", "auto") == 0
-    assert "the run had ended already, at iteration 12: there was nothing left to train" in capsys.readouterr().out
+    assert "the run had already ended at iteration 12: nothing was left to train" in capsys.readouterr().out
     assert (run_dir / "training.json").read_text() == record
     assert json.loads(record)["iterations"] == 12
     assert [path.name for path in tmp_path.glob("run*")] == ["run"]
@@ -203,22 +203,22 @@ def test_one_script_starts_goes_on_and_finds_the_run_ended(script, tmp_path, cap
     same(one["optimizer_states"], two["optimizer_states"])
 
 
-def test_a_damaged_checkpoint_is_passed_over(script, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_skipped(script, tmp_path, capsys):
     script("--resume", "auto")
     script("--resume", "auto")
     (tmp_path / "run" / "last.ckpt").write_bytes(b"half a file")
     capsys.readouterr()
     assert script("--resume", "auto") == 143
-    told = capsys.readouterr()
-    assert "last.ckpt is damaged" in told.err
-    assert "previous.ckpt, of iteration 5" in told.out
+    output = capsys.readouterr()
+    assert "last.ckpt is damaged" in output.err
+    assert "previous.ckpt, saved at iteration 5" in output.out
     for path in (tmp_path / "run").glob("*.ckpt"):
         path.write_bytes(b"")
     assert script("--resume", "auto") == 143
     assert read(tmp_path / "run" / "last.ckpt")["global_step"] == 5, "from the start, in the same folder"
 
 
-def test_a_job_that_slurm_has_put_back_goes_on_by_itself(script, tmp_path, monkeypatch):
+def test_a_requeued_job_resumes_by_itself(script, tmp_path, monkeypatch):
     assert script() == 143
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert script() == 143
@@ -229,4 +229,4 @@ def test_resume_and_a_checkpoint_contradict_each_other(script, tmp_path, capsys)
     script()
     capsys.readouterr()
     assert script("--resume", "auto", "--ckpt_path", str(tmp_path / "run" / "last.ckpt")) == 2
-    assert "ebmzoo: --resume auto looks for a checkpoint by itself" in capsys.readouterr().err
+    assert "ebmzoo: --resume auto finds the checkpoint by itself" in capsys.readouterr().err

@@ -299,3 +299,10 @@ def test_lightning_reads_checkpoints_by_the_same_migration(tmp_path):
     torch.save(contents(FORMAT + 1), tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="newer"):
         MigratingIO().load_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_the_argument_told_of_format_2_is_time():
+    config = "schedule:\n  class_path: ebmzoo.schedule.DRLSchedule\n  init_args:\n    levels: 8\n    told: logsnr\n"
+    after = STEPS[2]({KEY: {"format": 2, "config": config}})[KEY]["config"]
+    schedule = yaml.safe_load(after)["schedule"]
+    assert schedule == {"class_path": "ebmzoo.sampling.DRLSchedule", "init_args": {"levels": 8, "time": "logsnr"}}

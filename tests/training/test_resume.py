@@ -1,4 +1,4 @@
-"""Cut off and gone on with is the same as never cut off, to the last bit: every method in every setting."""
+"""An interrupted and resumed run equals an uninterrupted one bit for bit, for every method in every setting."""
 
 import os
 
@@ -40,10 +40,10 @@ SETTINGS = FAMILY | {  # `test_iteration_cost.py` asserts that the family has ev
 
 
 def train(folder, make, ckpt_path=None, *, callbacks=(), every_n_steps=3, **limits):
-    """Three epochs of four batches, validation after each: the checkpoint that is left, and the rows logged."""
+    """Three epochs of four batches, validation after each: the last checkpoint, and the logged rows."""
     torch.manual_seed(1)
     method = make()
-    torch.manual_seed(7 if ckpt_path is None else 99)  # whatever was drawn in between must not matter
+    torch.manual_seed(7 if ckpt_path is None else 99)  # random numbers drawn in between must not matter
     folder.mkdir(exist_ok=True)
     rows = Rows()
     kept = [Watchdog(every_n_steps=1), *callbacks, LastCheckpoint(folder, "model: null", every_n_steps)]
@@ -54,7 +54,7 @@ def train(folder, make, ckpt_path=None, *, callbacks=(), every_n_steps=3, **limi
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_resumed_three_times_is_never_cut(setting, tmp_path):
+def test_a_run_resumed_three_times_equals_an_uninterrupted_one(setting, tmp_path):
     """Weights, averages, optimizers, schedules, buffers, random states, the watchdog's counts and all that is logged.
 
     Cut in the middle of the first epoch, at its end, and in the middle of the second; LIEBM's encoder has its own in
@@ -93,7 +93,7 @@ class SaveAndDie(Die):
 
 @pytest.mark.parametrize("kind", [Die, SaveAndDie])
 @pytest.mark.parametrize("where", ["on_validation_start", "on_validation_batch_end"])
-def test_dying_while_an_epoch_ends_costs_the_readings_of_its_validation_and_nothing_else(where, kind, tmp_path):
+def test_dying_at_the_end_of_an_epoch_loses_only_its_validation_values(where, kind, tmp_path):
     make = FAMILY["Short-run EBM"]
     (whole, rows), more = train(tmp_path / "whole", make), []
     with pytest.raises(RuntimeError, match="died"):
@@ -124,7 +124,7 @@ def test_the_last_checkpoint_and_the_one_before_are_kept(run):
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.999])
-def test_a_file_cut_short_is_passed_over(run, part, capsys):
+def test_a_truncated_file_is_skipped(run, part, capsys):
     content = (run / "last.ckpt").read_bytes()
     (run / "last.ckpt").write_bytes(content[: int(part * len(content))])
     assert newest(run) == run / "previous.ckpt"
@@ -133,7 +133,7 @@ def test_a_file_cut_short_is_passed_over(run, part, capsys):
     assert newest(run) is None
 
 
-def test_a_file_with_one_wrong_byte_is_passed_over(run):
+def test_a_file_with_one_wrong_byte_is_skipped(run):
     content = bytearray((run / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (run / "last.ckpt").write_bytes(content)
@@ -141,7 +141,7 @@ def test_a_file_with_one_wrong_byte_is_passed_over(run):
 
 
 class Failing:
-    """A file that can take `room` bytes, of a disk that is full then."""
+    """A file on a disk that is full after `room` bytes."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -158,7 +158,7 @@ class Failing:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """`full_disk(room)`: from now on a checkpoint of more bytes cannot be written; None takes it back."""
+    """`full_disk(room)`: from now on a checkpoint with more bytes cannot be written; None removes the limit."""
     save = torch.save
 
     def full(room):
@@ -179,7 +179,7 @@ class FullDisk(Callback):
 
 @pytest.mark.parametrize("room", [0, 1, 700, 50_000])
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(room, tmp_path, full_disk, capsys):
-    """At iterations 6 and 9 there is no room; at 12 there is."""
+    """The disk is full at iterations 6 and 9, and no longer at 12."""
     whole, _ = train(tmp_path / "whole", vae)
     callbacks = [FullDisk(full_disk, {4: room, 10: None})]
     seen = []
@@ -192,14 +192,14 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(room, tmp_path, full_dis
     resumed, _ = train(tmp_path / "run", vae, callbacks=[*callbacks, See()])
     assert seen == [(3, ["last.ckpt"])], "what was there is whole, and nothing half is left beside it"
     same(whole["state_dict"], resumed["state_dict"])
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     where = tmp_path / "run" / "last.ckpt"
-    assert told.count(f"iteration 6: {where} cannot be written (No space left on device); training goes on") == 1
-    assert "iteration 9" not in told
-    assert f"iteration 12: {where} is written again" in told
+    assert output.count(f"iteration 6: {where} cannot be written (No space left on device); training continues") == 1
+    assert "iteration 9" not in output
+    assert f"iteration 12: {where} can be written again" in output
 
 
-def test_a_disk_full_to_the_end_is_told_with_what_there_is(tmp_path, full_disk):
-    with pytest.raises(UserError, match=r"No space left on device.*the last checkpoint is of iteration 3"):
+def test_a_disk_full_at_the_end_is_an_error_that_names_the_last_checkpoint(tmp_path, full_disk):
+    with pytest.raises(UserError, match=r"No space left on device.*the last checkpoint is from iteration 3"):
         train(tmp_path / "run", vae, callbacks=[FullDisk(full_disk, {4: 1000})])
     assert read(tmp_path / "run" / "last.ckpt")["global_step"] == 3

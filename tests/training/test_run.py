@@ -1,4 +1,4 @@
-"""What happens beside training: grids, checkpoints, curves."""
+"""Callbacks beside training: grids, checkpoints, curves."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_checkpoint_is_never_half_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "there is no file"),
         (b"not a checkpoint", "not a readable checkpoint"),
@@ -69,13 +69,13 @@ def test_checkpoint_is_never_half_a_file(tmp_path, monkeypatch):
         ({"ebmzoo": {"config": "", "format": 99, "version": "9.9"}}, "newer than this"),
     ],
 )
-def test_bad_checkpoints_are_told(content, told, tmp_path):
+def test_bad_checkpoints_are_errors(content, message, tmp_path):
     path = tmp_path / "x.ckpt"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load(path)
 
 

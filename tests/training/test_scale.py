@@ -1,4 +1,4 @@
-"""Two processes under `ddp` are one process with twice the batch, and tell each other no more than they need."""
+"""Two processes under `ddp` are equal to one with twice the batch, and exchange only the gradients that they need."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SCRIPT = SUPPORT / "scale_script.py"
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    """What each of two processes told, of all that is asked below."""
+    """The results of two processes for all tests below."""
     folder = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
@@ -30,31 +30,31 @@ def processes(tmp_path_factory):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_two_processes_are_one_with_twice_the_batch(name, processes, tmp_path, monkeypatch):
-    """Given the random numbers of one whole batch, after nine steps, in double precision: weights and averages."""
+    """Weights and averages after nine steps with the random numbers of one whole batch, in double precision."""
     torch.manual_seed(0)
     start = EXACT[name]().double().state_dict()
     whole = fitted(name, tmp_path, monkeypatch)
     moved = max(float((whole[key].double() - value).abs().max()) for key, value in start.items())
     assert moved > 1e-3
-    for told in processes:
+    for results in processes:
         for key, value in whole.items():
             torch.testing.assert_close(
-                told[name][key], value, rtol=0, atol=1e-10, msg=lambda error, key=key: key + error
+                results[name][key], value, rtol=0, atol=1e-10, msg=lambda error, key=key: key + error
             )
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_processes_exchange_the_gradients_of_a_descent_alone(name, processes):
-    """Those of each descent's own parameters; DDP by itself hands on all parameters in each."""
-    for told in processes:
-        counted, meant, every = (told["bytes", name][key] for key in ("counted", "meant", "all"))
+def test_processes_exchange_only_the_gradients_of_a_step(name, processes):
+    """Those of each step's own parameters; DDP alone would exchange all gradients at each step."""
+    for results in processes:
+        counted, meant, every = (results["bytes", name][key] for key in ("counted", "meant", "all"))
         assert counted == meant
         assert 0 < meant[-1] < REDUCED[name] * every
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
 def test_sharded_parameters_are_refused_in_a_sentence(strategy):
-    """On the CPU Lightning refuses them before, and in a sentence too."""
+    """On the CPU Lightning refuses them earlier, also with one sentence."""
     method = short_run()
     method._trainer = SimpleNamespace(strategy=strategy(), precision="32-true")
     with pytest.raises(UserError, match=r"trainer.strategy shards .* use ddp"):

@@ -1,4 +1,4 @@
-"""Files of another's: nothing in them runs code that ebmzoo does not know, unless the user says so."""
+"""Files from others: nothing in them runs code that ebmzoo does not know, unless the user allows it."""
 
 import pickle
 import re
@@ -18,7 +18,7 @@ from ebmzoo.networks import ResNetEncoder
 from ebmzoo.networks.weights import load_pretrained
 from ebmzoo.training.config import build_model
 from ebmzoo.training.migration import KEY
-from ebmzoo.training.trust import ALLOWED, nothing_foreign, refusal
+from ebmzoo.training.trust import ALLOWED, refusal, restricted_imports
 from support.paths import TESTS
 
 GOOD = TESTS / "data" / "format1.ckpt"
@@ -43,7 +43,7 @@ DEFINED = {
     "ebmzoo.data.sources.tarfile.open": "tarfile.TarFile.open",
     "torch.nn.modules.module.warnings.warn": "_warnings.warn",
 }
-"""Names within the list of what is defined outside it, with where."""
+"""Names within the list of allowed classes that are defined elsewhere, with their definitions."""
 RUN_PLACES = {
     "the data": ("data.class_path", "test_trust.Foreign"),
     "a task": ("tasks", [{"class_path": "test_trust.Foreign"}]),
@@ -100,8 +100,8 @@ def sentence(capsys, *args):
     with pytest.raises(SystemExit) as stopped:
         main([str(a) for a in args])
     assert stopped.value.code == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ebmzoo: ")]
-    return told
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ebmzoo: ")]
+    return message
 
 
 def named(value):
@@ -110,7 +110,7 @@ def named(value):
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_a_model_that_names_what_is_foreign_is_refused(case, tmp_path):
+def test_a_model_with_a_foreign_class_is_refused(case, tmp_path):
     place, value = PLACES[case]
     with pytest.raises(UserError, match=r"--trust true") as caught:
         load(naming(tmp_path / "x.ckpt", place, value))
@@ -124,9 +124,9 @@ def test_each_command_refuses_and_names_class_and_flag(case, tmp_path, capsys, m
     checkpoint = naming(tmp_path / "x.ckpt", place, value)
     monkeypatch.chdir(tmp_path)
     command = ["test", "validate", "predict", "fit"][len(case) % 4]
-    told = sentence(capsys, command, "--ckpt_path", checkpoint)
-    assert DEFINED.get(named(value), named(value)) in told
-    assert "--trust true" in told
+    message = sentence(capsys, command, "--ckpt_path", checkpoint)
+    assert DEFINED.get(named(value), named(value)) in message
+    assert "--trust true" in message
     assert not ran
 
 
@@ -134,9 +134,9 @@ def test_sample_and_restore_refuse_too(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = naming(tmp_path / "x.ckpt", "model.class_path", "test_trust.Foreign")
     for rest in (["sample"], ["restore", "x.png", "--operator", "sr4"]):
-        told = sentence(capsys, rest[0], "--ckpt_path", checkpoint, *rest[1:])
-        assert "test_trust.Foreign" in told
-        assert "--trust true" in told
+        message = sentence(capsys, rest[0], "--ckpt_path", checkpoint, *rest[1:])
+        assert "test_trust.Foreign" in message
+        assert "--trust true" in message
     assert not ran
     with pytest.raises(UserError, match="--trust true"):
         image_data("data: {class_path: test_trust.Foreign}")
@@ -188,10 +188,10 @@ def test_a_config_that_names_a_file_is_refused_what_the_file_names(tmp_path):
 
 def test_settings_of_the_parser_are_as_before():
     before = dict(parsing_settings)
-    with nothing_foreign():
+    with restricted_imports():
         assert parsing_settings != before
     assert parsing_settings == before
-    with pytest.raises(KeyError), nothing_foreign():
+    with pytest.raises(KeyError), restricted_imports():
         raise KeyError
     assert parsing_settings == before
     assert refusal("model: something else") is None
@@ -241,9 +241,9 @@ def test_a_malicious_pickle_does_nothing(kind, tmp_path, capsys, monkeypatch):
         ["sample"],
         ["restore", "x.png", "--operator", "sr4"],
     ):
-        told = sentence(capsys, command[0], "--ckpt_path", "x.ckpt", *command[1:])
-        assert "x.ckpt" in told
-        assert kind == "pickle" or "could run code" in told
+        message = sentence(capsys, command[0], "--ckpt_path", "x.ckpt", *command[1:])
+        assert "x.ckpt" in message
+        assert kind == "pickle" or "could run code" in message
     encoder = ResNetEncoder(in_channels=3, width=4, blocks=[1], latent=4, hidden=4)
     with pytest.raises(UserError, match=r"x\.ckpt"):
         load_pretrained(encoder, "x.ckpt", "encoder.", "encoder")
@@ -261,7 +261,7 @@ READERS = {
     r"\beval\(|\bexec\(|os\.system|shell=True": {},
     r"weights_only=False|weights_only=None": {"training/checkpoint.py": "trainer.save_checkpoint("},
 }
-"""How files could run code; where each stands in the source, and what makes it safe there."""
+"""Calls by which a file could run code: their places in the source, and why each is safe."""
 
 
 @pytest.mark.parametrize("pattern", READERS)

@@ -1,4 +1,4 @@
-"""Runs made to fail: what the watchdog sees of them, and what is left of the run."""
+"""Runs that fail on purpose: the watchdog's events, and the files that remain."""
 
 import json
 
@@ -10,7 +10,7 @@ from ebmzoo.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
 from ebmzoo.training.checkpoint import LastCheckpoint, read
-from ebmzoo.training.watchdog import DivergedError, Watchdog, events_of
+from ebmzoo.training.watchdog import DivergedError, Watchdog, read_events
 from support.command_line import small
 from support.family import FAMILY
 from support.poison import Poison
@@ -21,7 +21,7 @@ def watch(**changes):
     return Watchdog(**{"every_n_steps": 1, "patience": 3} | changes)
 
 
-def test_a_nan_batch_ends_the_run_and_the_last_checkpoint_is_of_before(tmp_path):
+def test_a_nan_batch_ends_the_run_and_the_last_checkpoint_is_from_before(tmp_path):
     keep = LastCheckpoint(tmp_path, "model: null", every_n_steps=2)
     callbacks = [Poison(at=5), watch(), keep]
     run = trainer(tmp_path, max_steps=8, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
@@ -34,8 +34,8 @@ def test_a_nan_batch_ends_the_run_and_the_last_checkpoint_is_of_before(tmp_path)
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_method_tells_of_a_nan_batch_at_once(name, tmp_path):
-    """By a reading, or by the chain itself; and the file that is left is of before."""
+def test_every_method_reports_a_nan_batch_at_once(name, tmp_path):
+    """A logged value or the chain itself reveals it; the remaining checkpoint is from before."""
     keep = LastCheckpoint(tmp_path, "model: null", every_n_steps=1)
     callbacks = [Poison(at=2), watch(), keep]
     run = trainer(tmp_path, max_steps=6, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
@@ -46,7 +46,7 @@ def test_every_method_tells_of_a_nan_batch_at_once(name, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    """The readings are looked at too seldom to see it; the checkpoint is not."""
+    """The logged values are checked too rarely to see it; every checkpoint is checked."""
     callbacks = [Poison(at=1), watch(every_n_steps=100), LastCheckpoint(tmp_path, "model: null", every_n_steps=3)]
     run = trainer(tmp_path, max_steps=8, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
     with pytest.raises(DivergedError, match="holds NaN or infinity"):
@@ -60,17 +60,17 @@ def test_exploding_energies_end_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", [Langevin(4, 0.0, 0.01), Langevin(4, 0.0, 0.0)], ids=["noise", "no noise"])
-def test_a_dead_energy_is_told_once(tmp_path, capsys, sampler):
-    # a step size of zero is an energy that the chain cannot feel
+def test_a_dead_energy_is_reported_once(tmp_path, capsys, sampler):
+    # with a step size of zero the energy has no effect on the chain
     trainer(tmp_path, max_epochs=2, callbacks=[watch(dead_ratio=1.1)]).fit(without_latent(sampler=sampler), TinyData())
-    told = capsys.readouterr().err
-    assert "iteration 3: the energy is dead" in told
-    assert told.count("is dead") == 1
-    (event,) = events_of(tmp_path)
+    output = capsys.readouterr().err
+    assert "iteration 3: the energy is dead" in output
+    assert output.count("is dead") == 1
+    (event,) = read_events(tmp_path)
     assert (event.step, event.event) == (3, "dead_energy")
 
 
-def test_a_dead_energy_ends_the_run_where_asked(tmp_path):
+def test_a_dead_energy_ends_the_run_if_configured(tmp_path):
     dead = without_latent(sampler=Langevin(4, 0.0, 0.01))
     callbacks = [watch(dead_ratio=1.1, stops=("dead_energy",))]
     with pytest.raises(DivergedError, match="iteration 3: the energy is dead"):
@@ -81,10 +81,10 @@ def test_a_live_run_is_left_alone(tmp_path, capsys):
     alive = without_latent(sampler=Langevin(4, 100.0, 1e-4))
     trainer(tmp_path, max_epochs=2, callbacks=[watch()]).fit(alive, TinyData())
     assert "iteration" not in capsys.readouterr().err
-    assert events_of(tmp_path) == []
+    assert read_events(tmp_path) == []
 
 
-def test_a_collapsed_generator_is_told(tmp_path, capsys):
+def test_a_collapsed_generator_is_reported(tmp_path, capsys):
     still = {"generator_optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
     method = coopnets(**still)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_a_collapsed_generator_is_told(tmp_path, capsys):
     method.use_averages = False
     trainer(tmp_path, max_epochs=10, callbacks=[watch()]).fit(method, TinyData())
     assert "the generator has collapsed" in capsys.readouterr().err
-    assert [event.event for event in events_of(tmp_path) if event.event == "collapsed_generator"]
+    assert [event.event for event in read_events(tmp_path) if event.event == "collapsed_generator"]
 
 
 def test_watching_does_not_change_training(tmp_path):
@@ -118,7 +118,7 @@ def test_numbers_out_of_range():
 
 @pytest.fixture
 def failing(tmp_path, monkeypatch):
-    """A digits config whose run turns NaN at iteration 7 with seed 0, and not with another."""
+    """A digits config that gives NaN at iteration 7 with seed 0, and not with another seed."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
     poison = [{"class_path": "test_watchdog.PoisonSeed", "init_args": {"at": 7}}]
     config = yaml.safe_load(small(tmp_path).read_text())
@@ -141,10 +141,10 @@ def test_a_diverged_run_ends_with_a_sentence_and_an_event(failing, tmp_path, cap
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(failing)])
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert "ebmzoo: iteration" in told
+    output = capsys.readouterr().err
+    assert "ebmzoo: iteration" in output
     assert read(tmp_path / "run" / "last.ckpt")["global_step"] == 6
-    (event,) = events_of(tmp_path / "run")
+    (event,) = read_events(tmp_path / "run")
     assert event.event == "non_finite"
     assert not json.loads((tmp_path / "run" / "training.json").read_text())["finished"]
 
@@ -158,14 +158,14 @@ def test_a_diverged_run_goes_back_with_another_seed_and_a_smaller_step(failing, 
     assert config["seed_everything"] == 1
     assert config["model"]["init_args"]["sampler"]["step_size"] == 0.5
     assert config["model"]["init_args"]["sampler"]["steps"] == 4
-    (event,) = events_of(tmp_path / "run")
-    assert "Going back to" in event.told
-    assert "model.sampler.step_size 0.5" in event.told
+    (event,) = read_events(tmp_path / "run")
+    assert "Going back to" in event.message
+    assert "model.sampler.step_size 0.5" in event.message
     main(["test", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--tasks", "ood", "--trust", "true"])
     assert "! training: iteration" in capsys.readouterr().out
 
 
-def test_changes_of_keys_that_are_not_there(failing, capsys):
+def test_changes_of_missing_keys(failing, capsys):
     with pytest.raises(SystemExit):
         main(
             ["fit", "--config", str(failing), "--watchdog.retries", "1", "--watchdog.changes", '{"model.no.key": 0.5}']
@@ -173,8 +173,8 @@ def test_changes_of_keys_that_are_not_there(failing, capsys):
     assert "watchdog.changes: there is no key 'model.no.key'" in capsys.readouterr().err
 
 
-def test_a_run_resumed_after_it_went_back_keeps_what_was_changed_and_how_often(failing, tmp_path, capsys):
-    """By its own config, which has the seed that diverges: stopped at 9, and to diverge again at 11."""
+def test_a_run_resumed_after_a_rollback_keeps_its_changes_and_count(failing, tmp_path, capsys):
+    """With its own config, which has the diverging seed: stopped at 9, and diverging again at 11."""
     config = yaml.safe_load(failing.read_text())
     again = {"class_path": "test_watchdog.Poison", "init_args": {"at": 10}}
     changes = ["--watchdog.retries", "1", "--watchdog.changes", '{"model.sampler.step_size": 0.5}']
@@ -188,4 +188,4 @@ def test_a_run_resumed_after_it_went_back_keeps_what_was_changed_and_how_often(f
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert kept["seed_everything"] == 1
     assert kept["model"]["init_args"]["sampler"]["step_size"] == 0.5
-    assert [event.step for event in events_of(tmp_path / "run")] == [8, 11]
+    assert [event.step for event in read_events(tmp_path / "run")] == [8, 11]

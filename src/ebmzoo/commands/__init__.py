@@ -1,4 +1,4 @@
-"""The commands behind `ebmzoo`, one file each; a file is imported when its command is asked for."""
+"""The commands of `ebmzoo`, one module each, imported only when its command runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ebmzoo.errors import UserError
 
-HOME = {
+MODULES = {
     "fit": "lightning",
     "validate": "lightning",
     "test": "lightning",
@@ -18,13 +18,13 @@ HOME = {
     "benchmark": "benchmark.command",
     "dashboard": "dashboard",
 }
-"""The file of each command; its `main` takes the command line from the command's name on."""
+"""The module of each command; its `main` takes the command line, whose first word is the command."""
 
 
 def run(args: list[str]) -> None:
-    """Run the command `args[0]`, with errors that the user can mend as `UserError`."""
+    """Run the command `args[0]`; an `OSError` becomes a `UserError` that names the file."""
     try:
-        import_module(f"ebmzoo.commands.{HOME[args[0]]}").main(args)
+        import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{named}{error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Which class, or which images, a name that a user gives means."""
+"""Classes and attribute values by name, with an error that lists the valid ones."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from torch import Tensor
 from ebmzoo.data import ImageSet
 from ebmzoo.errors import UserError
 
-NAMED = 12
-"""How many names an error lists."""
+MAX_LISTED = 12
+"""The number of names that an error lists."""
 
 
 def class_of(images: ImageSet, wanted: str, flag: str) -> int:
-    """The class of that name, else of that index; a UserError with the classes that there are."""
+    """The index of a class of `images` by its name or index; errors as of `index_of`."""
     return index_of(images.classes, images.name, wanted, flag)
 
 
-def index_of(names: Sequence[str], of: str, wanted: str, flag: str) -> int:
-    """Where `wanted` is among the `names` of the classes `of` a data set, else the index that it is itself.
+def index_of(names: Sequence[str], dataset: str, wanted: str, flag: str) -> int:
+    """The index of a class by its name or index.
+
+    Args:
+        names: The names of the classes.
+        dataset: The name of the data set, for the error.
+        wanted: The name or index.
+        flag: The command-line flag, for the error.
 
     Raises:
-        UserError: neither.
+        UserError: `wanted` is neither a name nor a valid index; the error lists the classes.
     """
     k = len(names)
     if wanted in names:
@@ -31,14 +37,14 @@ def index_of(names: Sequence[str], of: str, wanted: str, flag: str) -> int:
     if wanted.isdecimal() and int(wanted) < k:
         return int(wanted)
     hint = "" if wanted.removeprefix("-").isdecimal() else _near(wanted, names)
-    raise UserError(f"{flag}: {of} has no class {wanted!r}, only 0 to {k - 1}: {_listed(names)}{hint}")
+    raise UserError(f"{flag}: {dataset} has no class {wanted!r}, only 0 to {k - 1}: {_listed(names)}{hint}")
 
 
 def members(images: ImageSet, wanted: str, flag: str) -> Tensor:
-    """Which images have an attribute with the value `wanted`, or are of the class `wanted`, `(N,)` bool.
+    """The mask `(N,)`, bool, of the images with the attribute value `wanted` or, without attributes, of that class.
 
     Raises:
-        UserError: there is no such value or class, or no image has it.
+        UserError: There is no such value or class, or no image has it.
     """
     if images.attributes is None:
         mask = images.labels == class_of(images, wanted, flag)
@@ -47,8 +53,8 @@ def members(images: ImageSet, wanted: str, flag: str) -> Tensor:
         holders = zip(images.attributes.names, images.attributes.values, strict=True)
         name = next((name for name, values in holders if wanted in values), None)
         if name is None:
-            told = _near(wanted, every) or f", only {_listed(every)}"
-            raise UserError(f"{flag}: no attribute of {images.name} has the value {wanted!r}{told}")
+            hint = _near(wanted, every) or f", only {_listed(every)}"
+            raise UserError(f"{flag}: no attribute of {images.name} has the value {wanted!r}{hint}")
         mask = images.attributes.where({name: wanted})
     if not mask.any():
         raise UserError(f"{flag}: no training image of {images.name} has the value {wanted!r}")
@@ -61,4 +67,4 @@ def _near(wanted: str, names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    return ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")

@@ -1,4 +1,4 @@
-"""What commands run in: the device, the weights, the output folder, and a quiet Lightning."""
+"""The environment of a command: device, weights, output folder, and filtered messages of Lightning."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ M = TypeVar("M", bound=Method)
 
 
 def placed(method: M, weights: Literal["ema", "raw"], device: str) -> M:
-    """`method` on `device`, `auto` for a GPU where there is one, evaluating its averaged or its raw weights.
+    """`method` moved to `device` (`auto`: a GPU if there is one) and set to evaluate its averaged or raw weights.
 
     Raises:
-        UserError: the device cannot be used.
+        UserError: The device cannot be used.
     """
     method.use_averages = weights == "ema"
     if device == "auto":
@@ -36,24 +36,25 @@ def placed(method: M, weights: Literal["ema", "raw"], device: str) -> M:
 
 
 def writable(folder: Path) -> None:
-    """Make the folder, before there is work that could not be kept.
+    """Create the folder, before any work whose results could not be saved.
 
     Raises:
-        UserError: it cannot be made, or written into.
+        UserError: It cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"out: the folder {folder} cannot be made ({error.strerror})") from error
+        raise UserError(f"out: the folder {folder} cannot be created ({error.strerror})") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"out: the folder {folder} cannot be written into")
+        raise UserError(f"out: the folder {folder} cannot be written to")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within it Lightning's advertisements and its advice that does not fit in-memory data are kept off the screen.
+    """Suppress Lightning's tips and its warnings that do not apply to in-memory data.
 
-    What it and a chain say of mistakes becomes a `UserError`.
+    Raises:
+        UserError: Lightning reports a misconfiguration, or a chain diverges.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -1,8 +1,9 @@
-"""`ebmzoo restore`: give degraded pictures back as images of a checkpoint's model."""
+"""`ebmzoo restore`: restore degraded images with a checkpoint's model."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ebmzoo.commands.conditions import shape_of
 from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.data import FromFile, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode, size_of
@@ -27,14 +27,14 @@ from ebmzoo.training.config import ZooParser
 
 
 def main(args: list[str]) -> None:
-    """Read the flags after `restore` and restore."""
-    parser = ZooParser(prog="ebmzoo restore", description="Restore degraded pictures with a checkpoint's model.")
-    parser.add_argument("images", nargs="+", type=str, help="the pictures, as image files")
+    """Restore images as the command line says."""
+    parser = ZooParser(prog="ebmzoo restore", description="Restore degraded images with a checkpoint's model.")
+    parser.add_argument("images", nargs="+", type=str, help="the image files to restore")
     parser.add_function_arguments(restore, skip={"images", "degrade"})
     parser.add_argument(
         "--degrade",
         action="store_true",
-        help="the pictures are clean and of the model's size: degrade them first, and tell how near to them it comes",
+        help="the images are clean and of the model's size: degrade them first, and report the PSNR",
     )
     flags = vars(parser.instantiate(parser.parse_args(args[1:])))
     with quietly():
@@ -58,29 +58,29 @@ def restore(
     device: str = "auto",
     trust: bool = False,
 ) -> None:
-    """Restore degraded pictures with a checkpoint's model.
+    """Restore degraded images with a checkpoint's model.
 
     Args:
         ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
-        operator: what degraded the pictures. sr4 and sr8: they are 4 or 8 times smaller than the model's images; color:
-            grey; blur: blurred by a Gaussian of one pixel; denoise: with noise of the size sigma; inpaint: with a part
-            hidden that mask shows. All but sr4 and sr8 are of the model's size.
-        images: the pictures, as image files.
-        out: the folder for the PNG files: of each picture one of what was given beside what came of it, and each
-            restored image alone, at the model's size.
-        degrade: the pictures are clean and of the model's size: degrade them first, and tell how near to them it comes.
-        sigma: the standard deviation of the noise on the pictures, in units of [-1, 1], 2/255 for one of 256 levels;
-            none unless given, and needed for denoise.
-        mask: an image file of the model's size for inpaint; hidden is what is not black, or, where some of it is
-            transparent, what is not.
-        n: how many restorations of each picture, from different random numbers.
-        steps: steps on images instead of the method's own number.
-        restoring: the other numbers.
+        operator: the degradation of the images. sr4, sr8: downsampled by 4 or 8; color: converted to greyscale; blur:
+            blurred by a Gaussian of one pixel; denoise: with Gaussian noise of standard deviation sigma; inpaint: with
+            a part hidden by mask. All but sr4 and sr8 have the model's size.
+        images: the image files to restore.
+        out: the folder for the PNG files: for each image a comparison of the input with its restorations, and each
+            restoration alone, at the model's size.
+        degrade: the images are clean and of the model's size: degrade them first, and report the PSNR.
+        sigma: the standard deviation of the noise on the images, in units of [-1, 1], where 2/255 is one of 256 levels;
+            none by default, required for denoise.
+        mask: an image file of the model's size for inpaint; pixels that are not black are hidden or, if it has
+            transparent pixels, those that are not transparent.
+        n: the number of restorations of each image, from different random numbers.
+        steps: the number of steps on images instead of the method's own.
+        restoring: the other settings of the restoration.
         seed: the same seed gives the same images on the same kind of device.
-        weights: ema for the averaged weights, raw for those being trained.
-        batch_size: images in one chain.
+        weights: ema for the averaged weights, raw for the trained ones.
+        batch_size: images restored at once.
         device: auto, cpu, cuda, cuda:1, …
-        trust: let the checkpoint's config name classes that are not ebmzoo's, which runs their code.
+        trust: allow the checkpoint's config to name classes from outside ebmzoo, whose code then runs.
     """
     for key, value in {"n": n, "batch_size": batch_size}.items():
         if value < 1:
@@ -91,48 +91,49 @@ def restore(
     if not isinstance(method, Method) or not isinstance(method, Restores) or not method.can_restore:
         raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__} that does not restore images")
     method = placed(method, weights, device)
-    if method.sample(1, steps=0).images[0].numel() == 2:
-        raise UserError(f"ckpt_path: {ckpt_path} holds a model of points of the plane, which has no images to restore")
-    channels, size, _ = shape_of(method)
+    if math.prod(method.image_shape) == 2:
+        raise UserError(f"ckpt_path: {ckpt_path} holds a model of two-dimensional points, not of images")
+    channels, size, _ = method.image_shape
     chosen.check(channels, size)
     paths = [Path(path) for path in images]
     torch.manual_seed(seed)
     clean: Tensor | None = None
     if degrade:
-        clean = torch.cat([_read(path, (channels, size, size), "a clean picture") for path in paths])
+        clean = torch.cat([_read(path, (channels, size, size), "a clean image") for path in paths])
         y = chosen.degraded(clean)
     else:
         y = torch.cat([_read(path, chosen.measured(channels, size), f"one for {chosen.name}") for path in paths])
-        y = chosen(chosen.pinv(y))  # what no image could be measured as, such as what is under a mask, tells nothing
+        # Onto the range of A: hidden pixels of an image, for one, carry no information.
+        y = chosen(chosen.pinv(y))
     writable(Path(out))
-    made = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
+    restored = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
     for i, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         seen = chosen.pinv(y[i : i + 1])
-        row = [seen, made[i]] if clean is None else [clean[i : i + 1], seen, made[i]]
+        row = [seen, restored[i]] if clean is None else [clean[i : i + 1], seen, restored[i]]
         save_grid(torch.cat(row).clamp(-1, 1), Path(out) / f"{name}.png", columns=n + len(row) - 1)
-        for k, image in enumerate(made[i]):
+        for k, image in enumerate(restored[i]):
             save_png(to_uint8(image).expand(3, -1, -1), Path(out) / f"{name}_{k}.png")
-        off = f"A x is off by {consistency(made[i], y[i : i + 1].expand(n, -1, -1, -1), chosen):.3g}"
-        near = "" if clean is None else f"PSNR {_psnr(made[i], clean[i])}, that of A⁺y {_psnr(seen, clean[i])}, "
-        print(f"{path}: {Path(out) / f'{name}.png'} ({near}{off})")
+        error = f"error of A x {consistency(restored[i], y[i : i + 1].expand(n, -1, -1, -1), chosen):.3g}"
+        psnr = "" if clean is None else f"PSNR {_psnr(restored[i], clean[i])}, that of A⁺y {_psnr(seen, clean[i])}, "
+        print(f"{path}: {Path(out) / f'{name}.png'} ({psnr}{error})")
 
 
 def operator_of(name: str, sigma: float | None, mask: str | None) -> Operator:
-    """The operator of that name, with its noise and its mask.
+    """The degradation operator of that name, with its noise and mask.
 
     Raises:
-        UserError: there is none of that name, or one of the flags is missing or does not go with it.
+        UserError: There is no such operator, or a flag is missing or does not apply to it.
     """
     if name not in OPERATORS:
         near = difflib.get_close_matches(name, OPERATORS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATORS)}"
+        hint = f"did you mean '{near[0]}'?" if near else f"the operators are {', '.join(OPERATORS)}"
         raise UserError(f"operator: there is no '{name}'; {hint}")
     changes: dict[str, Any] = {}
     if (name == "inpaint") != (mask is not None):
-        raise UserError("--mask and --operator inpaint go together: the mask is white where to fill in")
+        raise UserError("--mask and --operator inpaint go together: the mask is white where the image is hidden")
     if mask is not None:
-        if (lacking := FromFile(mask).available()) is not None:
-            raise UserError(f"--mask: {lacking}")
+        if (reason := FromFile(mask).available()) is not None:
+            raise UserError(f"--mask: {reason}")
         changes["mask"] = FromFile(mask)
     if name == "denoise" and not sigma:
         raise UserError("--operator denoise needs --sigma, the standard deviation of the noise in units of [-1, 1]")
@@ -146,14 +147,14 @@ def _restored(
 ) -> Tensor:
     assert isinstance(method, Method)
     parts = []
-    for given in tracked(torch.split(y, batch_size), "restoring", unit="batch"):
-        stages = method.restored(given.to(method.device), operator, restoring)
+    for batch in tracked(torch.split(y, batch_size), "restoring", unit="batch"):
+        stages = method.restored(batch.to(method.device), operator, restoring)
         parts.append(stages[-1].states[-1].float().cpu())
     return torch.cat(parts)
 
 
 def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
-    """An image file as `(1, C, H, W)` in [-1, 1] of exactly that shape, colours to grey where C is 1."""
+    """An image file as `(1, C, H, W)` in [-1, 1] of exactly the shape (C, H, W), converted to greyscale if C is 1."""
     channels, height, width = shape
     size = size_of(path)
     if size != (width, height):
@@ -163,11 +164,11 @@ def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The names of the files without their endings, with their place before them where two are the same."""
+    """The stems of the files, numbered if two are the same."""
     stems = [path.stem for path in paths]
     return stems if len(set(stems)) == len(stems) else [f"{i}_{stem}" for i, stem in enumerate(stems)]
 
 
-def _psnr(made: Tensor, clean: Tensor) -> str:
-    psnr = fidelity(made, clean.expand(len(made), -1, -1, -1), RANGE)["psnr"]
+def _psnr(restored: Tensor, clean: Tensor) -> str:
+    psnr = fidelity(restored, clean.expand(len(restored), -1, -1, -1), RANGE)["psnr"]
     return f"{float(psnr.double().mean()):.2f} dB"

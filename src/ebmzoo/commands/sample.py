@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,10 @@ from ebmzoo.training.migration import KEY
 
 
 def main(args: list[str]) -> None:
-    """Read the flags after `sample` and draw."""
+    """Draw images as the command line says."""
     parser = ZooParser(prog="ebmzoo sample", description="Draw images from a checkpoint.")
     parser.add_function_arguments(sample, skip={"class_"})
-    parser.add_argument("--class", type=str, default=None, help="samples of a class: its index or its name")
+    parser.add_argument("--class", type=str, default=None, help="the class to sample: its index or its name")
     flags = parser.parse_args(args[1:]).as_dict()
     with quietly():
         sample(class_=flags.pop("class"), **flags)
@@ -49,64 +50,63 @@ def sample(
     mask: str | None = None,
     trust: bool = False,
 ) -> None:
-    """Draw images from a checkpoint; where asked, of a class, like an image, of a composition, or filling one in.
+    """Draw images from a checkpoint, unconditionally or of a class, like an image, of a composition, or inpainted.
 
     Args:
         ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
-        n: how many images.
-        out: a .png for one grid, an .npz for an array `images` (n, H, W, C) uint8, or a folder for one PNG an image;
-            points of the plane are plotted, or an array `points` (n, 2).
-        steps: Langevin steps instead of the sampler's own; 0 is the generator alone, where the method has one.
+        n: the number of images.
+        out: a .png for one grid, a .npz for an array `images` (n, H, W, C) uint8, or a folder for one PNG per image;
+            two-dimensional points go to a .png as a plot or to a .npz as an array `points` (n, 2).
+        steps: the number of Langevin steps instead of the sampler's own; 0 is the generator alone, if there is one.
         seed: the same seed gives the same images on the same kind of device.
-        weights: ema for the averaged weights, raw for those being trained.
-        batch_size: images in one chain.
+        weights: ema for the averaged weights, raw for the trained ones.
+        batch_size: images sampled at once.
         device: auto, cpu, cuda, cuda:1, …
-        class_: samples of a class, its index or its name; the config's data is read, for the names of the classes or
+        class_: the class to sample, its index or its name; the config's data is loaded, for the names of the classes or
             for the mean latent of the class's training images.
-        like: an image file of the model's size; samples share its latent.
-        compose: values of attributes, or classes, with commas between, such as star,red; samples are to have them all.
-        guidance: how strongly samples of a class or a composition are guided to it, 0 for none; for a method that was
-            trained with classes.
-        inpaint: an image file of the model's size, of which the part that mask hides is filled in n times; a .png grid
-            shows first the image, then what is left of it, then the n images, .npz and folder hold the n alone.
-        mask: an image file as large as that of inpaint; hidden is what is not black, or, where some of it is
-            transparent, what is not.
-        trust: let the checkpoint's config name classes that are not ebmzoo's, which runs their code.
+        like: an image file of the model's size; the samples share its latent.
+        compose: attribute values or classes separated by commas, such as star,red, which the samples combine.
+        guidance: the guidance strength of class or compose, 0 for none; for a method that was trained with classes.
+        inpaint: an image file of the model's size, whose part hidden by mask is inpainted n times; a .png grid shows
+            the image and its visible part first.
+        mask: an image file of the same size as that of inpaint; pixels that are not black are hidden or, if it has
+            transparent pixels, those that are not transparent.
+        trust: allow the checkpoint's config to name classes from outside ebmzoo, whose code then runs.
     """
     if n < 1:
         raise UserError(f"n is {n}; it must be 1 or more")
     if Path(out).suffix not in (".png", ".npz", ""):
         raise UserError(f"out is {out}; it must end in .png or .npz, or be a folder")
-    given = Condition.asked(class_, like, compose, guidance, inpaint, mask)
+    condition = Condition.from_flags(class_, like, compose, guidance, inpaint, mask)
     method = load(ckpt_path, trust)
     if not isinstance(method, Method):
-        raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which has no samples")
+        raise UserError(f"ckpt_path: {ckpt_path} holds a {type(method).__name__}, which does not sample images")
     method = placed(method, weights, device)
     writable(Path(out).parent if Path(out).suffix else Path(out))
     torch.manual_seed(seed)
-    if given is None and method.sample(1, steps=0).images[0].numel() == 2:
+    if condition is None and math.prod(method.image_shape) == 2:
         points, made = draw_points(method, n, batch_size, steps)
         _save_points(points, Path(out))
-    elif given is None:
+    elif condition is None:
         images, made = draw(method, n, batch_size, steps)
         _save(images, Path(out))
     else:
         data = partial(image_data, read(ckpt_path)[KEY]["config"], trust)
-        images, made = given.draw(method, data, n, batch_size, steps)
-        _save(images, Path(out), given.beside(method))
+        images, made = condition.draw(method, data, n, batch_size, steps)
+        _save(images, Path(out), condition.references(method))
     chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
-    what = f"{n} images" if given is None else f"{n} images {given}"
+    what = f"{n} images" if condition is None else f"{n} images {condition}"
     print(f"{what}: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
 
 
-def _save(images: torch.Tensor, out: Path, beside: Sequence[torch.Tensor] = ()) -> None:
+def _save(images: torch.Tensor, out: Path, references: Sequence[torch.Tensor] = ()) -> None:
     if out.suffix == ".npz":
         import numpy as np
 
         out.parent.mkdir(parents=True, exist_ok=True)
         np.savez(out, images=images.permute(0, 2, 3, 1).numpy())
     elif out.suffix == ".png":
-        save_grid(to_float(torch.cat([*beside, images])), out)
+        save_grid(to_float(torch.cat([*references, images])), out)
     else:
         for i, image in enumerate(images):
             save_png(image.expand(3, -1, -1), out / f"{i:06d}.png")
@@ -121,4 +121,4 @@ def _save_points(points: torch.Tensor, out: Path) -> None:
     elif out.suffix == ".png":
         save_png(scatter(points, 1.25 * float(points.abs().max())), out)
     else:
-        raise UserError(f"out is {out}; points of the plane go to a .png, or a .npz with an array `points` (n, 2)")
+        raise UserError(f"out is {out}; two-dimensional points are written to a .png or a .npz")

@@ -1,11 +1,14 @@
 """The methods: one file each, with its paper's algorithm box and little else."""
 
 from ebmzoo.methods.autoencoder import KLAutoEncoderTraining
+from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import (
     ClassConditional,
+    DecodesGaussian,
     Denoises,
     Encodes,
     Generates,
+    HasChain,
     HasLevels,
     HasStochasticScore,
     Inpaints,
@@ -13,15 +16,19 @@ from ebmzoo.methods.base.capabilities import (
     Reconstructs,
     RestorationSettings,
     Restores,
+    RunsChain,
+    RunsLevels,
     SamplesInStages,
     SampleStage,
     StartsFromGenerator,
     StartsFromProposal,
 )
 from ebmzoo.methods.base.encoder_stage import EncoderStage
-from ebmzoo.methods.base.log_values import LogValues
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
 from ebmzoo.methods.base.method import Method
-from ebmzoo.methods.base.samples import Samples
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.cdrl import CDRL
 from ebmzoo.methods.clel import CLEL
 from ebmzoo.methods.denoising_ebm import DenoisingEBM, DenoisingEBMLearning
@@ -35,7 +42,9 @@ __all__ = [
     "CDRL",
     "CLEL",
     "LIEBM",
+    "ChainInfo",
     "ClassConditional",
+    "DecodesGaussian",
     "Denoises",
     "DenoisingEBM",
     "DenoisingEBMLearning",
@@ -45,6 +54,7 @@ __all__ = [
     "EncoderStage",
     "Encodes",
     "Generates",
+    "HasChain",
     "HasLevels",
     "HasStochasticScore",
     "Inpaints",
@@ -54,14 +64,23 @@ __all__ = [
     "LatentConditional",
     "LogValues",
     "Method",
+    "NetworkOptimizer",
+    "Paper",
     "Reconstructs",
     "RecoveryChain",
     "RestorationSettings",
     "Restores",
+    "RunsChain",
+    "RunsLevels",
     "SampleStage",
     "Samples",
     "SamplesInStages",
     "StartsFromGenerator",
     "StartsFromImages",
     "StartsFromProposal",
+    "averaged",
+    "chain_log_values",
+    "contrast",
+    "energy_log_values",
+    "optimizers_of",
 ]

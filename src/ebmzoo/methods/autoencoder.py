@@ -53,8 +53,11 @@ class KLAutoEncoderTraining(LightningModule):
             raise UserError(f"model.kl_weight is {kl_weight}; it must be 0 or more")
         if power not in (1, 2):
             raise UserError(f"model.power is {power}; it must be 1 for absolute or 2 for squared differences")
-        self.coder, self.kl_weight, self.power = coder, kl_weight, power
-        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.coder = coder
+        self.kl_weight = kl_weight
+        self.power = power
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
         self._moved = False
         self._latents: list[Tensor] = []
 
@@ -71,8 +74,8 @@ class KLAutoEncoderTraining(LightningModule):
         images, _ = batch
         self._moved = True
         mu, logvar = self.coder.posterior(images)
-        made = self.coder.render(gaussian.draw(mu, logvar))
-        recon = (images - made).abs().pow(self.power).flatten(1).sum(1).mean()
+        decoded = self.coder.render(gaussian.draw(mu, logvar))
+        recon = (images - decoded).abs().pow(self.power).flatten(1).sum(1).mean()
         kl = gaussian.kl(mu, logvar).flatten(1).sum(1).mean()
         loss = recon + self.kl_weight * kl
         self.log("train/loss", loss, prog_bar=True)

@@ -14,6 +14,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.log_values import LogValues, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.level_sampler import Condition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood, latent_shape
 from ebmzoo.networks.autoencoder import ImageCoder
@@ -28,6 +29,9 @@ Prediction = Literal["y", "x0", "epsilon"]
 class CDRL(RecoveryLikelihood, StartsFromProposal):
     """Cooperative diffusion recovery likelihood: T energies, one for each noise level, and an initializer of each.
 
+    Paper: Yaxuan Zhu, Jianwen Xie, Ying Nian Wu, Ruiqi Gao: Learning energy-based models by cooperative diffusion
+    recovery likelihood. ICLR 2024, arXiv:2309.05153.
+
     p(y|x_i) ∝ exp(−E(y) − |y − x_i|²/2σ_i²), y = m_i x_{i−1} (Eq. 3). An iteration (Alg. 1), with i ~ U{1 … T}, is
 
         x_{i−1} = ᾱ_{i−1} x + σ̄_{i−1} ε and x_i = ᾱ_i x + σ̄_i ε with one ε                        (Eq. 9)
@@ -36,55 +40,78 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         L_U = mean |ỹ − ŷ|²                                                                          (Eq. 8)
 
     ŷ in L_U is the sample and not its mean, as in the code: the same expected gradient with less spread. E is Ê/s_i²,
-    and readings are of Ê. Source: CDRL (Zhu et al., ICLR 2024) and its code, for w_i and what is above the top level.
+    and log values are those of Ê. Source: CDRL (Zhu et al., ICLR 2024) and its code, for w_i and what is above the top
+    level.
 
     Args:
+        **Networks**:
         energy_net: Ê.
-        initializer: U; None is the paper's ablation without cooperative training, whose chains start at x_i.
-        schedule: the noise levels; None is the paper's cosine schedule.
-        chain: the chains of all levels.
-        in_channels: channels of an image.
-        size: side of an image.
-        predicts: what U's output stands for: `y`, with x_i added; `x0` or `epsilon`, from which the mean of x_{i−1}
+        initializer: U. None is the paper's ablation without cooperative training, whose chains start at x_i.
+        predicts: What U's output stands for: `y`, with x_i added; `x0` or `epsilon`, from which the mean of x_{i−1}
             given x_i and x_0 follows (Table 10).
-        teacher: what U learns from, ends of the `chain` or `data` (Table 11).
-        shared_noise: one ε for both levels; without it the diffusion itself (Table 10, no noise reduction).
-        drop_classes: the probability that an image is trained without its class.
-        denoise: the factor of the last step's gradient (Tweedie's formula has 1); 0 leaves the step out.
-        coder: an auto-encoder, whose latents are modelled in place of images.
-        coder_checkpoint: its checkpoint, read when a fit begins.
-        energy_optimizer: of Ê.
-        energy_schedule: of its learning rate, stepped once an iteration.
-        initializer_optimizer: of U.
-        initializer_schedule: likewise.
-        clip_norm: the limit of the gradient norm of each network.
-        ema_decay: of the averages that evaluation uses.
+        coder: An autoencoder whose latents are modelled in place of images.
+        coder_checkpoint: Its checkpoint, read when a fit begins.
+        in_channels: The number of channels of an image.
+        size: The side of an image, in pixels.
+
+        **Chain**:
+        schedule: The noise levels; None is the paper's cosine schedule.
+        chain: The chains of all levels.
+
+        **Loss**:
+        teacher: What U learns from: the ends of the `chain`, or the `data` (Table 11).
+        shared_noise: True draws one ε for both levels; False is the diffusion itself (Table 10, no noise reduction).
+        drop_classes: The probability that an image is trained without its class.
+
+        **Optimization**:
+        energy_optimizer: The optimizer of Ê.
+        energy_schedule: Its learning-rate schedule, stepped once an iteration.
+        initializer_optimizer: The optimizer of U.
+        initializer_schedule: Its learning-rate schedule, stepped once an iteration.
+        clip_norm: The limit of each network's gradient norm.
+
+        **Evaluation**:
+        ema_decay: The decay of the averages that evaluation uses.
+        denoise: The factor of the last step's gradient (Tweedie's formula has 1); 0 leaves the step out.
 
     Raises:
         UserError: arguments that contradict each other.
     """
 
+    paper = Paper(
+        "Learning energy-based models by cooperative diffusion recovery likelihood",
+        "Yaxuan Zhu, Jianwen Xie, Ying Nian Wu, Ruiqi Gao",
+        year=2024,
+        venue="ICLR",
+        arxiv="2309.05153",
+    )
+
     def __init__(
         self,
+        # networks
         energy_net: LevelEnergyNet,
         initializer: Initializer | None,
-        schedule: NoiseSchedule | None = None,
-        chain: RecoveryChain | None = None,
+        predicts: Prediction = "y",
+        coder: ImageCoder | None = None,
+        coder_checkpoint: str | None = None,
         in_channels: int = 3,
         size: int = 32,
-        predicts: Prediction = "y",
+        # chain
+        schedule: NoiseSchedule | None = None,
+        chain: RecoveryChain | None = None,
+        # loss
         teacher: Literal["chain", "data"] = "chain",
         shared_noise: bool = True,
         drop_classes: float = 0.1,
-        denoise: float = 2.0,
-        coder: ImageCoder | None = None,
-        coder_checkpoint: str | None = None,
+        # optimization
         energy_optimizer: OptimizerCallable = Adam,
         energy_schedule: LRSchedulerCallable | None = None,
         initializer_optimizer: OptimizerCallable = AdamW,
         initializer_schedule: LRSchedulerCallable | None = None,
         clip_norm: float | None = 1.0,
+        # evaluation
         ema_decay: float = 0.9999,
+        denoise: float = 2.0,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
@@ -96,15 +123,22 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
             raise UserError("model.coder_checkpoint is given without a model.coder")
         if not 0 <= drop_classes <= 1:
             raise UserError(f"model.drop_classes is {drop_classes}; it must be between 0 and 1")
-        self.energy_net, self.initializer = energy_net, initializer
-        self.schedule, self.chain = schedule or CosineSchedule(), chain or RecoveryChain()
-        self.coder, self.coder_checkpoint = coder, coder_checkpoint
+        self.energy_net = energy_net
+        self.initializer = initializer
+        self.schedule = schedule or CosineSchedule()
+        self.chain = chain or RecoveryChain()
+        self.coder = coder
+        self.coder_checkpoint = coder_checkpoint
         self.shape = latent_shape(coder, in_channels, size)
         self.predicts: Prediction = predicts
         self.learns_from_data = teacher == "data"
-        self.shared_noise, self.drop_classes, self.denoise = shared_noise, drop_classes, denoise
-        self.energy_optimizer, self.energy_schedule = energy_optimizer, energy_schedule
-        self.initializer_optimizer, self.initializer_schedule = initializer_optimizer, initializer_schedule
+        self.shared_noise = shared_noise
+        self.drop_classes = drop_classes
+        self.denoise = denoise
+        self.energy_optimizer = energy_optimizer
+        self.energy_schedule = energy_schedule
+        self.initializer_optimizer = initializer_optimizer
+        self.initializer_schedule = initializer_schedule
         self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, initializer=initializer)
 

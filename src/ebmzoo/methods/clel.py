@@ -1,4 +1,7 @@
-"""CLEL: an energy guided by the latents of an encoder, which learns contrastively beside it."""
+"""CLEL: an energy guided by the latents of an encoder, which learns contrastively beside it.
+
+One file because it is one class: both networks' losses, the chain and the conditional samples of one algorithm.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,15 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import Average, averaged
 from ebmzoo.methods.base.capabilities import Encodes, LatentConditional, RunsChain
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values
-from ebmzoo.methods.base.optimization import NetworkOptimizer
+from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.conditional_chain import check_given
 from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.latent import LatentEnergyNet
-from ebmzoo.sampling.energies import Composed, GivenLatent, Joint, agreement
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import Composed, GivenLatent, Joint, agreement
 from ebmzoo.sampling.replay import ReplayBuffer
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.objective import Objective
@@ -35,6 +39,9 @@ from ebmzoo.ssrl.pretraining import load_encoder
 @final
 class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
     """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
+
+    Paper: Hankook Lee, Jongheon Jeong, Sejun Park, Jinwoo Shin: Guiding energy-based models via contrastive latent
+    variables. ICLR 2023, arXiv:2303.03023.
 
     E(x, z) = E(x) − β cos(g(f(x)), z), z = h(t(x)), t ~ T (Eq. 9 and 10). An iteration is
 
@@ -46,65 +53,89 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
     Source: CLEL, algorithm 1 and appendix B, and its code. Inside images are in [0, 1]; so are the sampler's numbers.
 
     Args:
+        **Networks**:
         energy_net: E(x) with f and g, on images in [0, 1].
-        sampler: the chain, K steps; the authors' code has `bounds` [0, 1].
-        in_channels: channels of the images.
-        size: side of the images.
-        encoder: h. None with beta 0 is the model without latents (Table 5 a).
-        encoder_objective: the loss of h in every iteration, L_LE. None with a checkpoint holds h as it is.
-        encoder_checkpoint: what h starts from: a checkpoint of `ebmzoo.ssrl.Pretraining`, read when a fit begins.
-        model_negatives: whether z̃ are negatives of h (Table 5 b: they are not).
+        encoder: h. None, with beta 0, is the model without latents (Table 5 a).
+        encoder_objective: L_LE, the loss of h in every iteration. None, with a checkpoint, keeps h fixed.
+        encoder_checkpoint: A checkpoint of `ebmzoo.ssrl.Pretraining` that h starts from, read when a fit begins.
+        in_channels: The number of channels of an image.
+        size: The side of an image, in pixels.
+
+        **Chain**:
+        sampler: The chain of K steps; the authors' code has `bounds` [0, 1].
+        rounds: The number of rounds, each of t and K steps, that samples take from uniform noise.
+        replay_size: The number of states in the buffer.
+        reinit_prob: p, the probability that a state of the buffer is drawn anew.
+
+        **Loss**:
         alpha: α.
         beta: β of training.
+        model_negatives: True makes z̃ negatives of h; Table 5 b has the ablation without them.
+        augment: T, the augmentations of the chains and of the data's latents; None is the paper's.
+        augment_latents: True makes z = h(t(x)); False h(x), for an encoder that learns without views (MAE, appendix
+            C).
+        dequantize: True turns data into x·255/256 + U(0, 1/256) on [0, 1].
+        energy_batch: The energy learns from the first `energy_batch` images of a batch, h from all (Table 3); None:
+            both from all.
+
+        **Optimization**:
+        energy_optimizer: The optimizer of f and g.
+        energy_schedule: Its learning-rate schedule, stepped once an iteration.
+        encoder_optimizer: The optimizer of h and of the objective's own parameters.
+        encoder_schedule: Its learning-rate schedule, stepped once an iteration.
+        clip_norm: The limit of the energy's gradient norm; the paper has none.
+
+        **Evaluation**:
+        ema_decay: The decay of the averages of E and h that evaluation uses; the code's is ½^(64/20000).
+        ema_start: The number of first iterations in which the averages equal the weights.
         beta_ood: β of the out-of-distribution score (Eq. 14).
         beta_sample: β of conditional samples; None is `beta`.
-        rounds: samples take so many rounds of t and K steps, from uniform noise.
-        replay_size: states in the buffer.
-        reinit_prob: p.
-        augment: T, of the chains and of the data's latents; None is the paper's.
-        augment_latents: whether z is h(t(x)), or h(x) for an encoder that learns without views (MAE, appendix C).
-        dequantize: data become x·255/256 + U(0, 1/256) on [0, 1].
-        energy_batch: the energy learns from the first so many images of a batch, h from all (Table 3); None: both all.
-        energy_optimizer: of f and g.
-        energy_schedule: of its learning rate, stepped once an iteration.
-        encoder_optimizer: of h, and of what its objective has of its own.
-        encoder_schedule: likewise.
-        clip_norm: the limit of the energy's gradient norm; the paper has none.
-        ema_decay: of the averages of E and h that evaluation uses; the code's is ½^(64/20000).
-        ema_start: for so many iterations the averages are the weights themselves.
 
     Raises:
         UserError: arguments that contradict each other.
     """
 
+    paper = Paper(
+        "Guiding energy-based models via contrastive latent variables",
+        "Hankook Lee, Jongheon Jeong, Sejun Park, Jinwoo Shin",
+        year=2023,
+        venue="ICLR",
+        arxiv="2303.03023",
+    )
+
     def __init__(
         self,
         energy_net: LatentEnergyNet,
         sampler: Langevin,
-        in_channels: int = 3,
-        size: int = 32,
+        # networks
         encoder: Encoder | None = None,
         encoder_objective: Objective | None = None,
         encoder_checkpoint: str | None = None,
-        model_negatives: bool = True,
-        alpha: float = 1.0,
-        beta: float = 0.01,
-        beta_ood: float = 0.1,
-        beta_sample: float | None = None,
+        in_channels: int = 3,
+        size: int = 32,
+        # chain
         rounds: int = 10,
         replay_size: int = 10_000,
         reinit_prob: float = 0.001,
+        # loss
+        alpha: float = 1.0,
+        beta: float = 0.01,
+        model_negatives: bool = True,
         augment: Augment | None = None,
         augment_latents: bool = True,
         dequantize: bool = True,
         energy_batch: int | None = None,
+        # optimization
         energy_optimizer: OptimizerCallable = Adam,
         energy_schedule: LRSchedulerCallable | None = None,
         encoder_optimizer: OptimizerCallable = SGD,
         encoder_schedule: LRSchedulerCallable | None = None,
         clip_norm: float | None = None,
+        # evaluation
         ema_decay: float = 0.997784,
         ema_start: int = 312,
+        beta_ood: float = 0.1,
+        beta_sample: float | None = None,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
@@ -115,16 +146,27 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         for name, value in (("rounds", rounds), ("energy_batch", energy_batch)):
             if value is not None and value < 1:
                 raise UserError(f"model.{name} is {value}; it must be 1 or more")
-        self.energy_net, self.encoder, self.objective = energy_net, encoder, encoder_objective
-        self.sampler, self.rounds, self.range = sampler, rounds, ImageRange(0, 1)
-        self.encoder_checkpoint, self.model_negatives = encoder_checkpoint, model_negatives
-        self.alpha, self.beta, self.beta_ood = alpha, beta, beta_ood
+        self.energy_net = energy_net
+        self.encoder = encoder
+        self.objective = encoder_objective
+        self.sampler = sampler
+        self.rounds = rounds
+        self.range = ImageRange(0, 1)
+        self.encoder_checkpoint = encoder_checkpoint
+        self.model_negatives = model_negatives
+        self.alpha = alpha
+        self.beta = beta
+        self.beta_ood = beta_ood
         self.beta_sample = beta if beta_sample is None else beta_sample
         self.replay = ReplayBuffer(replay_size, (in_channels, size, size), "slot", reinit_prob)
         self.augment = augment or Augment(crop_scale=(0.08, 1.0), grayscale_prob=0.2)
-        self.augment_latents, self.dequantize, self.energy_batch = augment_latents, dequantize, energy_batch
-        self.energy_optimizer, self.energy_schedule = energy_optimizer, energy_schedule
-        self.encoder_optimizer, self.encoder_schedule = encoder_optimizer, encoder_schedule
+        self.augment_latents = augment_latents
+        self.dequantize = dequantize
+        self.energy_batch = energy_batch
+        self.energy_optimizer = energy_optimizer
+        self.energy_schedule = energy_schedule
+        self.encoder_optimizer = encoder_optimizer
+        self.encoder_schedule = encoder_schedule
         self.clip_norm = clip_norm
         if encoder is not None and encoder_objective is not None:
             encoder_objective.attach(encoder)
@@ -134,25 +176,23 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         self.averages = averaged(ema_decay, ema_start, energy_net=energy_net, encoder=learning)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        trained_networks = {
-            "energy_net": NetworkOptimizer(self.energy_net, self.energy_optimizer, self.energy_schedule, self.clip_norm)
-        }
+        trained = optimizers_of(self, {"energy_net": self.energy_optimizer}, self.energy_schedule, self.clip_norm)
         if self.encoder is not None and self.objective is not None:
-            network = nn.ModuleList([self.encoder, self.objective])
-            trained_networks["ssrl"] = NetworkOptimizer(network, self.encoder_optimizer, self.encoder_schedule)
-        return trained_networks
+            both = nn.ModuleList([self.encoder, self.objective])
+            trained["ssrl"] = NetworkOptimizer(both, self.encoder_optimizer, self.encoder_schedule)
+        return trained
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.starts_anew and self.encoder is not None and self.encoder_checkpoint is not None:
             load_encoder(self.encoder, self.encoder_checkpoint)
-            if self.objective is not None:  # what was copied of h before must be copied again
+            if self.objective is not None:  # copies of h made at construction are out of date
                 self.objective.attach(self.encoder)
                 cast(Average, self.averages["encoder"]).module.load_state_dict(self.encoder.state_dict())
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         if self.encoder is not None and self.objective is None:
-            self.encoder.eval()  # held as it is, also in its batch statistics
+            self.encoder.eval()  # kept fixed, its batch statistics too
         if self.dequantize:
             images = dequantized(images)
         some = images[: self.energy_batch]
@@ -170,7 +210,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         z_chain = net.project(f_chain).detach()
         loss_energy = (data - self.beta * cos - ends + self.alpha * (data.square() + ends.square())).mean()
         grad_norm = self.minimize(loss_energy, "energy_net")
-        readings = self._teach_encoder(images, z_chain if self.model_negatives else None)
+        encoder_values = self._train_encoder(images, z_chain if self.model_negatives else None)
         return (
             energy_log_values(data, ends)
             | chain_log_values(self.sampler, start, chain)
@@ -180,7 +220,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
                 "agreement": cos.detach().mean(),
                 "feature_norm": f.detach().norm(dim=1).mean(),
             }
-            | readings
+            | encoder_values
         )
 
     @torch.no_grad()
@@ -190,7 +230,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
             return None
         return cast(Tensor, self.encoder(self.augment(images) if self.augment_latents else images))
 
-    def _teach_encoder(self, images: Tensor, negatives: Tensor | None) -> LogValues:
+    def _train_encoder(self, images: Tensor, negatives: Tensor | None) -> LogValues:
         """The step of h (Eq. 13), and of its average."""
         if self.encoder is None or self.objective is None:
             return {}
@@ -203,7 +243,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
 
     @property
     def progress(self) -> float:
-        """How much of the run is done after this iteration, which the trainer counts later, in [0, 1]."""
+        """The fraction of the run completed after this iteration, which the trainer counts later, in [0, 1]."""
         return min(1.0, (self.trainer.global_step + 1) / self.trainer.estimated_stepping_batches)
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────

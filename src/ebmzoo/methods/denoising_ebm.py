@@ -1,4 +1,7 @@
-"""Denoising-EBM: a denoising auto-encoder whose error is the energy, of images and of the latents of a decoder."""
+"""Denoising-EBM: a denoising autoencoder whose error is the energy, of images and of the latents of a decoder.
+
+One file because it is one class: the two stages of training and the two chains of sampling share its networks.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import Encodes, SamplesInStages, SampleStage, StartsFromProposal
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.denoising_ebm_sampling import DenoisingEBMSampling, TwoEnergies, TwoStage
 from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, in_eval_mode
@@ -72,6 +76,9 @@ class DenoisingEBMLearning:
 class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromProposal):
     """Two energies of one denoising auto-encoder r = g∘f: of images, and through a decoder h of latents.
 
+    Paper: Weili Zeng: How to construct energy for images? Denoising autoencoder can be energy based model.
+    Preprint 2023, arXiv:2303.03887.
+
     p(x) ∝ exp(−U_c(x)), U_c(x, σ) = w(σ) |x − r(x + σε, σ)|², and U_s(z, σ) = U_c(h(z), σ), w(σ) = 1/2σ² (Eq. 7, 8).
     An iteration (Alg. 1), with a σ for each image drawn from the set, and again for each of the L, is
 
@@ -89,29 +96,48 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
     NFE: a step on U_s is 2, of h and r; one on U_c, the decoding of z^K and the last denoising are 1 each.
 
     Args:
+        **Networks**:
         denoiser: r.
-        decoder: h; null, with `semantic` null, leaves the semantic energy out: chains on images start at N(0, I).
-        semantic: the chain on z, K steps of η₁; noise null is √(2η₁), which outweighs U_s, whose latents of data and of
-            noise are a few nats apart.
-        texture: the chain on images, T steps of η₂ and τ. The printed τ = √(2η₂) blows images up, since exp(−U_c) of
-            N(0, c²) data has the spread (c² + σ²)/σ ≥ 2c. Null leaves the texture energy out: samples are h(z^K).
-        noise: the set of σ, null is the paper's.
-        learning: how the networks learn.
-        sampling: how samples are made.
-        in_channels: channels of an image.
-        size: side of an image.
+        decoder: h. Null, with `semantic` null, leaves the semantic energy out: chains on images start at N(0, I).
+        in_channels: The number of channels of an image.
+        size: The side of an image, in pixels.
+
+        **Chain**:
+        semantic: The chain on z, K steps of η₁; noise null is √(2η₁), which outweighs U_s, whose latents of data and
+            of noise are a few nats apart.
+        texture: The chain on images, T steps of η₂ and τ. The printed τ = √(2η₂) makes images diverge, since
+            exp(−U_c) of N(0, c²) data has the spread (c² + σ²)/σ ≥ 2c. Null leaves the texture energy out: samples
+            are h(z^K).
+        noise: The set of σ; null is the paper's.
+
+        **Loss**:
+        learning: How the networks learn.
+
+        **Optimization**:
+        denoiser_optimizer: The optimizer of r.
+        decoder_optimizer: The optimizer of h.
+        lr_schedule: The learning-rate schedule of both, stepped at each of their steps: L + 1 in an iteration, L in
+            the warm-up.
+        clip_norm: The limit of each network's gradient norm. One below the norms makes steps by the energies as long
+            as those by reconstruction, whatever λ is.
+
+        **Evaluation**:
+        ema_decay: The decay of the averages that evaluation uses, which also move at each of these steps.
+        sampling: How samples are made.
         energy_sigma: σ of E(x) = U_c(x, σ) in evaluation.
-        ood_seeds: over how many ε the energy is a mean.
-        denoiser_optimizer: of r.
-        decoder_optimizer: of h.
-        lr_schedule: of both, stepped at each of their steps: L + 1 in an iteration, L in the warm-up.
-        clip_norm: the limit of a network's gradient norm. One below the norms makes steps by the energies as long as
-            those by reconstruction, whatever λ is.
-        ema_decay: of the averages that evaluation uses, which also move at each of these steps.
+        ood_seeds: The number of ε over which the energy is averaged.
 
     Raises:
         UserError: arguments that contradict each other, or are out of their range.
     """
+
+    paper = Paper(
+        "How to construct energy for images? Denoising autoencoder can be energy based model",
+        "Weili Zeng",
+        year=2023,
+        venue="Preprint",
+        arxiv="2303.03887",
+    )
 
     def __init__(
         self,
@@ -119,18 +145,23 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         decoder: Generator | None,
         semantic: Langevin | None,
         texture: Langevin | None,
-        noise: GeometricNoise | None = None,
-        learning: DenoisingEBMLearning = DenoisingEBMLearning(),
-        sampling: DenoisingEBMSampling = DenoisingEBMSampling(),  # noqa: B008  (frozen)
+        # networks
         in_channels: int = 3,
         size: int = 32,
-        energy_sigma: float = 0.05,
-        ood_seeds: int = 5,
+        # chain
+        noise: GeometricNoise | None = None,
+        # loss
+        learning: DenoisingEBMLearning = DenoisingEBMLearning(),
+        # optimization
         denoiser_optimizer: OptimizerCallable = Adam,
         decoder_optimizer: OptimizerCallable = Adam,
         lr_schedule: LRSchedulerCallable | None = None,
         clip_norm: float | None = None,
+        # evaluation
         ema_decay: float = 0.999,
+        sampling: DenoisingEBMSampling = DenoisingEBMSampling(),  # noqa: B008  (frozen)
+        energy_sigma: float = 0.05,
+        ood_seeds: int = 5,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
@@ -148,13 +179,20 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
                 f"model.decoder has latents of dimension {decoder.latent} and model.denoiser of {denoiser.latent}: "
                 "give both the same `latent`"
             )
-        self.denoiser, self.decoder = denoiser, decoder
-        self.semantic, self.texture = semantic, texture
+        self.denoiser = denoiser
+        self.decoder = decoder
+        self.semantic = semantic
+        self.texture = texture
         self.noise = noise or GeometricNoise()
-        self.learning, self.sampling, self.shape = learning, sampling, (in_channels, size, size)
-        self.energy_sigma, self.ood_seeds, self.sigma_floor = energy_sigma, ood_seeds, learning.sigma_floor
+        self.learning = learning
+        self.sampling = sampling
+        self.shape = (in_channels, size, size)
+        self.energy_sigma = energy_sigma
+        self.ood_seeds = ood_seeds
+        self.sigma_floor = learning.sigma_floor
         self.optimizer_of = {"denoiser": denoiser_optimizer, "decoder": decoder_optimizer}
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser, decoder=decoder)
         self.latents = LatentMoments(decoder.latent) if decoder is not None and learning.moments else None
         self._calibration = Calibration()
@@ -168,12 +206,12 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
 
     def check_data(self, data: ImageData | PlaneData) -> None:
         shape = (data.channels, data.size, data.size)
-        made: dict[str, tuple[int, ...]] = {"in_channels and model.size": self.shape}
+        shapes: dict[str, tuple[int, ...]] = {"in_channels and model.size": self.shape}
         if self.decoder is not None:
             with self.evaluating():
                 z = torch.zeros(1, self.decoder.latent, device=self.device)
-                made["decoder"] = tuple(self.decoder(z).shape[1:])
-        for key, of in made.items():
+                shapes["decoder"] = tuple(self.decoder(z).shape[1:])
+        for key, of in shapes.items():
             if of != shape:
                 raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
         with self._calibration.suspended():
@@ -183,31 +221,31 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         for _ in range(self.learning.reconstructions):
-            readings = self._reconstruct(images)
+            values = self._reconstruct(images)
         if self.global_step < self.learning.warmup:
-            return readings
+            return values
         sigma = self.noise.draw(len(images))
         if self.decoder is None:
             x0 = torch.randn_like(images)
         else:
-            readings, x0 = self._teach_decoder(images, sigma, readings)
+            values, x0 = self._train_decoder(images, sigma, values)
         if self.texture is not None:
-            readings |= self._teach_denoiser(images, sigma, x0, self.texture)
-        return readings
+            values |= self._train_denoiser(images, sigma, x0, self.texture)
+        return values
 
     def _reconstruct(self, x: Tensor) -> LogValues:
         """One step of both reconstruction losses (lines 3–5)."""
-        sigma, readings = self.noise.draw(len(x)), {}
+        sigma, values = self.noise.draw(len(x)), {}
         noisy = x + column(sigma, x) * torch.randn_like(x)
         if self.decoder is None:
             restored = self.denoiser(noisy, sigma)
         else:
             restored, z = cast(DenoisingAutoEncoder, self.denoiser).both(noisy, sigma)
-            self._follow(z.detach())
+            self._update_moments(z.detach())
             loss = squared_error(self.decoder(z.detach()), x).mean()
-            readings = {"grad_norm_decoder": self.minimize(loss, "decoder"), "loss_decoder": loss.detach()}
+            values = {"grad_norm_decoder": self.minimize(loss, "decoder"), "loss_decoder": loss.detach()}
         loss = squared_error(restored, x).mean()
-        return readings | {"grad_norm": self.minimize(loss, "denoiser"), "loss_denoising": loss.detach()}
+        return values | {"grad_norm": self.minimize(loss, "denoiser"), "loss_denoising": loss.detach()}
 
     def _energies(self) -> TwoEnergies:
         """Of the weights being trained."""
@@ -220,18 +258,18 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         with torch.no_grad():
             return cast(DenoisingAutoEncoder, self.denoiser).encode(noisy, sigma)
 
-    def _follow(self, z: Tensor) -> None:
+    def _update_moments(self, z: Tensor) -> None:
         """Take the latents of a batch, of all processes, into their moments."""
         if self.latents is None:
             return
-        of_batch = self.latents.of(z)
+        of_batch = self.latents.of_batch(z)
         if dist.is_available() and dist.is_initialized():
             for moment in of_batch:
                 dist.all_reduce(moment)
                 moment /= dist.get_world_size()
-        self.latents.follow(*of_batch)
+        self.latents.update(*of_batch)
 
-    def _teach_decoder(self, x: Tensor, sigma: Tensor, readings: LogValues) -> tuple[LogValues, Tensor]:
+    def _train_decoder(self, x: Tensor, sigma: Tensor, values: LogValues) -> tuple[LogValues, Tensor]:
         """The semantic chain (lines 7–9), h's step by L_s (lines 14, 15), and x⁰ of h before that step (line 10)."""
         assert self.decoder is not None and self.semantic is not None  # noqa: PT018
         energies = self._energies()
@@ -245,10 +283,10 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
             with frozen(self.denoiser):
                 data, ends = contrast(energies.of_latents(sigma.repeat(2)), of_data, z)
         norm = self.minimize(self.learning.weight * (data - ends).mean(), "decoder")
-        told = energy_log_values(data, ends) | chain_log_values(self.semantic, u0, u) | {"grad_norm": norm}
-        return readings | {f"semantic_{key}": value for key, value in told.items()}, x0
+        of_chain = energy_log_values(data, ends) | chain_log_values(self.semantic, u0, u) | {"grad_norm": norm}
+        return values | {f"semantic_{key}": value for key, value in of_chain.items()}, x0
 
-    def _teach_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> LogValues:
+    def _train_denoiser(self, x: Tensor, sigma: Tensor, x0: Tensor, texture: Langevin) -> LogValues:
         """The texture chain (lines 11–13) and r's step by L_c (lines 16, 17)."""
         energies = self._energies()
         with in_eval_mode(self.denoiser):
@@ -267,7 +305,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
         return {"autoencoder": self._encode} if isinstance(self.denoiser, DenoisingAutoEncoder) else {}
 
     def _encode(self, x: Tensor) -> Tensor:
-        """f(x, σ) of images as they are, told the σ of the energy."""
+        """f(x, σ) of images without noise, at the σ of the energy."""
         net = cast(DenoisingAutoEncoder, self.network("denoiser"))
         return net.encode(x, x.new_full((len(x),), self.energy_sigma))
 

@@ -11,18 +11,23 @@ from torch import Tensor
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import SampleStage
-from ebmzoo.methods.families.denoiser_energy import falling, linked
+from ebmzoo.methods.families.denoiser_energy import linked
 from ebmzoo.networks.base import Generator
 from ebmzoo.networks.denoiser import Denoiser
 from ebmzoo.networks.latent_moments import Affine
-from ebmzoo.sampling.energies import DenoisingError, OfDecoder, Tilted
+from ebmzoo.sampling.denoiser_energies import DenoisingError
+from ebmzoo.sampling.energies import Tilted
 from ebmzoo.sampling.langevin import Langevin
-from ebmzoo.sampling.noise_schedule import GeometricNoise
+from ebmzoo.sampling.latent_energies import OfDecoder
+from ebmzoo.sampling.noise_schedule import GeometricNoise, geometric_sequence
 
 
 @dataclass(frozen=True)
 class DenoisingEBMSampling:
-    """How samples are made; `paper` is what §5 tells, 35 and 100 steps for CIFAR-10, without what it does not.
+    """How samples are made; `paper` has the settings that §5 states, 35 and 100 steps for CIFAR-10, and nothing else.
+
+    >>> DenoisingEBMSampling.paper().image_steps
+    100
 
     Args:
         latent_steps: K, null for training's.
@@ -151,24 +156,24 @@ class TwoStage:
             raise UserError(
                 f"latent_steps is {latent_steps}, but model.semantic is null: this model has no latent chain"
             )
-        steps, sampling, made = self.sampling.steps_of(self.texture, image_steps), self.sampling, list[SampleStage]()
+        steps, sampling, done = self.sampling.steps_of(self.texture, image_steps), self.sampling, list[SampleStage]()
         drawn = self.noise.draw(n, generator) if sampling.sigma is None else None
         if self.semantic is None or latent_steps == 0:
             x, nfe = torch.randn(n, *self.shape, device=self.noise.sigma.device, generator=generator), 0
         else:
             chain = self.semantic.lasting(sampling.latent_steps if latent_steps is None else latent_steps)
-            made.append(self._semantic(n, chain, drawn, keep, generator))
-            x, nfe = made[-1].states[-1], made[-1].nfe[-1]
+            done.append(self._semantic(n, chain, drawn, keep, generator))
+            x, nfe = done[-1].states[-1], done[-1].nfe[-1]
         if self.texture is None or steps == 0:
-            return made or [SampleStage("texture", [x], [0])]
+            return done or [SampleStage("texture", [x], [0])]
         sigmas, kept = self._sigmas(n, steps, drawn), spaced(steps, keep)
         states = [x for t, x in enumerate(self._images(x, self.texture, sigmas, generator)) if t in kept]
-        made.append(SampleStage("texture", states, [nfe + t for t in kept]))
+        done.append(SampleStage("texture", states, [nfe + t for t in kept]))
         if sampling.denoise:
             end = states[-1]
             denoised = self.energies.denoiser(end, sigmas[-1])
-            made.append(SampleStage("denoised", [end, denoised], [nfe + steps, nfe + steps + 1]))
-        return made
+            done.append(SampleStage("denoised", [end, denoised], [nfe + steps, nfe + steps + 1]))
+        return done
 
     def _semantic(
         self, n: int, chain: Langevin, drawn: Tensor | None, keep: int, generator: torch.Generator | None
@@ -193,7 +198,7 @@ class TwoStage:
         if self.sampling.sigma is None:
             assert drawn is not None
             return [drawn] * steps
-        return [self.noise.sigma.new_full((n,), sigma) for sigma in falling(*self.sampling.sigma, steps)]
+        return [self.noise.sigma.new_full((n,), sigma) for sigma in geometric_sequence(*self.sampling.sigma, steps)]
 
 
 def spaced(steps: int, keep: int) -> list[int]:

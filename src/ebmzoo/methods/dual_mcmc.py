@@ -18,6 +18,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -62,6 +63,8 @@ class DualMCMCLosses:
 class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
     """An energy E, a generator G and an inference network q, each of which learns from the revised joint densities.
 
+    Paper: Jiali Cui, Tian Han: Learning energy-based model via dual-MCMC teaching. NeurIPS 2023, arXiv:2312.02469.
+
     p(x) ∝ exp(−E(x)), z ~ N(0, I), x|z ~ N(G(z), σ²I), q(z|x) = N(μ(x), V(x)). An iteration is
 
         m ~ N(0, I), x̃ by K_x Langevin steps on E from G(m)                                     (Eq. 3)
@@ -73,36 +76,59 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
     G's batch norms are in training mode throughout, in the latent chain too, as in the authors' code.
 
     Args:
+        **Networks**:
         energy_net: E, the paper's −f.
         generator: G.
-        sampler: the chain on images, in units of [-1, 1].
         inference: q. Without it the latent chain starts from N(0, I) (the paper's Table 4, `L=10` and `L=30`).
-        posterior: the chain on latents, with σ.
-        teaching: the weights of the losses.
-        energy_optimizer: of E.
-        generator_optimizer: of G.
-        inference_optimizer: of q.
-        lr_schedule: of all three, stepped once an iteration; the authors' is ×0.998 an epoch.
-        clip_norm: the limit of a network's gradient norm; theirs has none.
-        ema_decay: of the averages that evaluation uses; theirs has none, which is 0.
+
+        **Chain**:
+        sampler: The chain on images, in units of [-1, 1].
+        posterior: The chain on latents, with σ.
+
+        **Loss**:
+        teaching: The weights of the losses.
+
+        **Optimization**:
+        energy_optimizer: The optimizer of E.
+        generator_optimizer: The optimizer of G.
+        inference_optimizer: The optimizer of q.
+        lr_schedule: The learning-rate schedule of all three, stepped once an iteration; the authors' is ×0.998 an
+            epoch.
+        clip_norm: The limit of each network's gradient norm; the authors use none.
+
+        **Evaluation**:
+        ema_decay: The decay of the averages that evaluation uses; the authors use none, which is 0.
 
     Raises:
         UserError: `teaching.by_temperature` with a sampler of temperature zero, or q of other latents than G.
     """
+
+    paper = Paper(
+        "Learning energy-based model via dual-MCMC teaching",
+        "Jiali Cui, Tian Han",
+        year=2023,
+        venue="NeurIPS",
+        arxiv="2312.02469",
+    )
 
     def __init__(
         self,
         energy_net: EnergyNet,
         generator: Generator,
         sampler: Langevin,
+        # networks
         inference: InferenceNet | None = None,
+        # chain
         posterior: PosteriorSampler = PosteriorSampler(),  # noqa: B008  (frozen)
+        # loss
         teaching: DualMCMCLosses = DualMCMCLosses(),
+        # optimization
         energy_optimizer: OptimizerCallable = Adam,
         generator_optimizer: OptimizerCallable = Adam,
         inference_optimizer: OptimizerCallable = Adam,
         lr_schedule: LRSchedulerCallable | None = None,
         clip_norm: float | None = None,
+        # evaluation
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -112,51 +138,56 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
                 f"model.teaching.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "
                 "give the sampler noise and a step size, or set by_temperature: false"
             )
-        self.energy_net, self.generator, self.inference = energy_net, generator, inference
-        self.sampler, self.posterior, self.teaching = sampler, posterior, teaching
+        self.energy_net = energy_net
+        self.generator = generator
+        self.inference = inference
+        self.sampler = sampler
+        self.posterior = posterior
+        self.teaching = teaching
         self.range = ImageRange(-1, 1)
         self.optimizer_of = {
             "energy_net": energy_optimizer,
             "generator": generator_optimizer,
             "inference": inference_optimizer,
         }
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
-        x, told = images, self.teaching
+        x, losses = images, self.teaching
         likelihood = 1 / (2 * self.posterior.sigma**2)
-        w_x = likelihood if told.data_weight is None else told.data_weight
-        w_m = likelihood if told.chain_weight is None else told.chain_weight
+        w_x = likelihood if losses.data_weight is None else losses.data_weight
+        w_m = likelihood if losses.chain_weight is None else losses.chain_weight
 
         # the two revisions
         m = torch.randn(len(x), self.latent, device=x.device)
-        made = self.generator(m)
-        chain = self.sampler(self.energy_net, made)
+        generated = self.generator(m)
+        chain = self.sampler(self.energy_net, generated)
         q = None if self.inference is None else self.inference(x)
         z0 = torch.randn_like(m) if q is None else gaussian.draw(*q).detach()
         z = self.posterior(self.generator, x, z0)
 
         fit = squared_error(x, self.generator(z)).mean()
-        revision = squared_error(chain, made).mean()
+        revision = squared_error(chain, generated).mean()
         self.minimize(w_x * fit + w_m * revision, "generator")
 
-        readings = self._teach_inference(q, z, chain, m)
-        if told.resample:
+        inference_values = self._train_inference(q, z, chain, m)
+        if losses.resample:
             with torch.no_grad():
-                made = self.generator(m)
-            chain = self.sampler(self.energy_net, made)
+                generated = self.generator(m)
+            chain = self.sampler(self.energy_net, generated)
         data, ends = contrast(self.energy_net, x, chain)
         loss_energy = data.mean() - ends.mean()
-        scale = self.sampler.temperature if told.by_temperature else 1.0
+        scale = self.sampler.temperature if losses.by_temperature else 1.0
         grad_norm = self.minimize(loss_energy / scale, "energy_net")
 
         return (
             energy_log_values(data, ends)
-            | chain_log_values(self.sampler, made, chain)
+            | chain_log_values(self.sampler, generated, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),
@@ -164,10 +195,10 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
                 "revision_mse": revision.detach() / x[0].numel(),
                 "latent_displacement": (z - z0).square().mean().sqrt(),
             }
-            | readings
+            | inference_values
         )
 
-    def _teach_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> LogValues:
+    def _train_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> LogValues:
         """q's step: towards the revised latents of the data, and the known latents of the chains (Eq. 15)."""
         if q is None or self.inference is None:
             return {}

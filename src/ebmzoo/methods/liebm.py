@@ -1,4 +1,7 @@
-"""LIEBM: a latent-informed energy-based model with collaborative generator training."""
+"""LIEBM: a latent-informed energy-based model with collaborative generator training.
+
+One file because it is one class: the alternation of encoder, energy and generator in its three settings.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,22 @@ from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.encoder_stage import EncoderStage
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.methods.families.conditional_chain import LIEBMAlternation, StartsFromImages, check_given
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Encoder, Generator, InferenceNet
 from ebmzoo.networks.latent import LatentEnergy
-from ebmzoo.sampling.energies import Composed, Informed, Joint, agreement
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import Composed, Informed, Joint, agreement
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.pretraining import load_encoder
 
 
 @dataclass(frozen=True)
 class LIEBMElbo:
-    """The bound that trains the inference network q(m|x), by which the ERM setting also teaches the generator.
+    """The bound that trains the inference network q(m|x), from which the generator also learns in the ERM setting.
 
     With m ~ q(·|x) and z = h(v(x)):  |x − G(m)|² − ρ cos(z, h(G(m))) + KL(q(m|x) ‖ N(0, I)).
     Source: LIEBM, Eq. 13 and 14 (ERM: `pixels=True`, G and q learn) and Eq. 26 (A.5: `pixels=False`, only q learns).
@@ -45,9 +49,9 @@ class LIEBMElbo:
 
     Args:
         rho: ρ, the weight of the latent agreement.
-        pixels: whether the pixel term is there, which is also whether the generator learns from the bound.
+        pixels: True includes the pixel term, from which the generator then learns too.
         weight: ω₂ of Eq. 11, of no effect without the pixel term.
-        energy_weight: ω₁ of Eq. 11, the weight of the generator's own loss (Eq. 8); likewise.
+        energy_weight: ω₁ of Eq. 11, the weight of the generator's own loss (Eq. 8); unused without the pixel term.
     """
 
     rho: float = 1.0
@@ -63,6 +67,9 @@ class LIEBMElbo:
 class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
     """Latent-informed EBM: an energy on images and encoder latents, with a generator that starts its chains.
 
+    Paper: Anonymous authors: Latent-informed energy-based models with collaborative generator training. Under
+    double-blind review 2025.
+
     E(x, z) = E(x) − γ cos(g_ψ(f(x)), z), z = h(v(x)); in the paper's sign, Eq. 5–7. An iteration is
 
         m ~ N(0, I), x⁰ = G(m), each replaced by v(x⁰) with probability p; x^T by T Langevin steps (Eq. 9)
@@ -70,57 +77,79 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         L_G = mean |G(m) − x^T|² over the chains that were not augmented                            (Eq. 8)
 
     Args:
+        **Networks**:
         energy_net: E(x) with its latent head g_ψ.
         generator: G, from N(0, I) to images in [-1, 1].
-        sampler: the chain; its step size and noise are in the units of `image_range`.
-        encoder: h. None with gamma 0 is the model without latents.
-        encoder_checkpoint: a checkpoint of `ebmzoo fit --config configs/simclr/*.yaml`, read when a fit begins; it
-            replaces stage 1.
-        encoder_stage: how h is trained in this run when there is no checkpoint.
+        encoder: h. None, with gamma 0, is the model without latents.
         inference: q(m|x), for the ERM setting or for the inference network of A.5; needs `elbo`.
-        elbo: how q learns, and whether the generator learns from it.
-        gamma: γ of training.
-        gamma_ood: γ of the out-of-distribution score (Eq. 15).
-        chain: marginal follows ∇E(x) (Eq. 9); joint follows ∇E(x, h(x)), the EJM setting (Eq. 10).
-        augment: v, of the data's latents and of the negatives.
+        encoder_checkpoint: A checkpoint of `ebmzoo fit --config configs/simclr/*.yaml`, read when a fit begins; it
+            replaces stage 1.
+        encoder_stage: How h is trained in this run when there is no checkpoint.
+
+        **Chain**:
+        sampler: The chain; its step size and noise are in the units of `image_range`.
+        chain: `marginal` follows ∇E(x) (Eq. 9); `joint` follows ∇E(x, h(x)), the EJM setting (Eq. 10).
         negative_augment_prob: p, the probability that a chain starts from v(G(m)).
-        image_range: the range of the images that the energy and its chain see.
-        energy_optimizer: of f, g and g_ψ.
-        generator_optimizer: of G.
-        inference_optimizer: of q.
-        lr_schedule: of all three, stepped once an iteration; the paper prints none.
-        clip_norm: the limit of a network's gradient norm; the paper prints none.
+        augment: v, the augmentation of the data's latents and of the negatives.
+        image_range: The range of the images that the energy and its chain see.
+
+        **Loss**:
+        gamma: γ of training.
         energy_penalty: α of α·mean(E(x)² + E(x^T)²), which keeps energies near zero; the paper has none.
-        ema_decay: of the averages of E, G and q that evaluation uses.
-        alternation: the numbers of `sample_from_latents`.
+        elbo: How q learns, and whether the generator learns from it.
+
+        **Optimization**:
+        energy_optimizer: The optimizer of f, g and g_ψ.
+        generator_optimizer: The optimizer of G.
+        inference_optimizer: The optimizer of q.
+        lr_schedule: The learning-rate schedule of all three, stepped once an iteration; the paper prints none.
+        clip_norm: The limit of each network's gradient norm; the paper prints none.
+
+        **Evaluation**:
+        ema_decay: The decay of the averages of E, G and q that evaluation uses.
+        gamma_ood: γ of the out-of-distribution score (Eq. 15).
+        alternation: The settings of `sample_from_latents`.
 
     Raises:
         UserError: arguments that contradict each other.
     """
+
+    # The submission prints no date: the year is that of the newest works that it cites.
+    paper = Paper(
+        "Latent-informed energy-based models with collaborative generator training",
+        "Anonymous authors",
+        year=2025,
+        venue="Under double-blind review",
+    )
 
     def __init__(
         self,
         energy_net: LatentEnergy,
         generator: Generator,
         sampler: Langevin,
+        # networks
         encoder: Encoder | None = None,
+        inference: InferenceNet | None = None,
         encoder_checkpoint: str | None = None,
         encoder_stage: EncoderStage | None = None,
-        inference: InferenceNet | None = None,
-        elbo: LIEBMElbo | None = None,
-        gamma: float = 0.01,
-        gamma_ood: float = 0.1,
+        # chain
         chain: Literal["marginal", "joint"] = "marginal",
-        augment: Augment | None = None,
         negative_augment_prob: float = 0.1,
+        augment: Augment | None = None,
         image_range: tuple[float, float] = (-1.0, 1.0),
+        # loss
+        gamma: float = 0.01,
+        energy_penalty: float = 0.0,
+        elbo: LIEBMElbo | None = None,
+        # optimization
         energy_optimizer: OptimizerCallable = Adam,
         generator_optimizer: OptimizerCallable = Adam,
         inference_optimizer: OptimizerCallable = Adam,
         lr_schedule: LRSchedulerCallable | None = None,
         clip_norm: float | None = None,
-        energy_penalty: float = 0.0,
+        # evaluation
         ema_decay: float = 0.9999,
+        gamma_ood: float = 0.1,
         alternation: LIEBMAlternation = LIEBMAlternation(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
@@ -133,16 +162,27 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             raise UserError("model.inference and model.elbo go together: give both or neither")
         if not 0 <= negative_augment_prob <= 1:
             raise UserError(f"model.negative_augment_prob is {negative_augment_prob}; it must be between 0 and 1")
-        self.energy_net, self.generator, self.encoder, self.inference = energy_net, generator, encoder, inference
-        self.sampler, self.elbo, self.chain, self.augment = sampler, elbo, chain, augment or Augment()
-        self.gamma, self.gamma_ood, self.energy_penalty = gamma, gamma_ood, energy_penalty
-        self.negative_augment_prob, self.range = negative_augment_prob, ImageRange(*image_range)
+        self.energy_net = energy_net
+        self.generator = generator
+        self.encoder = encoder
+        self.inference = inference
+        self.sampler = sampler
+        self.elbo = elbo
+        self.chain = chain
+        self.augment = augment or Augment()
+        self.gamma = gamma
+        self.gamma_ood = gamma_ood
+        self.energy_penalty = energy_penalty
+        self.negative_augment_prob = negative_augment_prob
+        self.range = ImageRange(*image_range)
         self.optimizer_of = {
             "energy_net": energy_optimizer,
             "generator": generator_optimizer,
             "inference": inference_optimizer,
         }
-        self.lr_schedule, self.clip_norm, self.alternation = lr_schedule, clip_norm, alternation
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
+        self.alternation = alternation
         self.encoder_stage = encoder_stage
         self.objective = encoder_stage.objective if encoder_stage is not None else None  # its weights are the run's
         if encoder is not None and encoder_stage is not None:
@@ -153,18 +193,18 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
-        trained_networks = optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
+        trained = optimizers_of(self, self.optimizer_of, self.lr_schedule, self.clip_norm)
         if self.encoder is not None and self.encoder_stage is not None:
             batches = self.optimization.accumulate
-            trained_networks["encoder"] = self.encoder_stage.network_optimizer(self.encoder, self.trainer, batches)
-        return trained_networks
+            trained["encoder"] = self.encoder_stage.network_optimizer(self.encoder, self.trainer, batches)
+        return trained
 
     def setup(self, stage: str) -> None:
         last = self.trainer.max_epochs if self.trainer.max_epochs is not None else -1
         first = self._epochs_of_encoder
         if stage == "fit" and 0 <= last <= first and first > 0 and self.trainer.is_global_zero:
-            told = f"trainer.max_epochs is {last}, within the {first} epochs of model.encoder_stage"
-            print(f"{told}: this run trains the encoder and never the energy", file=sys.stderr)
+            message = f"trainer.max_epochs is {last}, within the {first} epochs of model.encoder_stage"
+            print(f"{message}: this run trains the encoder and never the energy", file=sys.stderr)
         super().setup(stage)
 
     def on_fit_start(self) -> None:
@@ -210,13 +250,15 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         grad_norm = self.minimize(loss_energy, "energy_net")
 
         loss_generator = _mean_over(squared_error(x0, xT), ~augmented)
-        readings = self._teach(x, z, loss_generator)
+        values = self._train_generator(x, z, loss_generator)
         if self.encoder_stage is not None and self.encoder_stage.jointly:
             negatives = normalize(self.energy_net.project(f_chain.detach()).detach(), dim=1)
-            readings["ssrl_loss"] = self._train_encoder(images, negatives)
+            values["ssrl_loss"] = self._train_encoder(images, negatives)
 
-        told = energy_log_values(energy_data, energy_chain) | chain_log_values(self.sampler, start, xT) | readings
-        return told | {
+        values_of_energy = (
+            energy_log_values(energy_data, energy_chain) | chain_log_values(self.sampler, start, xT) | values
+        )
+        return values_of_energy | {
             "grad_norm": grad_norm,
             "agreement": cos.detach().mean(),
             "feature_norm": f.detach().norm(dim=1).mean(),
@@ -225,13 +267,13 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         }
 
     def _chain_energy(self, net: LatentEnergy) -> Energy:
-        """What the chain descends: E(x) (Eq. 9), or in the EJM setting E(x, h(x)) (Eq. 10)."""
+        """The energy that the chain descends: E(x) (Eq. 9), or in the EJM setting E(x, h(x)) (Eq. 10)."""
         if self.chain == "marginal" or self.encoder is None:
             return net
         return Informed(Joint(net, self.gamma), Outside(self.encoder, self.range))
 
     def _augment_negatives(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Each start replaced by v(x⁰) with probability p, and which were: `(B,)` bool (§3.1)."""
+        """The starts, each replaced by v(x⁰) with probability p, and a mask of those replaced, `(B,)` bool (§3.1)."""
         augmented = torch.rand(len(x0), device=x0.device) < self.negative_augment_prob
         if self.negative_augment_prob == 0:
             return x0, augmented
@@ -262,32 +304,32 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             self.encoder_stage.objective.after_step(self.encoder, self.encoder_stage.progress(self.trainer))
         return loss.detach()
 
-    def _teach(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> LogValues:
+    def _train_generator(self, x: Tensor, z: Tensor | None, loss_generator: Tensor) -> LogValues:
         """The generator's step, and that of q where there is one (Eq. 8, 11, 26)."""
         if self.elbo is None or self.inference is None or z is None:
             self.minimize(loss_generator, "generator")
             return {}
-        bound, readings = self._negative_elbo(self.elbo, self.inference, x, z)
+        bound, values = self._negative_elbo(self.elbo, self.inference, x, z)
         if self.elbo.pixels:
             total = self.elbo.energy_weight * loss_generator + self.elbo.weight * bound
             self.minimize(total, "generator", "inference")
         else:
             self.minimize(bound, "inference")
             self.minimize(loss_generator, "generator")
-        return readings
+        return values
 
     def _negative_elbo(self, elbo: LIEBMElbo, q: InferenceNet, x: Tensor, z: Tensor) -> tuple[Tensor, LogValues]:
         assert self.encoder is not None
         mu, logvar = q(x)
         m = gaussian.draw(mu, logvar)
-        held = [self.encoder] if elbo.pixels else [self.encoder, self.generator]
+        fixed = [self.encoder] if elbo.pixels else [self.encoder, self.generator]
         self.generator.train(elbo.pixels)  # where G does not learn from the bound, its batch statistics do not either
-        with frozen(*held):
-            made = self.generator(m)
-            latent = -elbo.rho * cosine_similarity(z, self.encoder(made), dim=1).mean()
+        with frozen(*fixed):
+            generated = self.generator(m)
+            latent = -elbo.rho * cosine_similarity(z, self.encoder(generated), dim=1).mean()
         self.generator.train()
         kl = gaussian.kl(mu, logvar).sum(1).mean()
-        pixels = squared_error(x, self.range.inward(made)).mean()
+        pixels = squared_error(x, self.range.inward(generated)).mean()
         bound = (pixels if elbo.pixels else 0) + latent + kl
         return bound, {"elbo_pixels": pixels.detach(), "elbo_latent": latent.detach(), "elbo_kl": kl.detach()}
 
@@ -373,7 +415,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
 
         The first m is drawn from q(·|start); the paper's start is the mean of a class's augmented images, for which
         see the task `Conditional`. Without `start`, which a latent alone does not give, m ~ N(0, I). A chain on Y from
-        0 is a chain on x from G(m). Without an inference network m is held, and Y goes on from round to round.
+        0 is a chain on x from G(m). Without an inference network m stays fixed, and Y continues from round to round.
 
         `steps` are those of each round; `Samples` counts those of all.
 
@@ -387,13 +429,13 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
             joint = Joint(cast(LatentEnergy, self.network("energy_net")), self.alternation.gamma)
             energy = Composed(joint, z if z.dim() == 3 else z[:, None])
             if start is None:
-                made, nfe = self.decode(self.prior(len(z), None, generator)), 1
+                generated, nfe = self.decode(self.prior(len(z), None, generator)), 1
             else:
-                made, nfe = (
+                generated, nfe = (
                     self.decode_inferred(self._infer_random(self.range.inward(start.to(self.device)), generator)),
                     2,
                 )
-            x = self.range.inward(made)
+            x = self.range.inward(generated)
             for chain in range(rounds):
                 if chain > 0 and self.can_infer:
                     x = self.range.inward(self.decode_inferred(self._infer_random(x, generator)))

@@ -1,4 +1,4 @@
-"""What the networks are for: the abstract kinds that methods ask for and configs choose among."""
+"""The abstract kinds of networks, by what they compute: methods require a kind, and configs choose a network of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 
 class FeatureNet(nn.Module, ABC):
-    """f: images `(B, C, H, W)` to features `(B, out_features)`, the trunk of an energy."""
+    """The trunk f of an energy: images `(B, C, H, W)` to features `(B, out_features)`.
+
+    >>> class Flattened(FeatureNet):
+    ...     out_features, homogeneous = 4, True
+    ...     def forward(self, x):
+    ...         return x.flatten(1)
+    >>> Flattened()(torch.ones(3, 1, 2, 2)).shape
+    torch.Size([3, 4])
+    """
 
     out_features: int
 
@@ -18,67 +26,115 @@ class FeatureNet(nn.Module, ABC):
         """Whether f(cx) = c f(x) for c > 0, as in a network without any bias."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor) -> Tensor:
+        """Return f(x), `(B, out_features)`."""
 
 
 class Generator(nn.Module, ABC):
-    """G: latents `(B, latent)` drawn from N(0, I) to images `(B, C, H, W)` in [-1, 1]."""
+    """A generator G: latents m ~ N(0, I), `(B, latent)`, to images `(B, C, H, W)` in [-1, 1].
+
+    >>> class Grey(Generator):
+    ...     latent = 1
+    ...     def forward(self, m):
+    ...         return m.tanh()[:, :, None, None].expand(-1, 1, 8, 8)
+    >>> Grey()(torch.zeros(3, 1)).shape
+    torch.Size([3, 1, 8, 8])
+    """
 
     latent: int
 
     @abstractmethod
-    def forward(self, m: Tensor) -> Tensor: ...
+    def forward(self, m: Tensor) -> Tensor:
+        """Return G(m), `(B, C, H, W)`."""
 
 
 class InferenceNet(nn.Module, ABC):
-    """q(m|x) = N(μ(x), diag exp(logvar(x))): images to `(μ, logvar)`, each `(B, latent)`."""
+    """An inference network q(m|x) = N(μ(x), diag exp(logvar(x))): images to `(μ, logvar)`, each `(B, latent)`.
+
+    >>> class Brightness(InferenceNet):
+    ...     latent = 1
+    ...     def forward(self, x):
+    ...         mu = x.mean((1, 2, 3))[:, None]
+    ...         return mu, torch.zeros_like(mu)
+    >>> mu, logvar = Brightness()(torch.ones(3, 1, 8, 8))
+    >>> mu.shape, logvar.shape
+    (torch.Size([3, 1]), torch.Size([3, 1]))
+    """
 
     latent: int
 
     @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (μ(x), logvar(x)), each `(B, latent)`."""
 
 
 class Encoder(nn.Module, ABC):
-    """h: images `(B, C, H, W)` in [-1, 1] to the unit sphere `(B, latent)`; its own normalisation is inside."""
+    """An encoder h: images `(B, C, H, W)` in [-1, 1], which it standardises itself, to the unit sphere `(B, latent)`.
+
+    >>> class Directions(Encoder):
+    ...     latent = feature_dim = 4
+    ...     def features(self, x):
+    ...         return x.flatten(1)
+    ...     def forward(self, x):
+    ...         return nn.functional.normalize(self.features(x), dim=1)
+    >>> Directions()(torch.ones(1, 1, 2, 2))
+    tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
 
     latent: int
     feature_dim: int
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """The backbone's output `(B, feature_dim)`, which probes read."""
+        """Return the backbone's output, `(B, feature_dim)`, on which probes are trained."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor) -> Tensor:
+        """Return h(x), `(B, latent)`."""
 
 
 class LevelEnergyNet(nn.Module, ABC):
-    """Ê: a sequence of energies, one network for all noise levels; DRL's and CDRL's energy of level t is Ê/s_t².
+    """One network Ê for the energies of all noise levels; DRL's and CDRL's energy of level t is Ê/s_t².
 
-    Low where data is likely: Ê is −f̂ of the papers (CDRL, A.2). Images may be of any shape `(B, *)` it is written for.
+    Low where data is likely: Ê is −f̂ of the papers (CDRL, A.2).
 
-    Args of `forward`:
-        x: noisy images `(B, C, H, W)`.
-        time: what the schedule tells of each image's level, `(B,)`.
-        labels: `(B,)` int64 in 0 … `classes` − 1, and −1 for no class; None is no class for all.
+    >>> class Gaussian(LevelEnergyNet):
+    ...     classes = 0
+    ...     def forward(self, x, time, labels=None):
+    ...         return x.square().flatten(1).sum(1) / (1 + time)
+    >>> Gaussian()(torch.ones(2, 1, 2, 2), time=torch.tensor([0.0, 1.0]))
+    tensor([4., 2.])
     """
 
     classes: int
-    """How many classes it can be told, 0 for a network without."""
+    """The number of classes that the network can be conditioned on; 0 for an unconditional network."""
 
     @abstractmethod
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """`(B,)`, at least float32."""
+        """Return Ê, `(B,)`, at least float32.
+
+        Args:
+            x: Noisy images, `(B, C, H, W)`, or points of the shape `(B, *)` that the network is written for.
+            time: The time t of each image's level, `(B,)`, from the schedule.
+            labels: Classes, `(B,)` int64 in 0 … `classes` − 1, and −1 for no class; None means no class for all.
+        """
 
 
 class Initializer(nn.Module, ABC):
-    """U: a noisy image x_i of level i to a prediction of its own shape, `(B, *)` to `(B, *)`, at least float32.
+    """An initializer U: a noisy image x_i of level i to a prediction of the same shape, `(B, *)`, at least float32.
 
-    What it predicts is the method's choice. `time` and `labels` are as for `LevelEnergyNet`.
+    The method defines what is predicted.
+
+    >>> class Identity(Initializer):
+    ...     classes = 0
+    ...     def forward(self, x, time, labels=None):
+    ...         return x
+    >>> Identity()(torch.ones(2, 1, 4, 4), time=torch.zeros(2)).shape
+    torch.Size([2, 1, 4, 4])
     """
 
     classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor: ...
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return U(x, t), `(B, *)`; `time` and `labels` are those of `LevelEnergyNet`."""

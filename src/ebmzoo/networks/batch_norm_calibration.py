@@ -1,4 +1,4 @@
-"""The batch statistics that a generator is evaluated with."""
+"""Batch norm statistics for the evaluation of a generator, measured on the latents that it then receives."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from torch import Tensor, nn
 
 from ebmzoo.networks.base import Generator
 
-BATCHES, SIZE = 10, 100
+BATCHES, SIZE = 10, 100  # number of batches of latents, and latents in each
 
 
 def norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
-    """The batch norms of a network."""
+    """Return the batch norms of a network."""
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
 @torch.no_grad()
-def calibrated(generator: Generator, place: Callable[[Tensor], Tensor] | None = None) -> Generator:
-    """A copy of G in eval mode, whose batch norms have the statistics of G(m), m ~ N(0, I), over 10 batches of 100.
+def calibrated(generator: Generator, transform: Callable[[Tensor], Tensor] | None = None) -> Generator:
+    """Return a copy of G in eval mode, its batch norms with the statistics of G(m), m ~ N(0, I), or of G(transform(m)).
 
-    With `place` they are those of G(place(m)).
-
-    The running statistics of training are of other latents too (those inferred from data), and of other weights than an
-    average's. The latents are the same at every call, and no other random number is drawn. Without batch norms it is G.
+    They are means over 10 batches of 100 latents, which are the same at every call; torch's random state does not
+    change. A generator without batch norms is returned itself. The running statistics of training are unsuitable: they
+    also come from latents that were inferred from data, and from other weights than those of an average.
     """
     if not norms(generator):
         return generator
@@ -36,23 +35,23 @@ def calibrated(generator: Generator, place: Callable[[Tensor], Tensor] | None = 
     random = torch.Generator(device).manual_seed(0)
     for norm in norms(copy):
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
+        norm.momentum = None  # the mean over batches instead of a running average
     for _ in range(BATCHES):
         m = torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype)
-        copy(m if place is None else place(m))
+        copy(m if transform is None else transform(m))
     return copy.eval()
 
 
 @final
 class Calibration:
-    """`calibrated`, kept until a tensor of the generator, or one that `place` is made `of`, changes or moves."""
+    """A cache of `calibrated`: the copy is computed anew only after a tensor that it depends on has changed."""
 
-    _kept: tuple[object, Generator] | None = None
+    _cached: tuple[object, Generator] | None = None
     _suspended: bool = False
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Within it a generator is returned as it is, for a dry run that needs nothing but shapes."""
+        """Return generators uncalibrated inside the block, for a trial run of which only the shapes are used."""
         self._suspended = True
         try:
             yield
@@ -60,12 +59,16 @@ class Calibration:
             self._suspended = False
 
     def __call__(
-        self, generator: Generator, place: Callable[[Tensor], Tensor] | None = None, of: Iterable[Tensor] = ()
+        self,
+        generator: Generator,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        dependencies: Iterable[Tensor] = (),
     ) -> Generator:
+        """Return the calibrated copy of `generator`; `dependencies` are the tensors that `transform` is made from."""
         if self._suspended:
             return generator
-        tensors = (*generator.parameters(), *generator.buffers(), *of)
+        tensors = (*generator.parameters(), *generator.buffers(), *dependencies)
         state = id(generator), [(tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, calibrated(generator, place)
-        return self._kept[1]
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, calibrated(generator, transform)
+        return self._cached[1]

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
-    """A convolution of Xavier-normal weights: keeps the size at stride 1 (odd kernel), halves at stride 2 (4×4)."""
+    """Return a convolution with Xavier-normal weights; stride 1 with an odd kernel keeps the size, 2 halves it."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
     nn.init.xavier_normal_(layer.weight)
     return layer
 
 
 class StartBlock(nn.Module):
-    """y = pool(W₂ relu(W₁ x)) + S pool(x): the first block, without an activation on the image; halves the size."""
+    """The first block y = pool(W₂ relu(W₁ x)) + S pool(x), with no activation on the image; halves the size."""
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class StartBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """y = pool(W₂ relu(W₁ relu(x)) + S x), with the pool if `down`; S = 1 where neither size nor channels change."""
+    """A block y = pool(W₂ relu(W₁ relu(x)) + S x), pooled if `down`; S = 1 if neither size nor channels change."""
 
     def __init__(self, in_channels: int, out_channels: int, *, down: bool, bias: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """y = W₂ relu(bn(W₁ up(relu(bn(x))))) + up(S x), with bilinear `up`; doubles the size."""
+    """A block y = W₂ relu(bn(W₁ up(relu(bn(x))))) + up(S x), with bilinear `up`; doubles the size."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ LEAK = 0.2
 
 
 class CLELResBlock(nn.Module):
-    """y = S x + W₂ a(W₁ a(x)), a = LeakyReLU(0.2), without any norm; S = 1 where the channels do not change."""
+    """A block y = S x + W₂ a(W₁ a(x)), a = LeakyReLU(0.2), without any norm; S = 1 if the channels do not change."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class CLELResBlock(nn.Module):
 
 
 def tower(in_channels: int, widths: Sequence[int], depth: int) -> nn.Sequential:
-    """A 3×3 convolution, then for each of `widths` a stage of `depth` blocks; between stages the sides are halved."""
+    """Return a 3×3 convolution and a stage of `depth` blocks for each of `widths`, with the size halved in between."""
     channels = widths[0]
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1)]
     for stage, width in enumerate(widths):
         if stage > 0:
-            layers.append(nn.AvgPool2d(2, ceil_mode=True))  # one pixel stays one, where an image is smaller than 32
+            layers.append(nn.AvgPool2d(2, ceil_mode=True))  # images smaller than 32×32 end at one pixel, not at none
         for _ in range(depth):
             layers.append(CLELResBlock(channels, width))
             channels = width
@@ -48,13 +48,13 @@ def tower(in_channels: int, widths: Sequence[int], depth: int) -> nn.Sequential:
 
 
 def mlp(in_features: int, hidden: int, out_features: int, *, bias: bool) -> nn.Sequential:
-    """W₂ a(W₁ u + b₁) + b₂, a = LeakyReLU(0.2); without biases it is positively homogeneous."""
+    """Return the network W₂ a(W₁ u + b₁) + b₂, a = LeakyReLU(0.2); without biases it is positively homogeneous."""
     first, last = nn.Linear(in_features, hidden, bias=bias), nn.Linear(hidden, out_features, bias=bias)
     return nn.Sequential(first, nn.LeakyReLU(LEAK), last)
 
 
 def _init(module: nn.Module) -> None:
-    """As the authors' code: linear weights N(0, 0.01²), kernels N(0, 1/fan_in), biases 0."""
+    """Initialise as the authors' code does: linear weights N(0, 0.01²), kernels N(0, 1/fan_in), biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, 0.0, 0.01)
@@ -65,21 +65,26 @@ def _init(module: nn.Module) -> None:
 
 
 class CLELFeatures(FeatureNet):
-    """f(x) = MLP(concat_s mean(towerₛ(pool_{2^s}((x − mean)/std)))): CLEL's trunk, Table 8, on images in [0, 1].
+    """CLEL's trunk f(x) = MLP(concat_s mean(towerₛ(pool_{2^s}((x − mean)/std)))) on images in [0, 1].
 
-    Images `(B, C, H, W)` to `(B, latent)`; the means over pixels and the MLP are float32 also under autocast.
-    Small: width 64, depth 1. Base: 128, depth 2. Large: 256, multiples 1 1 1 1, depth 2, scales 3.
+    Source: CLEL, Table 8. Small: width 64, depth 1. Base: 128, depth 2. Large: 256, multiples 1 1 1 1, depth 2,
+    scales 3.
+    Shapes: images `(B, C, H, W)` to `(B, latent)`. The means over pixels and the MLP are float32 also under autocast.
+
+    >>> f = CLELFeatures(in_channels=1, width=4, multiples=(1, 2), depth=1, hidden=8, latent=3, mean=None, std=None)
+    >>> f(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 3])
 
     Args:
         in_channels: Channels of the image.
         width: Channels of the first stage.
-        multiples: What the width is multiplied by in each stage.
+        multiples: Factor of the width in each stage.
         depth: Residual blocks in a stage.
-        scales: How many towers there are; tower s = 0, 1, … sees the image 2^s times smaller.
+        scales: Number of towers; tower s = 0, 1, … receives the image 2^s times smaller.
         hidden: Hidden units of the MLP.
         latent: Dimension of f; in the paper that of the representation.
-        mean: Of each channel on [0, 1], taken off the image; null for none.
-        std: Of each channel on [0, 1], which divides the image; null for none.
+        mean: Mean of each channel on [0, 1], which is subtracted from the image; null for 0.
+        std: Standard deviation of each channel on [0, 1], by which the image is divided; null for 1.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
 
     Raises:
@@ -143,9 +148,15 @@ _PROJECTIONS: dict[Projection, Callable[[int, int, int], nn.Module]] = {
 
 @final
 class CLELEnergy(LatentEnergyNet):
-    """E(x) = ‖f(x)‖²/2 and v = g(f(x)): the norm tells p(x), the direction p(z|x). Source: CLEL, Eq. 10 and 11.
+    """CLEL's energy E(x) = ‖f(x)‖²/2 and projection v = g(f(x)).
 
-    g has no bias, hence cos(g(f), z) = cos(g(f/‖f‖), z), of which the paper prints the latter.
+    The norm of f determines p(x) and its direction p(z|x): g has no bias, hence cos(g(f), z) = cos(g(f/‖f‖), z), of
+    which the paper prints the latter. Source: CLEL, Eq. 10 and 11.
+
+    >>> f = CLELFeatures(in_channels=1, width=4, multiples=(1, 2), depth=1, hidden=8, latent=3, mean=None, std=None)
+    >>> net = CLELEnergy(f, latent=3, hidden=8)
+    >>> net(torch.zeros(5, 1, 8, 8)).shape, net.marginal(torch.tensor([[3.0, 4.0, 0.0]]))
+    (torch.Size([5]), tensor([12.5000]))
 
     Args:
         features: The trunk f.
@@ -154,8 +165,8 @@ class CLELEnergy(LatentEnergyNet):
         projection: g: `mlp` W₂ a(W₁ f) with LeakyReLU(0.2), `linear` W f, or `identity` (CLEL, Table 5).
 
     Raises:
-        UserError: If the trunk has no bias, so that the zero image is always the likeliest; if g is the identity and f
-            has another dimension than z.
+        UserError: If the trunk has no bias, so that the zero image would always have the lowest energy; if g is the
+            identity and the dimensions of f and z differ.
     """
 
     def __init__(
@@ -175,7 +186,7 @@ class CLELEnergy(LatentEnergyNet):
         return self.trunk(x)  # type: ignore[no-any-return]
 
     def marginal(self, f: Tensor) -> Tensor:
-        """‖f‖²/2."""
+        """Return ‖f‖²/2, `(B,)`."""
         return at_least_fp32(f).square().sum(1) / 2
 
     def project(self, f: Tensor) -> Tensor:
@@ -185,9 +196,15 @@ class CLELEnergy(LatentEnergyNet):
 
 @final
 class MultiHeadEnergy(LatentEnergyNet):
-    """E(x) = g′(f(x)) in R and v = g(f(x)): two heads on one trunk, which CLEL found to be unstable (appendix D).
+    """An energy E(x) = g′(f(x)) in R and a projection v = g(f(x)): two heads on one trunk.
 
-    The paper has zᵀg(f) for p(z|x); here it is the cosine, as in `CLELEnergy`.
+    Source: CLEL, appendix D, which reports that it is unstable. The paper has zᵀg(f) for p(z|x); here it is the cosine,
+    as in `CLELEnergy`.
+
+    >>> f = CLELFeatures(in_channels=1, width=4, multiples=(1, 2), depth=1, hidden=8, latent=3, mean=None, std=None)
+    >>> net = MultiHeadEnergy(f, latent=2, hidden=8)
+    >>> net(torch.zeros(5, 1, 8, 8)).shape, net.project(f(torch.zeros(5, 1, 8, 8))).shape
+    (torch.Size([5]), torch.Size([5, 2]))
 
     Args:
         features: The trunk f.
@@ -208,7 +225,7 @@ class MultiHeadEnergy(LatentEnergyNet):
         return self.trunk(x)  # type: ignore[no-any-return]
 
     def marginal(self, f: Tensor) -> Tensor:
-        """g′(f)."""
+        """Return g′(f), `(B,)`."""
         with torch.autocast(f.device.type, enabled=False):
             return self.head(at_least_fp32(f)).squeeze(1)  # type: ignore[no-any-return]
 

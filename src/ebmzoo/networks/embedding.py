@@ -1,4 +1,4 @@
-"""What CDRL's energy and initializer are told beside the image: its noise level, and its class where there are any."""
+"""The embedding of the noise level, and of the class, that conditions CDRL's energy and initializer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebmzoo.errors import UserError
 
 
 def sinusoidal(time: Tensor, dim: int) -> Tensor:
-    """(sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1; `(B,)` to `(B, dim)`.
+    """Return (sin ω_k t, cos ω_k t) with ω_k = 10000^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1: `(B,)` to `(B, dim)`.
 
     Source: the code of DDPM (Ho et al., 2020). `dim` is even and 4 or more; the result is at least float32.
     """
@@ -25,19 +25,20 @@ def sinusoidal(time: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """temb = W₂ a(W₁ sinusoidal(t) + b₁) + b₂, plus V onehot(label + 1) + c where there are classes (CDRL, A.1).
+    """The embedding temb = W₂ a(W₁ sinusoidal(t) + b₁) + b₂ + V onehot(label + 1) + c; the last two only with classes.
 
-    `(B,)` times and `(B,)` int64 labels to `(B, embedding)`, never in half precision through autocast. Label −1 is no
-    class, and so is None. Without classes labels are ignored: an energy of classes may go with an initializer of none.
+    Source: CDRL, A.1. Shapes: times `(B,)` and labels `(B,)` int64 to `(B, embedding)`, not in half precision under
+    autocast. The label −1 means no class, and so does None. Without classes labels are ignored, so that a conditional
+    energy can be used with an unconditional initializer.
 
     Args:
         width: Dimension of the sinusoids; even, 4 or more.
         embedding: Dimension of temb.
-        classes: Number of classes, 0 for none.
+        classes: Number of classes; 0 for an unconditional network.
         activation: a.
 
     Raises:
-        UserError: If `width` or `classes` is not such a number.
+        UserError: If `width` is odd or less than 4, or `classes` is negative.
     """
 
     def __init__(self, width: int, embedding: int, classes: int, activation: Callable[[Tensor], Tensor]) -> None:
@@ -45,7 +46,7 @@ class TimeEmbedding(nn.Module):
         if width < 4 or width % 2:
             raise UserError(f"width: {width} must be an even number of 4 or more")
         if classes < 0:
-            raise UserError(f"classes: {classes} must be 0, for a network without classes, or more")
+            raise UserError(f"classes: {classes} must be 0, for an unconditional network, or more")
         self.width = width
         self.activation = activation
         self.first = nn.Linear(width, embedding)
@@ -53,13 +54,13 @@ class TimeEmbedding(nn.Module):
         self.label = nn.Linear(classes + 1, embedding) if classes else None
 
     def forward(self, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        # The bias tells the dtype, for reading a normalised weight is a power iteration.
+        # The dtype is that of the bias, as access to a normalised weight would make a power iteration.
         dtype = self.first.bias.dtype
         with torch.autocast(time.device.type, enabled=False):
             temb: Tensor = self.second(self.activation(self.first(sinusoidal(time, self.width).to(dtype))))
             if self.label is None:
                 return temb
             index = torch.zeros_like(time, dtype=torch.int64) if labels is None else labels + 1
-            # F.one_hot looks at the values of its argument, for which the host would wait at every step of a chain.
+            # F.one_hot checks the values of its argument, for which the host would wait at every step of a chain.
             onehot = index[:, None] == torch.arange(self.label.in_features, device=index.device)
             return temb + cast(Tensor, self.label(onehot.to(dtype)))

@@ -13,7 +13,7 @@ from ebmzoo.errors import at_least
 from ebmzoo.networks.blocks import conv
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
 
-# Depth to, block by block, (multiple of the width, whether the block halves the size).
+# For each depth the blocks: (factor of the width, whether the block halves the size).
 _BLOCKS: dict[str, list[tuple[int, bool]]] = {
     "small": [(1, True), (1, False), (2, True), (2, False), (2, True), (2, False)],
     "large": [
@@ -25,9 +25,9 @@ _BLOCKS: dict[str, list[tuple[int, bool]]] = {
 
 
 class PostActivationBlock(nn.Module):
-    """y = lrelu(pool(g ⊙ W₂ lrelu(drop(W₁ x)) + S x)), with the pool if `down`; S = 1 where the channels stay.
+    """A block y = lrelu(pool(g ⊙ W₂ lrelu(drop(W₁ x)) + S x)), pooled if `down`; S = 1 if the channels do not change.
 
-    The activation is after the sum, S is a 3×3 convolution and g, one number a channel, starts at 1.
+    The activation follows the sum, S is a 3×3 convolution, and g, one number per channel, is initially 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, down: bool, dropout: float) -> None:
@@ -45,18 +45,22 @@ class PostActivationBlock(nn.Module):
 
 
 class IGEBMResNet(EnergyNet):
-    """E(x) = w·Σ relu(blocks(lrelu(W₀ x))) + b, with the sum over pixels; `(B, C, H, W)` to `(B,)`.
+    """IGEBM's energy E(x) = w·Σ relu(blocks(lrelu(W₀ x))) + b, with the sum over pixels; `(B, C, H, W)` to `(B,)`.
 
-    The unconditional CIFAR-10 networks of Du & Mordatch (2019), whose code calls them ResNet32Large and ResNet32. There
-    every second convolution starts at zero and its norm is bounded from above only; here all convolutions are alike.
-    The sum and w are float32 also under autocast.
+    Source: Du & Mordatch (2019), the unconditional CIFAR-10 networks that the code calls ResNet32Large and ResNet32.
+    There every second convolution is initially zero and its norm is only bounded from above; here all convolutions are
+    alike. The sum and w are float32 also under autocast.
+
+    >>> net = IGEBMResNet(in_channels=1, width=4, depth="small")
+    >>> net(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5])
 
     Args:
-        in_channels: Channels of the image, whose side is a multiple of 8.
-        width: Channels of the first blocks; the last have four times as many (large) or twice (small).
-        depth: `large` is nine blocks, `small` six.
+        in_channels: Channels of the image, which has a side that is a multiple of 8.
+        width: Channels of the first blocks; the last have four times as many (large) or twice as many (small).
+        depth: `large` for nine blocks, `small` for six.
         dropout: Probability that a channel's pixel is dropped between the convolutions of a block. In training this
-            makes the energy random, in the chain too, as in the authors' code; the small network has none there.
+            makes the energy random, also in the chain, as in the authors' code, where the small network has no dropout.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
     """
 

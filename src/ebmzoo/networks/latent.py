@@ -1,4 +1,4 @@
-"""The energy of an image and of its representation: the trunk, the marginal and the projection of LIEBM and CLEL."""
+"""The energy of an image and its representation: the trunk, the marginal and the projection of LIEBM and CLEL."""
 
 from __future__ import annotations
 
@@ -14,31 +14,47 @@ from ebmzoo.networks.base import FeatureNet
 
 
 class LatentEnergyNet(EnergyNet, ABC):
-    """E(x) = m(f(x)), with v = g(f(x)) to compare with a representation z of x: the parts of E(x, z) (`compose.Joint`).
+    """The parts of E(x, z), `ebmzoo.sampling.Joint`: E(x) = m(f(x)), and v = g(f(x)) to compare with z.
 
     Energies and projections are float32 also under autocast.
+
+    >>> class Parts(LatentEnergyNet):
+    ...     def features(self, x):
+    ...         return x.flatten(1)
+    ...     def marginal(self, f):
+    ...         return f.square().sum(1) / 2
+    ...     def project(self, f):
+    ...         return f
+    >>> Parts()(torch.ones(1, 1, 2, 2))
+    tensor([2.])
     """
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """f(x): images `(B, C, H, W)` to features `(B, out_features)`."""
+        """Return f(x): images `(B, C, H, W)` to features `(B, out_features)`."""
 
     @abstractmethod
     def marginal(self, f: Tensor) -> Tensor:
-        """m(f): features `(B, out_features)` to energies `(B,)`."""
+        """Return m(f): features `(B, out_features)` to energies `(B,)`."""
 
     @abstractmethod
     def project(self, f: Tensor) -> Tensor:
-        """v = g(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
+        """Return v = g(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.marginal(self.features(x))
 
 
 class LatentEnergy(LatentEnergyNet):
-    """E(x) = ‖f(x)‖²/2, or E(x) = −(w·f(x) + b); and v = g_ψ(f(x)), to compare with a representation.
+    """LIEBM's energy E(x) = ‖f(x)‖²/2 or E(x) = −(w·f(x) + b), and the projection v = g_ψ(f(x)).
 
-    LIEBM (appendix A.7), with its sign reversed: p(x) ∝ exp(−E(x)).
+    Source: LIEBM (appendix A.7), with its sign reversed: p(x) ∝ exp(−E(x)).
+
+    >>> from ebmzoo.networks import SNGANFeatures
+    >>> net = LatentEnergy(SNGANFeatures(in_channels=1, size=8, width=4, out_features=6), latent=3, hidden=8)
+    >>> f = net.features(torch.zeros(5, 1, 8, 8))
+    >>> net.marginal(f).shape, net.project(f).shape
+    (torch.Size([5]), torch.Size([5, 3]))
 
     Args:
         features: The trunk f.
@@ -47,7 +63,7 @@ class LatentEnergy(LatentEnergyNet):
         marginal: `norm` for ‖f‖²/2 (LIEBM on CIFAR-10 and ImageNet), `linear` for −(w·f + b) (LIEBM on CelebA).
 
     Raises:
-        UserError: If `marginal` is `norm` and the trunk has no bias: f(cx) = c f(x) puts the maximum at x = 0.
+        UserError: If `marginal` is `norm` and the trunk has no bias, as f(cx) = c f(x) puts the lowest energy at x = 0.
     """
 
     def __init__(
@@ -58,7 +74,7 @@ class LatentEnergy(LatentEnergyNet):
         if marginal == "norm" and features.homogeneous:
             raise UserError(
                 "marginal: 'norm' needs a trunk with a bias (features.bias: all or last), "
-                "for without any the zero image is always the likeliest"
+                "as without any the zero image always has the lowest energy"
             )
         self.trunk = features
         self.linear = nn.Linear(features.out_features, 1) if marginal == "linear" else None
@@ -68,12 +84,12 @@ class LatentEnergy(LatentEnergyNet):
         return self.trunk(x)  # type: ignore[no-any-return]
 
     def marginal(self, f: Tensor) -> Tensor:
-        """‖f‖²/2 or −(w·f + b): features `(B, out_features)` to energies `(B,)`."""
+        """Return ‖f‖²/2 or −(w·f + b): features `(B, out_features)` to energies `(B,)`."""
         with torch.autocast(f.device.type, enabled=False):
             f = at_least_fp32(f)
             return f.square().sum(1) / 2 if self.linear is None else -self.linear(f).squeeze(1)
 
     def project(self, f: Tensor) -> Tensor:
-        """v = g_ψ(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
+        """Return v = g_ψ(f): features `(B, out_features)` to `(B, latent)`, not normalised."""
         with torch.autocast(f.device.type, enabled=False):
             return self.projection(at_least_fp32(f))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The mean and covariance of a network's latents, and the map that gives N(0, I) both."""
+"""The mean and covariance of a network's latents, and the affine map that takes N(0, I) to them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 SHRINKAGE = 1e-3
-"""r, how much of Σ is replaced by a multiple of I with its trace: layer norm leaves one direction of Σ empty."""
+"""r, the weight of a multiple of I with the trace of Σ: after layer norm, Σ has variance zero in one direction."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """z = μ + L u: shapes μ `(d,)`, L `(d, d)`, u and z `(B, d)`, fp32 also under autocast."""
+    """The map z = μ + L u, fp32 also under autocast; shapes: μ `(d,)`, L `(d, d)`, u and z `(B, d)`."""
 
     mean: Tensor
     factor: Tensor
@@ -26,17 +26,20 @@ class Affine:
 
 @final
 class LatentMoments(nn.Module):
-    """Running μ = E z and Σ = E (z − μ)(z − μ)ᵀ; until the first batch 0 and I.
+    """Running μ = E z and Σ = E (z − μ)(z − μ)ᵀ, which are 0 and I before the first batch.
 
-    z = μ + L u with LLᵀ = (1 − r) Σ + r (tr Σ/d) I takes u ~ N(0, I) to a law with the latents' moments. A Langevin
-    step on u,
+    z = μ + L u with LLᵀ = (1 − r) Σ + r (tr Σ/d) I maps u ~ N(0, I) to a distribution with the latents' moments. A
+    Langevin step on u,
 
         u ← u − η ∂U/∂u + √(2η) ξ,   is   z ← z − η LLᵀ ∇U(z) + √(2η) L ξ,
 
-    the chain on z preconditioned by their covariance, which has the same stationary law. Batches weigh alike until the
-    weight of one is `rate`. A checkpoint without moments, of before they were kept, leaves them 0 and I.
+    the chain on z preconditioned by their covariance, which has the same stationary law. All batches have equal weight
+    until that weight has fallen to `rate`, which is then the weight of each new one. A checkpoint from before moments
+    were saved leaves them 0 and I. Shapes: `z` is `(B, d)`.
 
-    Shapes: `z` is `(B, d)`.
+    Args:
+        latent: d.
+        rate: Least weight of a new batch, in [0, 1].
     """
 
     mean: Tensor
@@ -50,24 +53,24 @@ class LatentMoments(nn.Module):
         self.register_buffer("second", torch.eye(latent))
         self.register_buffer("batches", torch.zeros(()))
 
-    def of(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of a batch and of its zzᵀ."""
+    def of_batch(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means of z, `(d,)`, and of zzᵀ, `(d, d)`, over a batch."""
         with torch.autocast(z.device.type, enabled=False):
             return z.mean(0), z.T @ z / len(z)
 
     @torch.no_grad()
-    def follow(self, mean: Tensor, second: Tensor) -> None:
-        """Take a batch in, by what `of` says of it."""
+    def update(self, mean: Tensor, second: Tensor) -> None:
+        """Add a batch with these moments, as `of_batch` returns them, to the running means."""
         weight = (1 / (self.batches + 1)).clamp_min(self.rate)
         self.mean.lerp_(mean, weight)
         self.second.lerp_(second, weight)
         self.batches += 1
 
     def map(self) -> Affine:
-        """u to z, by the moments of now."""
+        """Return the map from u to z for the present moments."""
         covariance = self.second - torch.outer(self.mean, self.mean)
         level = SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-        # `cholesky` itself would make the host wait, to ask whether it went well; the shrinkage sees to that
+        # `cholesky` would make the host wait for its error code; with the shrinkage it cannot fail
         factor = torch.linalg.cholesky_ex((1 - SHRINKAGE) * covariance + level)[0]
         return Affine(self.mean.clone(), factor)
 

@@ -1,4 +1,4 @@
-"""Group norm in single precision, whatever autocast says."""
+"""Group norm in single precision, also under autocast."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ebmzoo.energy import at_least_fp32
 
 
 class GroupNorm(nn.GroupNorm):
-    """γ (x − mean)/√(var + ε) + β over each group of channels, computed in fp32 and given in the dtype of x.
+    """Group norm γ (x − mean)/√(var + ε) + β over each group of channels, computed in fp32, with the dtype of x.
 
-    Autocast computes so on a GPU by itself and not on a CPU, whose bf16 kernel for channels-last images is the slower.
+    Autocast does the same on a GPU, but not on a CPU, where the bf16 kernel for channels-last images is slower.
     """
 
     def forward(self, x: Tensor) -> Tensor:

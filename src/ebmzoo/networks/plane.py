@@ -1,4 +1,4 @@
-"""Networks for points of the plane, which are images of two channels and one pixel: `(B, 2, 1, 1)`."""
+"""Networks for points of the plane, which are images with two channels and one pixel: `(B, 2, 1, 1)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ebmzoo.networks.recovery import Bound, Tower
 
 
 def mlp(in_features: int, width: int, depth: int, out_features: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` units with SiLU, and a linear one; `(B, in_features)` to `(B, out_features)`.
+    """Return `depth` hidden SiLU layers of `width` units and a linear one: `(B, in_features)` to `(B, out_features)`.
 
     Raises:
         UserError: If a number is less than 1.
@@ -32,18 +32,23 @@ def mlp(in_features: int, width: int, depth: int, out_features: int) -> nn.Seque
 
 @final
 class PlaneEnergy(LevelEnergyNet):
-    """Ê(x, t) = −relu(h(x, temb)) · V a(temb): `RecoveryResNet` with linear layers; `(B, in_features, 1, 1)` to `(B,)`.
+    """The energy Ê(x, t) = −relu(h(x, temb)) · V a(temb) of points, which is `RecoveryResNet` with linear layers.
 
-    After the checkerboard of CDRL's code, whose V is one vector for all t.
+    Source: the checkerboard of CDRL's code, where V is one vector for all t.
+    Shapes: `(B, in_features, 1, 1)` to `(B,)`.
+
+    >>> net = PlaneEnergy(width=4, multiples=(1, 2), embedding=8)
+    >>> net(torch.zeros(5, 2, 1, 1), time=torch.arange(5.0)).shape
+    torch.Size([5])
 
     Args:
         in_features: Dimension of the points.
         width: Units of the first stage, and dimension of the sinusoids; even, 4 or more.
-        multiples: What the width is multiplied by in each stage.
+        multiples: Factor of the width in each stage.
         depth: Residual blocks in a stage.
         embedding: Dimension of temb.
         spectral_norm: As for `RecoveryResNet`.
-        classes: Number of classes, 0 for a network that knows none.
+        classes: Number of classes; 0 for an unconditional network.
 
     Raises:
         UserError: If there is no stage or block, or the width is odd.
@@ -69,7 +74,7 @@ class PlaneEnergy(LevelEnergyNet):
 
 
 class PlaneBlock(nn.Module):
-    """y = W₂ s((1 + a) ⊙ norm(W₁ s(norm(x))) + b) + x, (a, b) = V s(temb), s = SiLU; W₂ starts at zero."""
+    """A block y = W₂ s((1 + a) ⊙ norm(W₁ s(norm(x))) + b) + x, (a, b) = V s(temb), s = SiLU; W₂ is initially zero."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
@@ -87,19 +92,24 @@ class PlaneBlock(nn.Module):
 
 @final
 class PlaneInitializer(Initializer):
-    """U(x, t): a time-conditioned residual MLP; `(B, in_features, 1, 1)` to the same shape, 0 at first.
+    """An initializer U(x, t) of points: a time-conditioned residual MLP with initial output 0.
 
-    After the checkerboard of CDRL's code, where layer norms are group norms of two units a group.
+    Source: the checkerboard of CDRL's code, which has group norms of two units a group in place of layer norms.
+    Shapes: `(B, in_features, 1, 1)` to the same shape.
+
+    >>> net = PlaneInitializer(width=4, embedding=8)
+    >>> net(torch.ones(1, 2, 1, 1), time=torch.zeros(1)).flatten()
+    tensor([0., 0.], grad_fn=<ViewBackward0>)
 
     Args:
         in_features: Dimension of the points.
         width: Hidden units; even, 4 or more.
         depth: Residual blocks.
         embedding: Dimension of temb.
-        classes: Number of classes, 0 for a network that knows none.
+        classes: Number of classes; 0 for an unconditional network.
 
     Raises:
-        UserError: If the width is odd, or another number less than 1.
+        UserError: If the width is odd, or another number is less than 1.
     """
 
     def __init__(
@@ -125,9 +135,12 @@ class PlaneInitializer(Initializer):
 
 @final
 class PlaneFeatures(FeatureNet):
-    """f(x) = MLP(x) with SiLU: the trunk of an energy of points; `(B, in_features, 1, 1)` to `(B, out_features)`.
+    """The trunk f(x) = MLP(x) with SiLU of an energy of points; `(B, in_features, 1, 1)` to `(B, out_features)`.
 
     The last layer is float32 also under autocast.
+
+    >>> PlaneFeatures(width=4, out_features=3)(torch.zeros(5, 2, 1, 1)).shape
+    torch.Size([5, 3])
 
     Args:
         in_features: Dimension of the points.
@@ -156,7 +169,10 @@ class PlaneFeatures(FeatureNet):
 
 @final
 class PlaneEnergyNet(EnergyNet):
-    """E(x) = MLP(x) with SiLU: one energy of points, p(x) ∝ exp(−E(x)); `(B, in_features, 1, 1)` to `(B,)`.
+    """The energy E(x) = MLP(x) with SiLU of points, p(x) ∝ exp(−E(x)); `(B, in_features, 1, 1)` to `(B,)`.
+
+    >>> PlaneEnergyNet(width=4)(torch.zeros(5, 2, 1, 1)).shape
+    torch.Size([5])
 
     Args:
         in_features: Dimension of the points.
@@ -177,7 +193,10 @@ class PlaneEnergyNet(EnergyNet):
 
 @final
 class PlaneGenerator(Generator):
-    """G(m) = MLP(m) with SiLU and no bound on its output; `(B, latent)` to `(B, out_features, 1, 1)`.
+    """A generator G(m) = MLP(m) of points with SiLU and unbounded output; `(B, latent)` to `(B, out_features, 1, 1)`.
+
+    >>> PlaneGenerator(latent=3, width=4)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2, 1, 1])
 
     Args:
         latent: Dimension of m.

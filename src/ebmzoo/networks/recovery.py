@@ -19,22 +19,23 @@ Bound = Literal["plain", "bounded", "none"]
 
 
 def leaky(x: Tensor) -> Tensor:
-    """LeakyReLU(0.2)."""
+    """Return LeakyReLU(0.2) of `x`."""
     return F.leaky_relu(x, 0.2)
 
 
 def affine(in_channels: int, out_channels: int, dims: int) -> nn.Conv2d | nn.Linear:
-    """A 3×3 convolution of images (`dims` 2), or a linear layer of vectors (`dims` 0)."""
+    """Return a 3×3 convolution of images (`dims` 2), or a linear layer of vectors (`dims` 0)."""
     if dims == 0:
         return nn.Linear(in_channels, out_channels)
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
 class RecoveryResBlock(nn.Module):
-    """y = g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x, a = LeakyReLU(0.2); S = 1 where the channels stay.
+    """A block y = g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x, a = LeakyReLU(0.2).
 
-    CDRL, Table 5 (a), where as in DRL's code V a(temb) has no activation around it; CDRL's code has one. g, one number
-    a channel, starts at 1. S is a layer like W₁ and W₂.
+    Source: CDRL, Table 5 (a), which like DRL's code has V a(temb) without an activation around it; CDRL's code has one.
+    g, one number per channel, is initially 1. S is a layer like W₁ and W₂, or 1 if the
+    channels do not change.
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, dims: int, *, zero: bool) -> None:
@@ -57,11 +58,11 @@ class RecoveryResBlock(nn.Module):
 
 
 class Tower(nn.Module):
-    """Ê(x, t) = −Σ relu(h(x, temb)) · V a(temb), h being residual blocks in stages, a = LeakyReLU(0.2).
+    """The energy Ê(x, t) = −Σ relu(h(x, temb)) · V a(temb), h being residual blocks in stages, a = LeakyReLU(0.2).
 
-    Images `(B, C, H, W)` if `dims` is 2, with 2×2 means between stages and the sum over pixels before the product;
-    vectors `(B, C)` if it is 0. The sum and the product are float32 also under autocast. V has no bias and is never
-    normalised. The other arguments are those of `RecoveryResNet`.
+    The input is images `(B, C, H, W)` if `dims` is 2, with 2×2 means between stages and the sum over pixels before the
+    product, and vectors `(B, C)` if it is 0. The sum and the product are float32 also under autocast. V has no bias and
+    is never normalised. The other arguments are those of `RecoveryResNet`.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Tower(nn.Module):
         self._normalise(spectral_norm)
 
     def _normalise(self, which: Bound) -> None:
-        """Every layer but the last; with `bounded` second layers are bounded and all others plain, as in DRL's code."""
+        """Normalise every layer but the last; with `bounded`, only second layers are bounded, as in DRL's code."""
         seconds = {block.layer2 for block in self.modules() if isinstance(block, RecoveryResBlock)}
         for layer in list(self.modules()):
             if which == "none" or layer is self.last or not isinstance(layer, nn.Conv2d | nn.Linear):
@@ -124,25 +125,30 @@ class Tower(nn.Module):
 
 @final
 class RecoveryResNet(LevelEnergyNet):
-    """Ê(x, t) = −Σ_pixels relu(h(x, temb)) · V a(temb): the network of DRL and CDRL (A.1, Tables 5 and 6).
+    """The energy Ê(x, t) = −Σ_pixels relu(h(x, temb)) · V a(temb) of DRL and CDRL.
 
-    Images `(B, C, H, W)`, sides multiples of 2^(len(multiples) − 1), to `(B,)`. CDRL on 32×32 images is the default;
-    large: width 256, embedding 1024; at 64×64: multiples 1 2 2 2 2; DRL: `bounded` and `zero_init`.
+    Source: CDRL, A.1, Tables 5 and 6. The default is CDRL's on 32×32 images; large: width 256, embedding 1024; at
+    64×64: multiples 1 2 2 2 2; DRL: `bounded` and `zero_init`.
+    Shapes: images `(B, C, H, W)`, their sides multiples of 2^(len(multiples) − 1), to `(B,)`.
+
+    >>> net = RecoveryResNet(in_channels=1, width=4, multiples=(1, 2), depth=1, embedding=8, classes=10)
+    >>> net(torch.zeros(5, 1, 8, 8), time=torch.arange(5.0), labels=torch.arange(5)).shape
+    torch.Size([5])
 
     Args:
         in_channels: Channels of the image.
         width: Channels of the first stage, and dimension of the sinusoids; even, 4 or more.
-        multiples: What the width is multiplied by in each stage; the size is halved between stages.
+        multiples: Factor of the width in each stage; the size is halved between stages.
         depth: Residual blocks in a stage.
         embedding: Dimension of temb, four times the width in the papers.
-        classes: Number of classes, 0 for a network that knows none.
+        classes: Number of classes; 0 for an unconditional network.
         spectral_norm: `plain` W/σ for all layers but V; `bounded` W/max(1, σ) for the second layer of each block and
             W/σ for all others but V; or `none`.
-        zero_init: Whether blocks begin as their shortcuts, with a second layer of zeros; needs `bounded`.
+        zero_init: Whether blocks are initially their shortcuts, with a second layer of zeros; requires `bounded`.
 
     Raises:
-        UserError: If there is no stage or block, the width is odd, or `zero_init` goes without `bounded`; if the sides
-            of the images are not such multiples.
+        UserError: If there is no stage or block, the width is odd, or `zero_init` is used without `bounded`; if the
+            sides of the images are not such multiples.
     """
 
     def __init__(

@@ -16,10 +16,11 @@ from ebmzoo.networks.unet import zeroed
 
 
 class LevelNorm(nn.Module):
-    """y_c = γ_c((x_c − μ_c)/s_c + α_c (μ_c − m)/v) + β_c: conditional instance norm++ (NCSN, A.1).
+    """Conditional instance norm++: y_c = γ_c((x_c − μ_c)/s_c + α_c (μ_c − m)/v) + β_c.
 
-    μ_c and s_c are the mean and deviation of channel c over the pixels, m and v those of μ over the channels. γ and α,
-    N(1, 0.02²) at first, and β, zero at first, are rows of a table; `level` is `(B,)` int64, the row of each image.
+    μ_c and s_c are the mean and standard deviation of channel c over the pixels, m and v those of μ over the channels.
+    γ and α, initially N(1, 0.02²), and β, initially zero, are rows of a table; `level`, `(B,)` int64, is the row of
+    each image. Source: NCSN, A.1.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -32,13 +33,13 @@ class LevelNorm(nn.Module):
         scale, mix, shift = self.table(level).chunk(3, 1)
         means = at_least_fp32(x).mean((2, 3))
         variance, mean = torch.var_mean(means, 1, keepdim=True)
-        # What is the same at all pixels is summed before it meets them.
+        # The terms that are the same at all pixels are summed first.
         constant = shift + scale * mix * (means - mean) / (variance + 1e-5).sqrt()
         return scale[:, :, None, None] * F.instance_norm(x) + constant[:, :, None, None]  # type: ignore[no-any-return]
 
 
-class Sequence(nn.Module):
-    """One after another, layers that are told the level."""
+class LevelSequence(nn.Module):
+    """Layers applied one after another, each conditioned on the level."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -51,15 +52,15 @@ class Sequence(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, dilation: int = 1, *, kernel: int = 3, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the size; the kernel is odd."""
+    """Return a convolution that keeps the size; the kernel is odd."""
     padding = dilation * (kernel // 2)
     return nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=bias)
 
 
 class RefineNetResBlock(nn.Module):
-    """y = pool(W₂ e(n₂(W₁ e(n₁(x))))) + S pool(x), e = ELU, with the 2×2 mean `pool` if `down`; S = 1 if not `enters`.
+    """A block y = pool(W₂ e(n₂(W₁ e(n₁(x))))) + S pool(x), e = ELU, with the 2×2 mean `pool` if `down`.
 
-    S of a block that enters a stage is a dilated 3×3 convolution, and a 1×1 one if `down`.
+    S is a dilated 3×3 convolution if the block is the `first` of a stage, a 1×1 one if it is also `down`, else S = 1.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class RefineNetResBlock(nn.Module):
         levels: int,
         dilation: int = 1,
         *,
-        enters: bool = False,
+        first: bool = False,
         down: bool = False,
         bias: bool = True,
     ) -> None:
@@ -79,7 +80,7 @@ class RefineNetResBlock(nn.Module):
         self.conv2 = conv(in_channels, out_channels, dilation, bias=bias)
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
-        if enters:
+        if first:
             self.shortcut = conv(in_channels, out_channels, dilation, kernel=1 if down else 3)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -88,21 +89,21 @@ class RefineNetResBlock(nn.Module):
         return self.pool(h) + self.shortcut(self.pool(x))  # type: ignore[no-any-return]
 
 
-def stage(in_channels: int, out_channels: int, levels: int, dilation: int = 1, *, down: bool = False) -> Sequence:
-    """Two residual blocks, the first of which enters, but at the full resolution."""
-    return Sequence(
-        RefineNetResBlock(in_channels, out_channels, levels, dilation, enters=down or dilation > 1, down=down),
+def stage(in_channels: int, out_channels: int, levels: int, dilation: int = 1, *, down: bool = False) -> LevelSequence:
+    """Return two residual blocks; except at the full resolution the shortcut of the first is a convolution."""
+    return LevelSequence(
+        RefineNetResBlock(in_channels, out_channels, levels, dilation, first=down or dilation > 1, down=down),
         RefineNetResBlock(out_channels, out_channels, levels, dilation),
     )
 
 
-def units(channels: int, count: int, levels: int) -> Sequence:
-    """Residual convolution units: residual blocks whose convolutions have no bias."""
-    return Sequence(*(RefineNetResBlock(channels, channels, levels, bias=False) for _ in range(count)))
+def units(channels: int, count: int, levels: int) -> LevelSequence:
+    """Return `count` residual convolution units, which are residual blocks without biases in their convolutions."""
+    return LevelSequence(*(RefineNetResBlock(channels, channels, levels, bias=False) for _ in range(count)))
 
 
 class ChainedPooling(nn.Module):
-    """y = h₀ + h₁ + h₂ with h₀ = e(x), h_{i+1} = W_i pool(n_i(h_i)), where pool is the mean of 5×5 around a pixel."""
+    """Chained pooling: y = h₀ + h₁ + h₂, h₀ = e(x), h_{i+1} = W_i pool(n_i(h_i)), pool being the mean of 5×5 pixels."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
@@ -119,9 +120,9 @@ class ChainedPooling(nn.Module):
 
 
 class Refine(nn.Module):
-    """y = units(chained(Σ_i up(W_i n_i(units_i(x_i))))): inputs of any sizes to one of the first's.
+    """A refinement y = units(chained(Σ_i up(W_i n_i(units_i(x_i))))): inputs of any sizes to one output of the first's.
 
-    W, n and up are not there for a single input. up is bilinear, between the centres of the corner pixels.
+    A single input passes through neither W, n nor up. up is bilinear, between the centres of the corner pixels.
     """
 
     def __init__(self, in_channels: list[int], out_channels: int, levels: int, out_units: int = 1) -> None:
@@ -146,18 +147,24 @@ class Refine(nn.Module):
 
 @final
 class RefineNetDenoiser(Denoiser):
-    """r(x̃, σ) = x̃ + σ² s(x̃, i), s the RefineNet of NCSN (A.1), which is a score: Tweedie's formula.
+    """A denoiser r(x̃, σ) = x̃ + σ² s(x̃, i), by Tweedie's formula, with the score s of NCSN's RefineNet.
 
-    i is the nearest to σ, by their logarithms, of `levels` numbers in geometric sequence from `sigma_max` to
-    `sigma_min`. The last convolution begins at zero, unlike NCSN's, and so r(x̃, σ) = x̃ at first. There is no latent:
-    it can be the texture energy of Denoising-EBM, and not the semantic one. Image sides are even, 4 or more.
+    Level i is the nearest to σ in logarithm of `levels` numbers in geometric sequence from `sigma_max` to `sigma_min`.
+    The last convolution is initially zero, unlike NCSN's, and then r(x̃, σ) = x̃. There is no latent, so that the network
+    can be the texture energy of Denoising-EBM but not the semantic one. Image sides are even and 4 or more.
+    Source: NCSN, A.1.
+
+    >>> r = RefineNetDenoiser(in_channels=1, width=4, levels=3)
+    >>> x, sigma = torch.ones(3, 1, 8, 8), torch.tensor([1.0, 0.09, 0.01])
+    >>> torch.equal(r(x, sigma), x), r.level(sigma)  # before training it returns its input
+    (True, tensor([0, 1, 2]))
 
     Args:
         in_channels: Channels of the image.
-        width: Channels at the full resolution; twice as many at the half, which is the lowest. 2 or more.
-        levels: How many noise levels have their own row in each norm: 128 in Denoising-EBM, 10 in NCSN.
-        sigma_max: The greatest.
-        sigma_min: The smallest, above 0.
+        width: Channels at the full resolution, 2 or more; half the resolution, the lowest, has twice as many.
+        levels: Number of noise levels, each with its own row in each norm: 128 in Denoising-EBM, 10 in NCSN.
+        sigma_max: Greatest noise level.
+        sigma_min: Smallest noise level, above 0.
 
     Raises:
         UserError: If a number is out of its range; if the sides of the images are odd or 2.
@@ -189,7 +196,7 @@ class RefineNetDenoiser(Denoiser):
                 stage(2 * width, 2 * width, levels, 4),
             ]
         )
-        # From the last stage to the first, each with what the one before it made.
+        # From the last stage to the first, each with the output of the one before it.
         self.refines = nn.ModuleList(
             [
                 Refine([2 * width], 2 * width, levels),
@@ -202,11 +209,11 @@ class RefineNetDenoiser(Denoiser):
         self.last = zeroed(conv(width, in_channels))
 
     def level(self, sigma: Tensor) -> Tensor:
-        """i: `(B,)` to `(B,)` int64 in 0 … `levels` − 1, 0 being the greatest level's."""
+        """Return i, `(B,)` int64 in 0 … `levels` − 1, with 0 for `sigma_max`."""
         return (sigma.log()[:, None] - self.log_sigmas).abs().argmin(1)
 
     def score(self, x: Tensor, level: Tensor) -> Tensor:
-        """s: `(B, C, H, W)` and `(B,)` int64 to `(B, C, H, W)`, at least float32."""
+        """Return s(x, i) for images, `(B, C, H, W)`, and levels, `(B,)` int64: `(B, C, H, W)`, at least float32."""
         if x.shape[-2] % 2 or x.shape[-1] % 2 or min(x.shape[-2:]) < 4:
             raise UserError(f"The sides of the images must be even and 4 or more, not {x.shape[-2]}x{x.shape[-1]}")
         h = self.first(x)
@@ -214,10 +221,10 @@ class RefineNetDenoiser(Denoiser):
         for each in self.stages:
             h = each(h, level)
             outputs.append(h)
-        made: list[Tensor] = []
+        refined: list[Tensor] = []
         for refine, output in zip(self.refines, reversed(outputs), strict=True):
-            made = [refine([output, *made], level)]
-        return at_least_fp32(self.last(F.elu(self.norm(made[0], level))))
+            refined = [refine([output, *refined], level)]
+        return at_least_fp32(self.last(F.elu(self.norm(refined[0], level))))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return at_least_fp32(x) + sigma.square()[:, None, None, None] * self.score(x, self.level(sigma))

@@ -1,4 +1,4 @@
-"""The ResNet of small images that self-supervised objectives train."""
+"""The ResNet encoder of small images, which self-supervised objectives train."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from ebmzoo.networks.base import Encoder
 
 
 def resnet_backbone(in_channels: int, width: int, blocks: Sequence[int]) -> nn.Sequential:
-    """The CIFAR ResNet (He et al., 2016) without its classifier: `(B, C, H, W)` to `(B, width·2^(len(blocks)−1))`.
+    """Return the CIFAR ResNet without its classifier: `(B, C, H, W)` to `(B, width·2^(len(blocks)−1))`.
 
-    Its first convolution is 3×3 with stride 1 and no pooling follows; each further stage halves the size and doubles
-    the channels. Images need at least 2^(len(blocks)−1) pixels a side.
+    The first convolution is 3×3 with stride 1 and without pooling after it; each further stage halves the size and
+    doubles the channels. Images need at least 2^(len(blocks)−1) pixels a side. Source: He et al. (2016).
+
+    >>> resnet_backbone(3, 4, (1, 1))(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 8])
     """
     channels = width
     layers: list[nn.Module] = [
@@ -43,10 +46,16 @@ def resnet_backbone(in_channels: int, width: int, blocks: Sequence[int]) -> nn.S
 
 
 class ResNetEncoder(Encoder):
-    """h(x) = bn(head(backbone(s(x)))) / ‖·‖, with s(x) = ((x+1)/2 − mean)/std: a CIFAR ResNet-18 onto the unit sphere.
+    """A CIFAR ResNet-18 onto the unit sphere: h(x) = bn(head(backbone(s(x)))) / ‖·‖, s(x) = ((x+1)/2 − mean)/std.
 
-    The network of Ermolov et al. (2021), whose SimCLR, BYOL and W-MSE encoders LIEBM uses; that of CLEL (appendix B and
-    its code) with `hidden_bias` and `last_norm` off and `zero_init_residual` on. Float32 `(B, latent)`.
+    Source: Ermolov et al. (2021), from whom LIEBM has its SimCLR, BYOL and W-MSE encoders; without `hidden_bias` and
+    `last_norm` and with `zero_init_residual` it is the network of CLEL (appendix B and its code).
+    Shapes: images `(B, C, H, W)` to `(B, latent)`, float32.
+
+    >>> h = ResNetEncoder(in_channels=1, width=4, blocks=(1, 1), latent=3, hidden=8, mean=None, std=None)
+    >>> z = h(torch.randn(5, 1, 8, 8))
+    >>> z.shape, torch.allclose(z.norm(dim=1), torch.ones(5))
+    (torch.Size([5, 3]), True)
 
     Args:
         in_channels: Channels of the image.
@@ -54,15 +63,15 @@ class ResNetEncoder(Encoder):
         blocks: Residual blocks of each stage; every stage after the first halves the size and doubles the channels.
         latent: Dimension of the representation.
         hidden: Hidden units of the head.
-        mean: Of each channel on [0, 1], taken off the image; null for none.
-        std: Of each channel on [0, 1], which divides the image; null for none.
-        resize: Side to which images are brought first, antialiased; null leaves them as they are.
-        hidden_bias: Whether the head's first layer has a bias, which the batch norm behind it takes off again.
-        last_norm: Whether a batch norm follows the head.
-        zero_init_residual: Whether every residual block begins as its shortcut.
+        mean: Mean of each channel on [0, 1], which is subtracted from the image; null for 0.
+        std: Standard deviation of each channel on [0, 1], by which the image is divided; null for 1.
+        resize: Side to which images are first resized, antialiased; null for no resizing.
+        hidden_bias: Whether the head's first layer has a bias, which the batch norm after it cancels.
+        last_norm: Whether the head ends with a batch norm.
+        zero_init_residual: Whether every residual block is initially its shortcut.
 
     Raises:
-        UserError: If `blocks` is empty, or `mean` or `std` has not one value for each channel.
+        UserError: If `blocks` is empty, or `mean` or `std` does not have one value for each channel.
     """
 
     mean: Tensor | None

@@ -11,20 +11,23 @@ from ebmzoo.errors import UserError, at_least
 
 
 class ShortRunNet(EnergyNet):
-    """E(x) = −f(x), f convolutions with leaky ReLUs down to 4×4 and a last one over that; `(B, C, H, W)` to `(B,)`.
+    """The energy E(x) = −f(x), f being convolutions with leaky ReLUs; `(B, C, H, W)` to `(B,)`.
 
-    The first convolution is 3×3; each further one is 4×4, halves the size and doubles the channels, so that there are
-    as many of them as take the image to 4×4: three at size 32. Nijkamp et al. write p(x) ∝ exp(f(x)); the weights start
-    as torch's own, as in their code. The last convolution is float32 also under autocast.
+    The first convolution is 3×3; each further one is 4×4, halves the size and doubles the channels, until the size is
+    4×4, which takes three of them at size 32; the last covers the 4×4 pixels. It is float32 also under autocast.
+    Source: Nijkamp et al. (2019), who write p(x) ∝ exp(f(x)); the initial weights are torch's, as in their code.
+
+    >>> ShortRunNet(in_channels=1, size=8, width=4)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5])
 
     Args:
         in_channels: Channels of the image.
         size: Side of the image: 4 times a power of two.
         width: n_f, channels of the first convolution.
-        leak: Slope of the activation below zero; 0.05 in the authors' later code for the anatomy of MCMC learning.
+        leak: Slope of the activation below zero; 0.05 in the code of Nijkamp et al. (2020), On the anatomy.
 
     Raises:
-        UserError: If halving does not take the size to 4.
+        UserError: If the size is not 4 times a power of two.
     """
 
     def __init__(self, in_channels: int = 3, size: int = 32, width: int = 64, leak: float = 0.2) -> None:

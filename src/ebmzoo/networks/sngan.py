@@ -17,7 +17,7 @@ from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
 
 T = TypeVar("T")
 
-# Image size to, block by block, (what the width is divided by, whether the block halves the size).
+# For each image size the blocks: (divisor of the width, whether the block halves the size).
 _TRUNK = {
     8: [(1, True), (1, False), (1, False)],
     16: [(1, True), (1, True), (1, False)],
@@ -25,9 +25,9 @@ _TRUNK = {
     64: [(16, True), (8, True), (4, True), (2, True), (1, True)],
     256: [(16, True), (16, True), (8, True), (4, True), (2, True), (1, True), (1, True)],
 }
-# Image size to what the width is divided by after each up-block, from 4×4.
+# For each image size the divisor of the width after each up-block, from 4×4.
 _GENERATOR = {8: [1], 16: [1, 1], 32: [1, 1, 1], 64: [2, 4, 8, 16], 256: [1, 2, 4, 8, 16, 32]}
-# Image size to, convolution by convolution down to 4×4, (multiple of half the width, kernel, stride).
+# For each image size the convolutions down to 4×4: (multiple of half the width, kernel, stride).
 _INFERENCE = {
     8: [(2, 3, 1), (4, 4, 2)],
     16: [(2, 3, 1), (4, 4, 2), (8, 4, 2)],
@@ -49,16 +49,21 @@ def _check_width(width: int, divisor: int, size: int) -> None:
 
 
 class SNGANFeatures(FeatureNet):
-    """f(x) = W mean(relu(blocks(x))): the residual trunk of LIEBM (appendix A.5) and Dual-MCMC.
+    """The residual trunk f(x) = W mean(relu(blocks(x))) of LIEBM (appendix A.5) and Dual-MCMC.
 
-    Images `(B, C, H, W)` to `(B, out_features)`; the mean over pixels and W are float32 also under autocast.
+    Shapes: images `(B, C, H, W)` to `(B, out_features)`. The mean over pixels and W are float32 also under autocast.
+
+    >>> f = SNGANFeatures(in_channels=1, size=8, width=4, out_features=3, bias="none")
+    >>> x = torch.randn(5, 1, 8, 8)
+    >>> f.homogeneous, torch.allclose(f(2 * x), 2 * f(x), rtol=1e-4)
+    (True, True)
 
     Args:
         in_channels: Channels of the image.
         size: Side of the image: 8, 16, 32, 64 or 256.
         width: Channels of the widest block; a multiple of 16 at sizes 64 and 256.
         out_features: Features of an image.
-        bias: Which layers have one: `all`, only the `last`, or `none`, which makes f homogeneous as in Dual-MCMC.
+        bias: Which layers have a bias: `all`, only the `last`, or `none`, which makes f homogeneous as in Dual-MCMC.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
 
     Raises:
@@ -101,13 +106,16 @@ class SNGANFeatures(FeatureNet):
 
 
 class SNGANEnergy(EnergyNet):
-    """E(x) = w·mean(relu(blocks(x))): Dual-MCMC's own energy, p(x) ∝ exp(−E(x)); `(B, C, H, W)` to `(B,)`.
+    """Dual-MCMC's energy E(x) = w·mean(relu(blocks(x))), p(x) ∝ exp(−E(x)); `(B, C, H, W)` to `(B,)`.
+
+    >>> SNGANEnergy(in_channels=1, size=8, width=4)(torch.zeros(5, 1, 8, 8))  # without biases E(0) = 0
+    tensor([0., 0., 0., 0., 0.], grad_fn=<SqueezeBackward1>)
 
     Args:
         in_channels: Channels of the image.
         size: Side of the image: 8, 16, 32, 64 or 256.
         width: Channels of the widest block; a multiple of 16 at sizes 64 and 256.
-        bias: Which layers have one: `all`, only the `last`, or `none` as in the authors' code.
+        bias: Which layers have a bias: `all`, only the `last`, or `none` as in the authors' code.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
 
     Raises:
@@ -130,9 +138,13 @@ class SNGANEnergy(EnergyNet):
 
 
 class SNGANGenerator(Generator):
-    """G(m) = tanh(W relu(bn(up-blocks(V m)))) from 4×4; `(B, latent)` to `(B, out_channels, size, size)` in [-1, 1].
+    """The generator G(m) = tanh(W relu(bn(up-blocks(V m)))), from 4×4 pixels to an image in [-1, 1].
 
-    Batch norms start at one and zero; the authors' code draws their weights from N(0, 1).
+    The weights of batch norms are initially one; the authors' code draws them from N(0, 1).
+    Source: Dual-MCMC. Shapes: `(B, latent)` to `(B, out_channels, size, size)`.
+
+    >>> SNGANGenerator(latent=3, out_channels=1, size=8, width=4)(torch.zeros(5, 3)).shape
+    torch.Size([5, 1, 8, 8])
 
     Args:
         latent: Dimension of m.
@@ -162,7 +174,11 @@ class SNGANGenerator(Generator):
 
 
 class SNGANInference(InferenceNet):
-    """q(m|x) = N(μ(x), diag exp(logvar(x))): strided convolutions to 4×4, then one 4×4 head each for μ and logvar.
+    """The inference network q(m|x) = N(μ(x), diag exp(logvar(x))): strided convolutions to 4×4, and two heads.
+
+    >>> mu, logvar = SNGANInference(in_channels=1, size=8, latent=3, width=4)(torch.zeros(5, 1, 8, 8))
+    >>> mu.shape, logvar.shape
+    (torch.Size([5, 3]), torch.Size([5, 3]))
 
     Args:
         in_channels: Channels of the image.

@@ -1,4 +1,4 @@
-"""Spectral normalisation, of a whole network or from above only."""
+"""Spectral normalisation of a network, and a variant that only bounds the norm from above."""
 
 from __future__ import annotations
 
@@ -20,11 +20,20 @@ _NORMALISED: dict[SpectralNorm, tuple[type[nn.Module], ...]] = {
 
 
 def spectral_norm_(module: nn.Module, which: SpectralNorm) -> None:
-    """W ← W/σ(W) in place for every convolution, or every convolution and linear layer, of `module`.
+    """Normalise W ← W/σ(W), in place, every convolution, or every convolution and linear layer, of `module`.
 
-    σ is the largest singular value of the kernel reshaped to (out, in·k·k), tracked by one power iteration each time a
-    weight is read in training mode and frozen in eval mode (Miyato et al., 2018). Within
-    `torch.nn.utils.parametrize.cached()` a weight is normalised once.
+    σ is the largest singular value of the kernel reshaped to (out, in·k·k). Each access to a weight in training mode
+    makes one power iteration; in eval mode there are none. Inside `torch.nn.utils.parametrize.cached()` a weight is
+    normalised only once. Source: Miyato et al. (2018).
+
+    >>> net = torch.nn.Linear(4, 4)
+    >>> spectral_norm_(net, "all")
+    >>> torch.linalg.matrix_norm(net.weight, 2) < 2
+    tensor(True)
+
+    Args:
+        module: The network, which is changed in place.
+        which: `none`, `conv` for convolutions, or `all` for linear layers too.
     """
     for layer in list(module.modules()):
         if isinstance(layer, _NORMALISED[which]):
@@ -32,17 +41,17 @@ def spectral_norm_(module: nn.Module, which: SpectralNorm) -> None:
 
 
 def bounded_spectral_norm_(layer: nn.Conv2d | nn.Linear) -> None:
-    """W ← W/max(1, σ(W)) in place: as `spectral_norm_`, but a weight of norm below one stays as it is.
+    """Normalise W ← W/max(1, σ(W)), in place: unlike with `spectral_norm_`, a norm below one does not change.
 
-    Hence it may start at zero, where W/σ(W) is undefined. Source: the code of DRL (Gao et al., 2021), which adds 1e-6
-    to σ.
+    Hence the weight may initially be zero, where W/σ(W) is undefined. Source: the code of DRL (Gao et al., 2021), which
+    adds 1e-6 to σ.
     """
-    # `unsafe` omits a trial reading, which the meta device, on which networks are counted, cannot do.
+    # `unsafe` omits a trial access, which fails on the meta device, on which parameters are counted.
     parametrize.register_parametrization(layer, "weight", _Bounded(layer.weight), unsafe=True)
 
 
 class _Bounded(nn.Module):
-    """W/max(1, uᵀWv), where u and v are moved by one power iteration at each reading in training mode."""
+    """The parametrization W/max(1, uᵀWv), with one power iteration of u and v at each access in training mode."""
 
     _u: Tensor
     _v: Tensor
@@ -52,7 +61,7 @@ class _Bounded(nn.Module):
         matrix = weight.detach().flatten(1)
         self.register_buffer("_u", F.normalize(torch.randn_like(matrix[:, 0]), dim=0))
         self.register_buffer("_v", F.normalize(torch.randn_like(matrix[0]), dim=0))
-        for _ in range(15):  # as many as torch's own begins with
+        for _ in range(15):  # as torch's spectral_norm does
             self._iterate(matrix)
 
     @torch.no_grad()
@@ -65,12 +74,12 @@ class _Bounded(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self._iterate(matrix)
-            # Copies, for the next reading moves u and v before the gradient of this one is taken.
+            # Copies, as the next access changes u and v before the gradient of this one is computed.
             sigma = self._u.clone().dot(matrix.mv(self._v.clone()))
             return weight / sigma.clamp_min(1.0)
 
 
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
-    """x/‖x‖, or `otherwise` where x is zero: a vector that became zero would never be another one."""
+    """Return x/‖x‖, or `otherwise` if x is zero, as a power iteration cannot leave zero."""
     norm = x.norm()
     return torch.where(norm > 1e-12, x / norm.clamp_min(1e-12), otherwise)

@@ -1,4 +1,4 @@
-"""The U-Net that CDRL's initializer is, after Nichol & Dhariwal (2021)."""
+"""The U-Net of Nichol & Dhariwal (2021), which is CDRL's initializer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ebmzoo.networks.norms import GroupNorm
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with its weight and bias set to zero."""
+    """Set the weight and bias of `layer` to zero, and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all blocks of a U-Net have in common."""
+class BlockSettings:
+    """The settings that all blocks of a U-Net share."""
 
     embedding: int
     heads: int
@@ -34,18 +34,18 @@ class Settings:
     groups: int
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        """With fewer groups where the channels are not a multiple of them."""
+        """Return a group norm, with fewer groups if the channels are not a multiple of `groups`."""
         return GroupNorm(math.gcd(self.groups, channels), channels, eps=1e-6)
 
 
 class UNetResBlock(nn.Module):
-    """y = W₂ drop(s((1 + a) ⊙ norm(W₁ r(s(norm(x)))) + b)) + S r(x), (a, b) = V s(temb), s = SiLU; W₂ starts at zero.
+    """A block y = W₂ drop(s((1 + a) ⊙ norm(W₁ r(s(norm(x)))) + b)) + S r(x), (a, b) = V s(temb), s = SiLU.
 
-    r is a resampling or nothing; S = 1 where the channels stay.
+    W₂ is initially zero. r is a resampling or the identity; S = 1 if the channels do not change.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, settings: Settings, resample: nn.Module | None = None
+        self, in_channels: int, out_channels: int, settings: BlockSettings, resample: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = settings.norm(in_channels), settings.norm(out_channels)
@@ -65,12 +65,12 @@ class UNetResBlock(nn.Module):
 
 
 class UNetAttention(nn.Module):
-    """y = x + P attention(q, k, v), (q, k, v) = W norm(x), among the pixels of an image; P starts at zero.
+    """Attention y = x + P attention(q, k, v), (q, k, v) = W norm(x), among the pixels of an image; P is initially zero.
 
-    A second derivative needs `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around it.
+    A second derivative requires `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     """
 
-    def __init__(self, channels: int, settings: Settings) -> None:
+    def __init__(self, channels: int, settings: BlockSettings) -> None:
         super().__init__()
         if settings.heads < 1 or channels % settings.heads:
             raise UserError(f"heads: {settings.heads} must divide the {channels} channels of the attention")
@@ -87,9 +87,9 @@ class UNetAttention(nn.Module):
 
 
 class Step(nn.Module):
-    """A residual block, and attention after it where the resolution has it."""
+    """A residual block, with attention after it if `attention`."""
 
-    def __init__(self, in_channels: int, out_channels: int, settings: Settings, *, attention: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, settings: BlockSettings, *, attention: bool) -> None:
         super().__init__()
         self.block = UNetResBlock(in_channels, out_channels, settings)
         self.attention = UNetAttention(out_channels, settings) if attention else nn.Identity()
@@ -99,13 +99,13 @@ class Step(nn.Module):
 
 
 class DownPath(nn.Module):
-    """A convolution, then at each resolution `depth` steps and, but at the last one, a block that halves the size.
+    """A convolution, then at each resolution `depth` steps and, except at the last one, a block that halves the size.
 
-    `forward` returns the last output, and all of them in their order, whose channels are `widths`.
+    `forward` returns the last output, and the list of all outputs; `widths` are their channels.
     """
 
     def __init__(
-        self, in_channels: int, widths: list[int], depth: int, attention: tuple[int, ...], settings: Settings
+        self, in_channels: int, widths: list[int], depth: int, attention: tuple[int, ...], settings: BlockSettings
     ) -> None:
         super().__init__()
         channels = widths[0]
@@ -131,7 +131,7 @@ class DownPath(nn.Module):
 class Middle(nn.Module):
     """A residual block, attention, and another block."""
 
-    def __init__(self, channels: int, settings: Settings) -> None:
+    def __init__(self, channels: int, settings: BlockSettings) -> None:
         super().__init__()
         self.step = Step(channels, channels, settings, attention=True)
         self.block = UNetResBlock(channels, channels, settings)
@@ -141,9 +141,9 @@ class Middle(nn.Module):
 
 
 class UpPath(nn.Module):
-    """At each resolution `depth` + 1 steps on [h, skip], then, but at the full one, a block that doubles the size.
+    """At each resolution `depth` + 1 steps on [h, skip] and, except at the full one, a block that doubles the size.
 
-    Takes what `DownPath` returned, last output first; `skips` are its `widths`.
+    The skip connections are the outputs of `DownPath`, last one first; `skips` are its `widths`.
     """
 
     def __init__(
@@ -153,14 +153,14 @@ class UpPath(nn.Module):
         skips: list[int],
         depth: int,
         attention: tuple[int, ...],
-        settings: Settings,
+        settings: BlockSettings,
     ) -> None:
         super().__init__()
-        channels, left = widths[-1], list(skips)
+        channels, remaining = widths[-1], list(skips)
         self.steps = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for _ in range(depth + 1):
-                step = Step(channels + left.pop(), widths[level], settings, attention=level in attention)
+                step = Step(channels + remaining.pop(), widths[level], settings, attention=level in attention)
                 self.steps.append(step)
                 channels = widths[level]
             if level > 0:
@@ -169,30 +169,35 @@ class UpPath(nn.Module):
         self.last = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def forward(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-        left = list(skips)
+        remaining = list(skips)
         for step in self.steps:
-            h = step(torch.cat([h, left.pop()], 1) if isinstance(step, Step) else h, temb)
+            h = step(torch.cat([h, remaining.pop()], 1) if isinstance(step, Step) else h, temb)
         return cast(Tensor, self.last(F.silu(self.norm(h))))
 
 
 class UNet(Initializer):
-    """U(x, t): a U-Net with time-conditioned residual blocks; `(B, C, H, W)` to `(B, out_channels, H, W)`, 0 at first.
+    """An initializer U(x, t): a U-Net with time-conditioned residual blocks and initial output 0.
 
-    CDRL, A.1, whose lowest resolution is 8×8 in the code, not 4×4; the default is that of 32×32 images. What is added
-    to the output, such as x itself, is the method's to add. Sides are multiples of 2^(len(multiples) − 1).
+    Source: CDRL, A.1, with a lowest resolution of 8×8 as in the code, not 4×4; the default is for 32×32 images. The
+    network adds nothing to its output: x, for example, is added by the method.
+    Shapes: images `(B, C, H, W)`, their sides multiples of 2^(len(multiples) − 1), to `(B, out_channels, H, W)`.
+
+    >>> net = UNet(in_channels=1, width=4, multiples=(1, 2), depth=1, attention=(), embedding=8, groups=2)
+    >>> bool((net(torch.randn(5, 1, 8, 8), time=torch.arange(5.0)) == 0).all())
+    True
 
     Args:
         in_channels: Channels of the image.
-        out_channels: Channels of the output; null for those of the image.
+        out_channels: Channels of the output; null for the same as the image.
         width: Channels at the full resolution, and dimension of the sinusoids; even, 4 or more.
-        multiples: What the width is multiplied by at each resolution; each is half the one before.
-        depth: Residual blocks at a resolution on the way down; there is one more on the way up.
-        attention: At which resolutions there is attention: 0 is the full one, 1 the half, …; always in the middle.
+        multiples: Factor of the width at each resolution; each resolution is half the one before.
+        depth: Residual blocks at each resolution on the way down; there is one more on the way up.
+        attention: Resolutions with attention: 0 is the full one, 1 the half, …. The middle always has it.
         heads: Attention heads.
         embedding: Dimension of temb, four times the width in the paper.
-        dropout: Probability in each residual block.
-        classes: Number of classes, 0 for a network that knows none.
-        groups: Of the group norms; where they do not divide the channels, the greatest number that divides both.
+        dropout: Dropout probability in each residual block.
+        classes: Number of classes; 0 for an unconditional network.
+        groups: Groups of the group norms; if they do not divide the channels, the greatest common divisor of both.
 
     Raises:
         UserError: If a number is out of its range, `heads` does not divide the channels, or `attention` names a
@@ -222,12 +227,11 @@ class UNet(Initializer):
             )
         if not set(attention) <= set(range(len(multiples))):
             raise UserError(
-                f"attention: {list(attention)} must name resolutions from 0 to {len(multiples) - 1}, of which 0 is the "
-                "full one"
+                f"attention: {list(attention)} must name resolutions from 0, the full one, to {len(multiples) - 1}"
             )
         self.classes = classes
         self.divisor = 2 ** (len(multiples) - 1)
-        settings = Settings(embedding, heads, dropout, groups)
+        settings = BlockSettings(embedding, heads, dropout, groups)
         widths = [multiple * width for multiple in multiples]
         out = in_channels if out_channels is None else out_channels
         self.embed = TimeEmbedding(width, embedding, classes, F.silu)
@@ -236,7 +240,7 @@ class UNet(Initializer):
         self.up = UpPath(out, widths, self.down.widths, depth, attention, settings)
 
     def encode(self, x: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The way down and the middle: images to the features at the lowest resolution, and the skip connections."""
+        """Return the features at the lowest resolution after the middle, and the skip connections."""
         if x.shape[-2] % self.divisor or x.shape[-1] % self.divisor:
             raise UserError(
                 f"multiples: {self.divisor.bit_length()} resolutions need images whose sides are multiples of "
@@ -246,7 +250,7 @@ class UNet(Initializer):
         return self.middle(h, temb), skips
 
     def decode(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-        """The way up: what `encode` returned to `(B, out_channels, H, W)`, at least float32."""
+        """Return the output of the way up for what `encode` returned: `(B, out_channels, H, W)`, at least float32."""
         return at_least_fp32(self.up(h, skips, temb))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The small vision transformer that masked auto-encoding trains."""
+"""The small vision transformer (ViT) that is trained by masked auto-encoding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ebmzoo.networks.base import Encoder
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """Images `(B, C, H, W)` to their patches, row by row: `(B, HW/patch², patch²·C)`."""
+    """Return the patches of images, `(B, C, H, W)`, row by row: `(B, HW/patch², patch²·C)`."""
     n, c, h, w = x.shape
     tiles = x.reshape(n, c, h // patch, patch, w // patch, patch)
     return tiles.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, patch * patch * c)
 
 
 def unpatchify(patches: Tensor, patch: int, channels: int) -> Tensor:
-    """The square images whose patches these are, the inverse of `patchify`: `(B, N, patch²·C)` to `(B, C, H, H)`."""
+    """Return the square images with these patches, the inverse of `patchify`: `(B, N, patch²·C)` to `(B, C, H, H)`."""
     n, count, _ = patches.shape
     side = round(count**0.5)
     tiles = patches.reshape(n, side, side, patch, patch, channels)
@@ -27,14 +27,15 @@ def unpatchify(patches: Tensor, patch: int, channels: int) -> Tensor:
 
 
 def pick(tokens: Tensor, index: Tensor) -> Tensor:
-    """The tokens of each image that `index` `(B, K)` names: `(B, N, width)` to `(B, K, width)`."""
+    """Return the tokens at `index`, `(B, K)`, of each image: `(B, N, width)` to `(B, K, width)`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 def grid_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of each patch's row and column, `(side², width)`; `width` is a multiple of 4.
+    """Return sines and cosines of each patch's row and column, `(side², width)`; `width` is a multiple of 4.
 
-    ω_k = 10000^(−4k/width); the first half of the width is of the row, the second of the column (He et al., 2022, A.1).
+    ω_k = 10000^(−4k/width); the first half of the width encodes the row, the second the column.
+    Source: He et al. (2022), A.1.
     """
     k = torch.arange(width // 4)
     angles = torch.arange(side)[:, None] * 10000.0 ** (-4 * k / width)
@@ -43,10 +44,10 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 
 def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
-    """`depth` pre-norm blocks with hidden layers of 4·width and GELU, and a last norm: `(B, N, width)` to the same.
+    """Return `depth` pre-norm blocks with hidden layers of 4·width and GELU, and a last norm; tokens `(B, N, width)`.
 
     Raises:
-        UserError: If `width` is no multiple of 4 and of `heads`, or `depth` less than 1.
+        UserError: If `width` is not a multiple of 4 and of `heads`, or `depth` is less than 1.
     """
     at_least(1, width=width, depth=depth, heads=heads)
     if width % heads or width % 4:
@@ -59,10 +60,16 @@ def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
 
 
 class ViTEncoder(Encoder):
-    """h(x) = head(mean_i t_i) / ‖·‖, t being the tokens that a ViT makes of the patches of ((x+1)/2 − mean)/std.
+    """The encoder h(x) = head(mean_i t_i) / ‖·‖, t being a ViT's tokens for the patches of ((x+1)/2 − mean)/std.
 
-    Dosovitskiy et al. (2021), with He et al.'s (2022) fixed positions and the mean over patches instead of a class
-    token; the head is the 2-layer MLP of CLEL (appendix C). Float32 `(B, latent)`.
+    Source: Dosovitskiy et al. (2021), with the fixed positions of He et al. (2022) and the mean over patches instead of
+    a class token; the head is the 2-layer MLP of CLEL (appendix C).
+    Shapes: images `(B, C, size, size)` to `(B, latent)`, float32.
+
+    >>> h = ViTEncoder(1, size=8, width=8, depth=1, heads=2, latent=3, hidden=8, mean=None, std=None)
+    >>> z = h(torch.randn(5, 1, 8, 8))
+    >>> z.shape, torch.allclose(z.norm(dim=1), torch.ones(5))
+    (torch.Size([5, 3]), True)
 
     Args:
         in_channels: Channels of the image.
@@ -73,12 +80,12 @@ class ViTEncoder(Encoder):
         heads: Attention heads of a block.
         latent: Dimension of the representation.
         hidden: Hidden units of the head.
-        mean: Of each channel on [0, 1], taken off the image; null for none.
-        std: Of each channel on [0, 1], which divides the image; null for none.
+        mean: Mean of each channel on [0, 1], which is subtracted from the image; null for 0.
+        std: Standard deviation of each channel on [0, 1], by which the image is divided; null for 1.
 
     Raises:
-        UserError: If `patch` does not divide `size`, `heads` or 4 not `width`, or `mean` or `std` has not one value for
-            each channel; if images have another size.
+        UserError: If `patch` does not divide `size`, if `heads` or 4 does not divide `width`, or if `mean` or `std`
+            does not have one value for each channel; if images have another size.
     """
 
     mean: Tensor
@@ -115,20 +122,20 @@ class ViTEncoder(Encoder):
         self.patch_dim = in_channels * patch**2
         self.embed = nn.Linear(self.patch_dim, width)
         self.blocks = transformer(width, depth, heads)
-        # Not kept in checkpoints, being a function of the sizes.
+        # Not saved in checkpoints, as it is a function of the sizes.
         self.register_buffer("positions", grid_positions(self.side, width), persistent=False)
         self.head = nn.Sequential(
             nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, latent)
         )
 
     def patches(self, x: Tensor) -> Tensor:
-        """Images in [-1, 1] to the patches `(B, side², patch_dim)` of ((x+1)/2 − mean)/std."""
+        """Return the patches `(B, side², patch_dim)` of ((x+1)/2 − mean)/std for images in [-1, 1]."""
         if x.shape[-2:] != (self.size, self.size):
             raise UserError(f"size: {self.size} must be that of the images, {x.shape[-2]}x{x.shape[-1]}")
         return patchify(((x + 1) / 2 - self.mean) / self.std, self.patch)
 
     def tokens(self, patches: Tensor, visible: Tensor | None = None) -> Tensor:
-        """What the ViT makes of patches, or only of those that `visible` `(B, K)` names: `(B, N or K, width)`."""
+        """Return the tokens of the patches, or only of those at `visible`, `(B, K)`: `(B, N or K, width)`."""
         t = self.embed(patches) + self.positions
         return self.blocks(t if visible is None else pick(t, visible))  # type: ignore[no-any-return]
 

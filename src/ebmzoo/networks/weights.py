@@ -1,4 +1,4 @@
-"""Weights in files: the one place where they are read, filled into a network, and fingerprinted."""
+"""Files of weights: reading them, loading them into a network, and their fingerprints."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import nn
 
 from ebmzoo.errors import UserError
 
-NAMED = re.compile(r"(?:GLOBAL|global|class) (?:`?)([\w.]+)")
+REFUSED_CLASS = re.compile(r"(?:GLOBAL|global|class) (?:`?)([\w.]+)")
 
 
 def read_weights(path: str | Path) -> Any:
-    """What is in the file, tensors on the CPU: plain values and tensors only, so no code of the file is run.
+    """Return the contents of a file, plain values and tensors on the CPU; no code of the file is run.
 
     Raises:
-        UserError: the file cannot be read, is no such file or a damaged one, or holds something that would run code.
+        UserError: If the file cannot be read, is damaged or of another kind, or holds an object that could run code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # zip, pickle and torch each raise their own
-        named = NAMED.search(str(error)) if "Weights only load failed" in str(error) else None
-        if named is not None:
+        refused = REFUSED_CLASS.search(str(error)) if "Weights only load failed" in str(error) else None
+        if refused is not None:
             raise UserError(
-                f"{path} is refused: it holds a {named[1]} and not only tensors and numbers, and reading that could "
-                "run code of whoever wrote the file"
+                f"{path} is refused: it holds a {refused[1]} and not only tensors and numbers, so that loading it "
+                "could run code of the file's author"
             ) from error
         if isinstance(error, OSError) and error.strerror and not Path(path).is_file():
             raise UserError(f"{path}: {error.strerror}") from error
@@ -36,16 +36,16 @@ def read_weights(path: str | Path) -> Any:
 
 
 def load_pretrained(network: nn.Module, path: str | Path, prefix: str, kind: str) -> None:
-    """Fill `network` in place with the weights whose keys in a checkpoint's state_dict begin with `prefix`.
+    """Load into `network` the weights of a checkpoint with keys that begin with `prefix`.
 
     Args:
-        network: left as it is where an error is raised.
-        path: a checkpoint of any method that owns such a network.
-        prefix: as "encoder.".
-        kind: what errors call the network; it begins with a vowel.
+        network: The network, which is changed in place, or not at all if an error is raised.
+        path: A checkpoint of any method that owns such a network.
+        prefix: Start of the keys in the state_dict, such as "encoder.".
+        kind: Name of the network in errors; it begins with a vowel.
 
     Raises:
-        UserError: If the file is missing, is no checkpoint with such keys, or holds another network than this one.
+        UserError: If the file is missing, is not a checkpoint with such keys, or holds another network than this one.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; it must be the checkpoint of an {kind}, made by `ebmzoo fit`")
@@ -53,7 +53,7 @@ def load_pretrained(network: nn.Module, path: str | Path, prefix: str, kind: str
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     weights = {k.removeprefix(prefix): v for k, v in (state or {}).items() if k.startswith(prefix)}
     if not weights:
-        raise UserError(f"{path}: a checkpoint without an {kind}; one whose state_dict has '{prefix}' keys is needed")
+        raise UserError(f"{path}: a checkpoint without an {kind}; one with '{prefix}' keys in its state_dict is needed")
     own = network.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         found = tuple(weights[key].shape) if key in weights else "missing"
@@ -67,6 +67,6 @@ def load_pretrained(network: nn.Module, path: str | Path, prefix: str, kind: str
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits; protocols show the first 12."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits; protocols show the first 12."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Histograms of what is measured of two sets of images, and their picture."""
+"""Histograms of a quantity on several sets of images, and their picture."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import ArrayLike
 from ebmzoo.errors import UserError
 
 Histogram = Mapping[str, Sequence[float]]
-"""`edges`, K + 1 of them, and for each set its K counts."""
+"""`edges`, K + 1 numbers, and for each set its K counts."""
 
 OUTER = 0.005
-"""The part of each set, at either end, that the edges may leave out."""
+"""The fraction of each set, at either end, that may lie beyond the edges."""
 
 
 def histogram(sets: Mapping[str, ArrayLike], bins: int = 40) -> dict[str, list[float]]:
-    """Counts of each of the `sets` in equal bins with shared edges, in all as many as the set has values.
+    """Count each of the `sets` in equal bins with shared edges; the counts of a set sum to its size.
 
-    The edges span, of each set, what is between its quantiles `OUTER` and 1 − `OUTER`; what lies beyond is counted in
-    the first or the last bin, so that one value far out does not press all others into one.
+    The edges span the quantiles `OUTER` to 1 − `OUTER` of every set; values beyond are counted in the first or the last
+    bin, so that one outlier does not squeeze all others into one bin.
 
     Args:
-        sets: by name, numbers of any shape; those that are infinite are beyond.
-        bins: K.
+        sets: Numbers of any shape, by the name of the set; infinite ones lie beyond the edges.
+        bins: The number K of bins.
 
     Raises:
-        UserError: a set without a finite number.
+        UserError: A set has no finite number.
     """
     values = {name: np.asarray(numbers, dtype=np.float64).ravel() for name, numbers in sets.items()}
     for name, numbers in values.items():
@@ -36,7 +36,7 @@ def histogram(sets: Mapping[str, ArrayLike], bins: int = 40) -> dict[str, list[f
             raise UserError(f"{name} has no finite number to draw a histogram of")
     finite = [numbers[np.isfinite(numbers)] for numbers in values.values()]
     low, high = min(np.quantile(v, OUTER) for v in finite), max(np.quantile(v, 1 - OUTER) for v in finite)
-    if not low < high:  # one value in all: a bin of some width about it
+    if not low < high:  # a single value: one bin of some width around it
         low, high = low - max(abs(low), 1) / 2, high + max(abs(high), 1) / 2
     edges = np.linspace(low, high, bins + 1)
     counts = {name: np.histogram(numbers.clip(low, high), edges)[0] for name, numbers in values.items()}
@@ -44,9 +44,9 @@ def histogram(sets: Mapping[str, ArrayLike], bins: int = 40) -> dict[str, list[f
 
 
 def save_histograms(panels: Mapping[str, Histogram], path: Path, labels: Mapping[str, str] | None = None) -> None:
-    """Histograms side by side, one panel each with its name above it, as a PNG file; each set has the area 1.
+    """Save histograms side by side, one panel each with its name above it, as a PNG file; each set has area 1.
 
-    `labels` say what the sets are called in the legend, which is beside the last panel.
+    `labels` name the sets in the legend, which is beside the last panel.
 
     Raises:
         UserError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""Pictures of what a run makes."""
+"""Pictures of samples, curves, scatter plots and densities."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ebmzoo.errors import UserError
 
 
 def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
-    """Images `(n, C, H, W)` in [-1, 1] as one uint8 picture `(3, H, W)`, small ones enlarged to `least` pixels.
+    """Arrange images `(n, C, H, W)` in [-1, 1] as one uint8 picture `(3, H, W)`, each at least `least` pixels wide.
 
-    W&B and PNG files are given uint8: a float picture in [0, 1] comes out black in W&B.
+    W&B and PNG files get uint8: a float picture in [0, 1] comes out black in W&B.
     """
     x = to_uint8(images.detach().cpu())
     factor = max(1, math.ceil(least / x.shape[-1]))
@@ -34,23 +34,23 @@ def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """A uint8 picture `(3, H, W)` as a PNG file; the folder is made if missing."""
+    """Save a uint8 picture `(3, H, W)` as a PNG file, creating the folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
-    """Images `(n, C, H, W)` in [-1, 1] as one PNG file."""
+    """Save images `(n, C, H, W)` in [-1, 1] as one PNG file."""
     save_png(grid(images, columns), path)
 
 
 def save_strips(strips: Tensor, path: Path) -> None:
-    """Images `(rows, columns, C, H, W)` in [-1, 1] as one PNG file, each strip a row."""
+    """Save images `(rows, columns, C, H, W)` in [-1, 1] as one PNG file, with one strip per row."""
     save_grid(strips.flatten(0, 1), path, columns=strips.shape[1])
 
 
 def save_curves(curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) -> None:
-    """Curves over steps 0, 1, 2, …, one panel each with its name above it, as a PNG file.
+    """Save curves over steps 0, 1, 2, …, one panel each with its name above it, as a PNG file.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -66,7 +66,7 @@ def save_curves(curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) 
 
 
 def save_scatter(plane: Tensor, labels: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
-    """Points `(N, 2)` coloured by class, as a PNG file.
+    """Save points `(N, 2)` coloured by class, as a PNG file.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -84,7 +84,7 @@ def save_scatter(plane: Tensor, labels: Tensor, classes: Sequence[str], title: s
 
 
 def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix `(K, K)` in [0, 1], a row for each class given and a column for each told, as a PNG file.
+    """Save a confusion matrix `(K, K)` in [0, 1], true classes in rows and predictions in columns, as a PNG file.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -93,7 +93,7 @@ def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Pat
     figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="told", ylabel="given")
+    axes.set(title=title, xlabel="predicted class", ylabel="class")
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=90)
     axes.set_yticks(ticks, classes)
@@ -108,7 +108,7 @@ def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Pat
 
 
 def scatter(points: Tensor, half_width: float) -> Tensor:
-    """Points `(n, 2)` as one uint8 picture `(3, H, W)` of the square of that half-width about 0.
+    """Draw points `(n, 2)` as one uint8 picture `(3, H, W)` of the square of that half-width around 0.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -124,10 +124,10 @@ def scatter(points: Tensor, half_width: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Panels:
-    """What is known of one density on the square of `half_width` about 0.
+    """One density on the square of `half_width` around 0: data, fitted and exact density, and samples.
 
     `data` and `samples` are points `(n, 2)`; `fitted` and `exact` are the probabilities `(K, K)` of the cells of a
-    grid, x first. What is None is left blank.
+    grid, x first. A panel that is None is left blank.
     """
 
     title: str
@@ -139,9 +139,9 @@ class Panels:
 
 
 def save_densities(columns: Sequence[Panels], path: Path) -> None:
-    """Rows of data, fitted density, exact density and samples, one column each density, as a PNG file.
+    """Save rows of data, fitted density, exact density and samples, one column per density, as a PNG file.
 
-    The two densities of a column have one scale of colours.
+    The two densities of a column share one colour scale.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -182,9 +182,9 @@ def _figure(width: float, height: float) -> Any:
 def save_against(
     x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, path: Path, log: bool = False
 ) -> None:
-    """Curves over the values `x`, one panel each with its name above it, as a PNG file; `log`: on a logarithmic axis.
+    """Save curves over the values `x`, one panel each with its name above it, as a PNG file.
 
-    That axis is linear below 1, so that it shows 0.
+    With `log` the x-axis is logarithmic, and linear below 1, so that it includes 0.
 
     Raises:
         UserError: matplotlib is not installed.

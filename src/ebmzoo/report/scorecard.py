@@ -9,7 +9,7 @@ from typing import Any
 
 
 def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
-    """Rows of text in aligned columns, the first flush left and the others flush right."""
+    """Format rows of text in aligned columns, the first aligned left and the others right."""
     cells = [head, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
 
@@ -24,7 +24,7 @@ def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
 
 
 def scorecard(folder: Path, tasks: Iterable[str]) -> str:
-    """The tables of the `<task>.json` in `folder`, each under its protocol; a task that has no file is left out."""
+    """The tables of the `<task>.json` in `folder`, each with its protocol; a task without a file is skipped."""
     paths = [path for task in tasks if (path := folder / f"{task}.json").exists()]
     return "\n\n".join(_section(json.loads(path.read_text())) for path in paths)
 
@@ -53,7 +53,7 @@ def _section(result: dict[str, Any]) -> str:
 
 
 def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """`row/column` names to a table; with two ways to sample, or two ends of a chain, these are the columns."""
+    """A table of `row/column` names; with two ways of sampling, or two ends of a chain, these are the columns."""
     rows: dict[str, dict[str, str]] = {}
     columns: list[str] = []
     with_chain = any(name.startswith("no_mcmc/") for name in figures)
@@ -76,7 +76,7 @@ def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str
 
 
 def _blocks(columns: list[str]) -> list[list[str]]:
-    """Columns `<metric>_<score>` by their metric, a table each: beside each other all would be too wide to read."""
+    """Columns `<metric>_<score>` grouped by metric, for one table each: a single table would be too wide to read."""
     blocks: dict[str, list[str]] = {}
     for column in columns:
         metric = next(m for m in ("auroc", "aupr_in", "aupr", "fpr95", "") if column.startswith(m))
@@ -98,12 +98,12 @@ def _number(value: float | None, spread: float | None = None) -> str:
     return f"{value:.4g}"
 
 
-GIVEN = {
-    "samples_a_class": "{} samples a class",
-    "encoded_a_class": "given the mean latent of {} training images at most",
-    "samples_a_combination": "{} samples a combination",
-    "encoded_a_value": "given the mean latents of {} training images at most",
-    "samples_an_image": "{} samples given a test image's latent",
+PHRASES = {
+    "samples_a_class": "{} samples per class",
+    "encoded_a_class": "conditioned on the mean latent of at most {} training images",
+    "samples_a_combination": "{} samples per combination",
+    "encoded_a_value": "conditioned on the mean latents of at most {} training images",
+    "samples_an_image": "{} samples conditioned on a test image's latent",
     "guidance": "guidance {}",
     "timed": "seconds of {} samples",
     "images_of_training": "means of {} training images",
@@ -114,59 +114,60 @@ GIVEN = {
     "annealed": "{}",
     "reverse": "reverse chains from {}",
     "refuted": "{}",
+    "crossed": "{}",
     "importance_samples": "importance bound of {} samples",
     "decoder_sigma": "decoder's σ = {:.3g}",
     "left_out": "{}",
     "trace": "R̂ and ESS of {}",
 }
-"""How a protocol tells of what samples were given."""
+"""Phrases for the entries of a protocol."""
 
 
 def _protocol(result: dict[str, Any]) -> str:
-    told = result["protocol"]
-    parts = [f"n = {told['n']}"] if "n" in told else []
-    if "pairs" in told:
-        parts.append(f"{told['pairs']} {told['kind']} strips of {told['points']} images")
-    if "real_images" in told:
-        parts.append(f"{told['real_images']} real images of {told['split']}")
-    for name, chain in told.get("chains", {}).items():
+    protocol = result["protocol"]
+    parts = [f"n = {protocol['n']}"] if "n" in protocol else []
+    if "pairs" in protocol:
+        parts.append(f"{protocol['pairs']} {protocol['kind']} strips of {protocol['points']} images")
+    if "real_images" in protocol:
+        parts.append(f"{protocol['real_images']} real images of {protocol['split']}")
+    for name, chain in protocol.get("chains", {}).items():
         if chain["steps"]:
-            named = "" if name in ("full", "no_mcmc") else f"{name}: "
-            told_steps = f"{chain['steps']} Langevin steps from {chain['start']}"
-            parts.append(f"{named}{told_steps} at temperature {chain['temperature']:.3g}")
+            prefix = "" if name in ("full", "no_mcmc") else f"{name}: "
+            steps = f"{chain['steps']} Langevin steps from {chain['start']}"
+            parts.append(f"{prefix}{steps} at temperature {chain['temperature']:.3g}")
         elif name == "full":
             parts.append(f"no chain, from {chain['start']}")
-    parts += [protocol_lines.format(told[key]) for key, protocol_lines in GIVEN.items() if key in told]
-    parts += [f"classifier {name} {sha or ''}".rstrip() for name, sha in told.get("classifiers", {}).items()]
-    if "images" in told:
-        parts.append(f"{told['images']} test images of {told['data']}")
-    if "image_range" in told:
-        low, high = told["image_range"]
+    parts += [phrase.format(protocol[key]) for key, phrase in PHRASES.items() if key in protocol]
+    parts += [f"classifier {name} {sha or ''}".rstrip() for name, sha in protocol.get("classifiers", {}).items()]
+    if "images" in protocol:
+        parts.append(f"{protocol['images']} test images of {protocol['data']}")
+    if "image_range" in protocol:
+        low, high = protocol["image_range"]
         parts.append(f"MSE in units of [{low:g}, {high:g}]")
-    if "ssim_window" in told:
-        parts.append(f"SSIM window {told['ssim_window']}")
-    if "latent_chain" in told:
-        parts.append(_latent_chain(told["latent_chain"]))
-    if "in_images" in told:
-        parts.append(f"{told['in_images']} images of {told['in']}")
-        parts += [f"{score}: {what}" for score, what in told.get("scores", {}).items()]
-    if near := [name for name, kind in told.get("kinds", {}).items() if kind == "near"]:
+    if "ssim_window" in protocol:
+        parts.append(f"SSIM window {protocol['ssim_window']}")
+    if "latent_chain" in protocol:
+        parts.append(_latent_chain(protocol["latent_chain"]))
+    if "in_images" in protocol:
+        parts.append(f"{protocol['in_images']} images of {protocol['in']}")
+        parts += [f"{score}: {what}" for score, what in protocol.get("scores", {}).items()]
+    if near := [name for name, kind in protocol.get("kinds", {}).items() if kind == "near"]:
         parts.append(f"near: {', '.join(near)}")
-    if "chosen" in told:
-        parts.append(f"chosen: {told['chosen']['score']}, by other halves of all sets")
-    if "intervals" in told:
-        parts.append("{level:.0%} intervals of {resamples} resamples".format(**told["intervals"]))
-    if "train_images" in told:
-        parts.append(f"{told['train_images']} training, {told['test_images']} test images")
-    if told.get("seeds", 1) > 1:
-        parts.append(f"mean ± standard deviation of {told['seeds']} seeds")
-    parts.append(f"{told.get('weights', '?')} weights")
+    if "chosen" in protocol:
+        parts.append(f"chosen: {protocol['chosen']['score']}, on the other halves of all sets")
+    if "intervals" in protocol:
+        parts.append("{level:.0%} intervals of {resamples} resamples".format(**protocol["intervals"]))
+    if "train_images" in protocol:
+        parts.append(f"{protocol['train_images']} training, {protocol['test_images']} test images")
+    if protocol.get("seeds", 1) > 1:
+        parts.append(f"mean ± standard deviation of {protocol['seeds']} seeds")
+    parts.append(f"{protocol.get('weights', '?')} weights")
     return "; ".join(parts)
 
 
-def _latent_chain(told: dict[str, Any]) -> str:
-    if not any(told["steps"]):
+def _latent_chain(chain: dict[str, Any]) -> str:
+    if not any(chain["steps"]):
         return "no latent chain"
-    steps = ", ".join(map(str, told["steps"]))
-    named = "the method's" if told["of_method"] else "not the method's own"
-    return f"latent chain of {steps} steps, σ = {told['sigma']:.3g}, temperature {told['temperature']:.3g}, {named}"
+    steps = ", ".join(map(str, chain["steps"]))
+    origin = "the method's" if chain["of_method"] else "not the method's own"
+    return f"latent chain of {steps} steps, σ = {chain['sigma']:.3g}, temperature {chain['temperature']:.3g}, {origin}"

@@ -1,7 +1,7 @@
 """The Langevin sampler, composed energies, noise schedules, replay buffers and bounds on log Z."""
 
-from ebmzoo.sampling.energies import GivenLatent, Informed, Joint
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
+from ebmzoo.sampling.latent_energies import GivenLatent, Informed, Joint
 from ebmzoo.sampling.level_chain import RecoveryChain
 from ebmzoo.sampling.noise_schedule import CosineSchedule, DRLSchedule, GeometricNoise, NoiseSchedule, column
 from ebmzoo.sampling.posterior import PosteriorSampler

@@ -198,7 +198,7 @@ def _start(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _per_image(value: float | Tensor, x: Tensor) -> float | Tensor:
-    """Return a `(B,)` tensor in a shape that multiplies `x`, and a number as it is."""
+    """Return a `(B,)` tensor in a shape that multiplies `x`, and a number unchanged."""
     if isinstance(value, Tensor) and value.dim() == 1:
         return value.to(x.device, x.dtype).view(-1, *[1] * (x.dim() - 1))
     return value

@@ -68,13 +68,14 @@ class RecoveryChain:
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the states after the K steps of training, or, if `steps` is given, after that many of sampling.
+        """Return the states after the K steps of training, or after `steps` steps of sampling.
 
         Args:
             energy: E = Ê/s².
             y: The start, `(B, *)`.
             unit: s², `(B,)`.
-            steps: Number of steps of sampling; s² then becomes s² K/steps and the noise is multiplied by `noise`.
+            steps: Number of steps of sampling, for which s² becomes s² K/steps and the noise is multiplied by `noise`;
+                None for the K steps of training.
             generator: Source of the noise; None is torch's global generator.
 
         Raises:

@@ -159,14 +159,14 @@ class DRLSchedule(NoiseSchedule):
     Args:
         levels: T, 2 or more.
         spacing: d; None means the value in DRL's code.
-        told: The time t that networks receive for a level: its number i (`level`, DRL), or a function of its log-SNR
-            (`logsnr`, CDRL).
+        time: What the time t of a level is that networks receive: its number i (`level`, DRL), or a function of its
+            log-SNR (`logsnr`, CDRL).
 
     Raises:
         UserError: If there are fewer than 2 levels, or they do not fit into 1,000 steps.
     """
 
-    def __init__(self, levels: int = 6, spacing: int | None = None, told: Literal["level", "logsnr"] = "level") -> None:
+    def __init__(self, levels: int = 6, spacing: int | None = None, time: Literal["level", "logsnr"] = "level") -> None:
         if levels < 2:
             raise UserError(f"schedule.levels is {levels}; it must be 2 or more")
         apart = 1000 // (2 * (levels - 1)) if spacing is None else spacing
@@ -174,8 +174,8 @@ class DRLSchedule(NoiseSchedule):
             raise UserError(f"schedule.spacing is {apart}; {levels} levels need from 1 to {998 // (levels - 1)}")
         alpha_bar_squared = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
         steps = [*range(0, apart * levels, apart), 999]
-        time = torch.arange(levels + 1, dtype=torch.float64) if told == "level" else None
-        super().__init__(alpha_bar_squared[steps].sqrt(), time)
+        numbers = torch.arange(levels + 1, dtype=torch.float64) if time == "level" else None
+        super().__init__(alpha_bar_squared[steps].sqrt(), numbers)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
@@ -209,8 +209,7 @@ class GeometricNoise(nn.Module):
             raise UserError(
                 f"noise.sigma_max is {sigma_max}; it must be above sigma_min, {sigma_min}, and both above 0"
             )
-        exponents = torch.linspace(0, 1, levels, dtype=torch.float64)
-        sigma = sigma_max * (sigma_min / sigma_max) ** exponents
+        sigma = torch.tensor(geometric_sequence(sigma_max, sigma_min, levels), dtype=torch.float64)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -220,6 +219,15 @@ class GeometricNoise(nn.Module):
 
     def extra_repr(self) -> str:
         return f"levels={len(self.sigma)}, from {float(self.sigma[0]):g} to {float(self.sigma[-1]):g}"
+
+
+def geometric_sequence(first: float, last: float, n: int) -> list[float]:
+    """Return a_k = first (last/first)^((k − 1)/(n − 1)), k = 1 … n; a single number is `last`.
+
+    >>> geometric_sequence(1.0, 0.25, 3)
+    [1.0, 0.5, 0.25]
+    """
+    return [first * (last / first) ** (k / (n - 1)) for k in range(n)] if n > 1 else [last][:n]
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebmzoo.energy import savable
 from ebmzoo.errors import UserError
 from ebmzoo.sampling.langevin import Langevin
 
@@ -35,9 +36,7 @@ class Posterior:
     sigma: float
 
     def __call__(self, z: Tensor) -> Tensor:
-        # An image created under inference mode cannot be saved for a backward pass; its copy can.
-        x = self.x.clone() if self.x.is_inference() else self.x
-        squared_error = (x - self.generator(z)).square().flatten(1).sum(1)
+        squared_error = (savable(self.x) - self.generator(z)).square().flatten(1).sum(1)
         return squared_error / (2 * self.sigma**2) + z.square().sum(1) / 2
 
 

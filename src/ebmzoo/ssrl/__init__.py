@@ -1,4 +1,4 @@
-"""Self-supervised objectives of encoders, the views they see, and encoder pre-training."""
+"""Self-supervised objectives for encoders, the augmentations of their views, and encoder pre-training."""
 
 from ebmzoo.ssrl.augment import Augment
 from ebmzoo.ssrl.byol import BYOL

@@ -1,4 +1,4 @@
-"""The random views of SimCLR, computed for a whole batch on its device with parameters of each image's own."""
+"""The random views of SimCLR, computed for a whole batch on its device, with separate parameters for each image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ebmzoo.errors import UserError
 
 
 def cubic(t: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = −1/2 (1981, Equation 15), zero from |t| = 2 on."""
+    """Return the cubic kernel of Keys (1981, Eq. 15) with a = −1/2, which is zero for |t| ≥ 2."""
     t = t.abs()
     near = (1.5 * t - 2.5) * t * t + 1
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
@@ -17,9 +17,9 @@ def cubic(t: Tensor) -> Tensor:
 
 
 def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """The matrices `(B, size, size)` that take pixels start … start+length−1 to `size` pixels, antialiased bicubic.
+    """Return the matrices `(B, size, size)` that resample start … start+length−1 to `size` pixels, antialiased bicubic.
 
-    Row i is k((j + ½ − start − s(i + ½)) / max(s, 1)) over the pixels j of the crop, s = length/size, over its sum.
+    Row i is k((j + ½ − start − s(i + ½)) / max(s, 1)) for the pixels j of the crop, s = length/size, over its sum.
     """
     start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
     pixels = torch.arange(size, device=start.device) + 0.5
@@ -31,9 +31,9 @@ def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Each image's own box, resized to the image's size by antialiased bicubic interpolation.
+    """Return a box of each image, resized to the image's size by antialiased bicubic interpolation.
 
-    `boxes` is `(B, 4)`: top, left, height, width, as whole pixels inside the image. Values may overshoot their range.
+    `boxes` is `(B, 4)`: top, left, height and width in whole pixels inside the image. Values may overshoot their range.
     """
     top, left, height, width = boxes.unbind(1)
     rows = resampling(top, height, images.shape[2])
@@ -51,10 +51,10 @@ def crop_boxes(
     device: torch.device | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """`n` random boxes `(n, 4)` distributed as in torchvision's `RandomResizedCrop`.
+    """Return `n` random boxes `(n, 4)` with the distribution of torchvision's `RandomResizedCrop`.
 
-    Of ten tries with area U(scale) and log-aspect U(log ratio) the first that fits is taken, else the largest central
-    box whose aspect is in `ratio`.
+    The box is the first of ten tries, with area U(scale) and log-aspect U(log ratio), that fits into the image; if none
+    does, it is the largest central box with an aspect in `ratio`.
     """
     u = torch.rand(4, n, 10, device=device, generator=generator)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
@@ -75,15 +75,15 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Luma (ITU-R BT.601) of RGB `(B, 3, H, W)` as `(B, 1, H, W)`; an image with one channel as it is."""
+    """Return the luma (ITU-R BT.601) of RGB `(B, 3, H, W)` as `(B, 1, H, W)`; one channel is returned unchanged."""
     return x if x.shape[1] == 1 else 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
 
 
 def blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """f x + (1 − f) r, clipped to [0, 1], with `factor` f and `kind` each `(B,)`.
+    """Return f x + (1 − f) r, clipped to [0, 1], with `factor` f and `kind` each `(B,)`.
 
-    r is black for brightness, the image's mean grey for contrast, each pixel's own grey for saturation; f = 1 is the
-    identity for any other kind.
+    r is black for brightness, the image's mean grey for contrast, and the pixel's grey for saturation; for any other
+    kind f must be 1, which is the identity.
     """
     kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
     grey = grayscale(x)
@@ -92,7 +92,7 @@ def blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """RGB with its hue turned by `turn` `(B,)` of the colour circle, at the same saturation and value (HSV)."""
+    """Return RGB with its hue turned by `turn`, `(B,)`, of the colour circle; saturation and value (HSV) stay equal."""
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = value - low
     r, g, b = x[:, :1], x[:, 1:2], x[:, 2:]
@@ -100,17 +100,17 @@ def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     difference = torch.where(red, g - b, torch.where(green, b - r, r - g))
     sector = torch.where(red, 0.0, torch.where(green, 2.0, 4.0))
     hue = sector + difference / torch.where(chroma > 0, chroma, 1.0) + 6 * turn.view(-1, 1, 1, 1)
-    # R, G, B are V − C·clamp(2 − |d|, 0, 1), d the hue's distance from 3, 5, 7, their opposites, on a circle of 6.
+    # R, G, B are V − C·clamp(2 − |d|, 0, 1), d being the hue's distance from 3, 5, 7, their opposites, modulo 6.
     d = hue - (3 + 2 * torch.arange(3, device=x.device)).view(3, 1, 1)
     d = d - 6 * (d / 6).round()
     return value - chroma * (2 - d.abs()).clamp(0, 1)
 
 
 def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue of images in [0, 1] by each image's own factors, in its own order.
+    """Return images in [0, 1] with changed brightness, contrast, saturation and hue, in an order drawn for each image.
 
-    `factors` and `order`, a permutation of 0 … 3 in each row, are `(B, 4)`. Images with one channel keep their (absent)
-    saturation and hue.
+    `factors` and `order`, a permutation of 0 … 3 in each row, are `(B, 4)`. Images with one channel have no saturation
+    and hue to change.
     """
     place = (order == HUE).int().argmax(1)
 
@@ -120,7 +120,7 @@ def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             x = blend(x, order[:, k], torch.where(active[:, k], factor, 1.0))
         return x
 
-    # Three slots before the hue and three after: a hue, the dear one of the four, is turned once for each image.
+    # Three slots before the hue and three after it, so that the hue, the most expensive, is computed only once.
     slots = torch.arange(4, device=x.device)
     x = blends(x, range(3), slots < place[:, None])
     if x.shape[1] == 3:
@@ -129,12 +129,16 @@ def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 class Augment(nn.Module):
-    """Random colour jitter, greyscale, resized crop and flip of each image: `(B, C, H, W)` in [-1, 1] to the same.
+    """Random colour jitter, greyscale, resized crop and flip of each image, `(B, C, H, W)` in [-1, 1].
 
-    Every parameter, the order of the four colour changes included, is drawn for each image by itself, as a data loader
-    that transforms image by image would, in the order of Ermolov et al. (2021). Everything runs on the images' device
-    in float32, also under autocast; values outside [-1, 1] are clipped. Images with one channel get brightness and
-    contrast only.
+    Every parameter, including the order of the four colour changes, is drawn separately for each image, as by a data
+    loader that transforms one image at a time. Everything runs on the device of the images in float32, also under
+    autocast; values outside [-1, 1] are clipped. Only brightness and contrast of images with one channel change.
+    Source: Ermolov et al. (2021), for the order of the transformations.
+
+    >>> views = Augment()(torch.zeros(5, 3, 8, 8))
+    >>> views.shape, bool(views.abs().max() <= 1)
+    (torch.Size([5, 3, 8, 8]), True)
 
     Args:
         crop_scale: Least and greatest area of the crop, as a fraction of the image.
@@ -145,7 +149,7 @@ class Augment(nn.Module):
         flip_prob: Probability that an image is mirrored left to right.
 
     Raises:
-        UserError: If a range is empty or a probability outside [0, 1]; if images have neither one channel nor three.
+        UserError: If a range is empty or a probability is outside [0, 1]; if images have neither one channel nor three.
     """
 
     def __init__(
@@ -159,11 +163,11 @@ class Augment(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise UserError(f"crop_scale: {list(crop_scale)} must be two fractions in (0, 1], the lesser first")
+            raise UserError(f"crop_scale: {list(crop_scale)} must be two fractions in (0, 1], the smaller one first")
         if not 0 < crop_ratio[0] <= crop_ratio[1]:
-            raise UserError(f"crop_ratio: {list(crop_ratio)} must be two positive numbers, the lesser first")
+            raise UserError(f"crop_ratio: {list(crop_ratio)} must be two positive numbers, the smaller one first")
         if min(jitter) < 0 or jitter[HUE] > 0.5:
-            raise UserError(f"jitter: {list(jitter)} must not be negative, and the last, the hue's, at most 0.5")
+            raise UserError(f"jitter: {list(jitter)} must not be negative, and the hue's, the last, at most 0.5")
         probabilities = {"jitter_prob": jitter_prob, "grayscale_prob": grayscale_prob, "flip_prob": flip_prob}
         for name, probability in probabilities.items():
             if not 0 <= probability <= 1:
@@ -176,7 +180,7 @@ class Augment(nn.Module):
         self.flip_prob = flip_prob
 
     def colour_factors(self, n: int, device: torch.device, generator: Generator | None = None) -> Tensor:
-        """`(n, 4)`: factors of brightness, contrast and saturation, and the turn of the hue."""
+        """Return factors of brightness, contrast and saturation, and the turn of the hue, `(n, 4)`."""
         u = torch.rand(4, n, device=device, generator=generator)
         factors = [max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u[i] for i, s in enumerate(self.jitter[:HUE])]
         return torch.stack([*factors, self.jitter[HUE] * (2 * u[HUE] - 1)], 1)
@@ -186,8 +190,8 @@ class Augment(nn.Module):
         coloured = channels in (1, 3)
         if not coloured and (self.jitter_prob > 0 or self.grayscale_prob > 0):
             raise UserError(
-                f"Augment: images of {channels} channels have no colours to change: only grey (1) or RGB (3) ones do, "
-                "else jitter_prob and grayscale_prob must be 0"
+                f"Augment: images of {channels} channels have no colours to change; it must be 1 (grey) or 3 (RGB), "
+                "or jitter_prob and grayscale_prob must be 0"
             )
         device = images.device
 

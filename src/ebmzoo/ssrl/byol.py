@@ -17,32 +17,32 @@ from ebmzoo.ssrl.objective import Objective
 
 
 def cosine_distance(z1: Tensor, z2: Tensor) -> Tensor:
-    """mean_i (2 − 2 cos(z1_i, z2_i)), the squared distance on the unit sphere, in [0, 4]; z1, z2 are `(n, d)`.
+    """Return mean_i (2 − 2 cos(z1_i, z2_i)), the squared distance on the unit sphere, in [0, 4]; z1, z2 are `(n, d)`.
 
-    Grill et al. (2020), Equation 2. At least float32, also under autocast.
+    Source: Grill et al. (2020), Eq. 2. At least float32, also under autocast.
     """
     with torch.autocast(z1.device.type, enabled=False):
         return 2 - 2 * F.cosine_similarity(at_least_fp32(z1), at_least_fp32(z2), dim=1).mean()
 
 
 def target_decay(start: float, progress: float) -> float:
-    """τ = 1 − (1 − τ₀)(cos(πk/K) + 1)/2, from τ₀ at progress k/K = 0 to 1 at 1 (Grill et al., 2020, §3.3)."""
+    """Return τ = 1 − (1 − τ₀)(cos(πk/K) + 1)/2, from τ₀ at progress k/K = 0 to 1 at 1 (Grill et al., 2020, §3.3)."""
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class BYOL(Objective):
-    """L = d(q(h(v)), h'(v')) + d(q(h(v')), h'(v)), d = 2 − 2 cos, for two views v, v' of each image.
+    """BYOL's loss L = d(q(h(v)), h'(v')) + d(q(h(v')), h'(v)), d = 2 − 2 cos, for two views v, v' of each image.
 
-    Grill et al. (2020), Equation 2, with the networks of Ermolov et al. (2021), as LIEBM uses them. q is the predictor;
-    the target h' starts as a copy of h, gets no gradient, and after each step its parameters are θ' ← τθ' + (1 − τ)θ
-    (Equation 1). Each view goes through the networks as a batch of its own. Both see h(v) as encoders give it, on the
-    unit sphere behind the last batch norm, where Ermolov et al. have the head's raw output. There are no negatives:
-    `negatives` is ignored.
+    q is the predictor; the target h' is initially a copy of h, receives no gradient, and after each step its parameters
+    are θ' ← τθ' + (1 − τ)θ (Eq. 1). The two views are separate batches. q and d receive the encoder's output h(v), on
+    the unit sphere after the last batch norm, in place of the head's raw output in Ermolov et al. There are no
+    negatives: `negatives` is ignored.
+    Source: Grill et al. (2020), Eq. 2, with the networks of Ermolov et al. (2021), as in LIEBM.
 
     Args:
-        augment: Makes a view of each image; `ebmzoo.ssrl.Augment` with its defaults where none is given.
+        augment: Makes a view of each image; null for `ebmzoo.ssrl.Augment` with its defaults.
         hidden: Hidden units of the predictor.
-        tau: τ₀, the target's decay at the beginning; it rises to 1 as a cosine.
+        tau: τ₀, the initial decay of the target; it rises to 1 as a cosine.
 
     Raises:
         UserError: If `tau` is not in [0, 1].

@@ -14,16 +14,16 @@ from ebmzoo.ssrl.simclr import nt_xent
 
 
 def random_split(n: int, patches: int, hidden: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """For each of `n` images, at random, its visible patches `(n, patches − hidden)` and its `(n, hidden)` others."""
+    """Split the patches of `n` images at random: visible ones, `(n, patches − hidden)`, and hidden, `(n, hidden)`."""
     order = torch.rand(n, patches, device=device).argsort(1)
     return order[:, : patches - hidden], order[:, patches - hidden :]
 
 
 def masked_error(predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
-    """L = mean over the hidden patches i of |x̂_i − (x_i − μ_i)/√(σ_i² + 10⁻⁶)|² / P, with x_i's own μ_i and σ_i.
+    """Return L = mean over hidden patches i of |x̂_i − (x_i − μ_i)/√(σ_i² + 10⁻⁶)|² / P, μ_i and σ_i² those of x_i.
 
-    He et al. (2022), §3 and §4.1 (normalised pixels). `predicted` and `patches` are `(B, N, P)`, `hidden` `(B, K)`
-    names patches. At least float32, also under autocast.
+    Source: He et al. (2022), §3 and §4.1 (normalised pixels). Shapes: `predicted` and `patches` are `(B, N, P)`, and
+    `hidden` is `(B, K)`, indices of patches. At least float32, also under autocast.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         x = at_least_fp32(pick(patches, hidden))
@@ -32,7 +32,7 @@ def masked_error(predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Tokens of the visible patches to a prediction of every patch: `(B, K, in_width)` to `(B, side², patch_dim)`."""
+    """The decoder: tokens of visible patches, `(B, K, in_width)`, to predictions of all, `(B, side², patch_dim)`."""
 
     positions: Tensor
 
@@ -52,25 +52,25 @@ class Decoder(nn.Module):
 
 
 class MAE(Objective):
-    """Two phases in one training: `masked_error` for the ViT, then `nt_xent` for the head on the frozen ViT.
+    """Masked auto-encoding in two phases: `masked_error` for the ViT, then `nt_xent` for the head on the frozen ViT.
 
-    He et al. (2022), and CLEL, appendix C: the decoder is dropped, the ViT frozen, and only the 2-layer head is trained
-    contrastively *without data augmentations*, by CLEL's Equation 13. Both views of an image are then the image itself,
-    so one pass gives both, the positive pair's cosine is 1, and the loss spreads the images over the sphere. CLEL takes
-    a public ViT checkpoint; here the first phase trains the ViT on the data set itself. There is no head to contrast in
-    the first phase, so `negatives` count in the second only. The phase is part of the `state_dict`.
+    In the second phase the decoder is not used, the ViT is frozen, and only the 2-layer head is trained contrastively
+    *without data augmentations*, by CLEL's Eq. 13. Both views of an image are then the image itself, so that one pass
+    suffices, the cosine of the positive pair is 1, and the loss spreads the images over the sphere. CLEL uses a public
+    ViT checkpoint; here the first phase trains the ViT on the data set itself. `negatives` are used in the second phase
+    only. The phase is part of the `state_dict`. Source: He et al. (2022); CLEL, appendix C.
 
     Args:
-        mask_ratio: The part of the patches that is hidden.
-        pretrain_fraction: The part of training, by its progress, that the first phase takes.
-        temperature: τ of the second phase; CLEL prints none, its code has 0.2.
+        mask_ratio: Fraction of the patches that are hidden.
+        pretrain_fraction: Fraction of the training that the first phase takes.
+        temperature: τ of the second phase; 0.2 is that of CLEL's code, as the paper has none.
         width: Dimension of the decoder's tokens, a multiple of 4 and of `heads`.
         depth: Number of the decoder's blocks.
         heads: Attention heads of the decoder's blocks.
 
     Raises:
-        UserError: If a fraction is out of its range or leaves no patch visible or none hidden, `heads` or 4 does not
-            divide `width`, the temperature is not positive, or the encoder is no `ViTEncoder`.
+        UserError: If a fraction is out of its range or leaves no patch visible or none hidden, if `heads` or 4 does not
+            divide `width`, if the temperature is not positive, or if the encoder is not a `ViTEncoder`.
     """
 
     decoder: Decoder
@@ -88,7 +88,7 @@ class MAE(Objective):
         super().__init__()
         at_least(1, width=width, depth=depth, heads=heads)
         if not 0 < mask_ratio < 1:
-            raise UserError(f"mask_ratio: {mask_ratio} must be between 0 and 1, both excluded")
+            raise UserError(f"mask_ratio: {mask_ratio} must be above 0 and below 1")
         if not 0 <= pretrain_fraction <= 1:
             raise UserError(f"pretrain_fraction: {pretrain_fraction} must be between 0 and 1")
         if temperature <= 0:

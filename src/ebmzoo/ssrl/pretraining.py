@@ -1,4 +1,4 @@
-"""Training an encoder by a self-supervised objective, and reading it back."""
+"""Training an encoder with a self-supervised objective, and loading it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ NEIGHBOURS = 5
 
 
 class Pretraining(LightningModule):
-    """Trains an encoder by an objective: stage 1 of LIEBM; the checkpoint is what `load_encoder` reads.
+    """The training of an encoder with a self-supervised objective: stage 1 of LIEBM.
 
-    Validation logs `val/probe_knn`, and the test `test/probe/knn` and `test/probe/linear`: the accuracies of 5 nearest
-    neighbours and of a linear classifier on the backbone's features, learnt from the data's training set. Under DDP
-    each rank probes its share of the images and the mean is logged.
+    Validation logs `val/probe_knn`, and testing logs `test/probe/knn` and `test/probe/linear`: the accuracies of 5
+    nearest neighbours and of a linear classifier on the backbone's features, trained on the training set. Under DDP
+    each rank evaluates its share of the images, and the mean is logged. `load_encoder` reads the checkpoint.
 
     Args:
         encoder: The network.
-        objective: What it is trained for.
-        optimizer: Of the encoder and the objective's own networks.
-        warmup_steps: Steps over which the learning rate rises linearly.
-        drop_epochs: How many epochs before the end the learning rate falls to a fifth; skipped if the run is shorter.
+        objective: The loss that it is trained with.
+        optimizer: The optimizer of the encoder and the networks of the objective.
+        warmup_steps: Number of steps during which the learning rate rises linearly.
+        drop_epochs: Numbers of epochs before the end at which the learning rate falls to a fifth; a drop before the
+            start of a shorter run is omitted.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Pretraining(LightningModule):
 
     def _rate(self, step: int) -> float:
         drops: list[float] = []
-        if step > 0:  # asked before that, the trainer would set the data up too early to resume within an epoch
+        if step > 0:  # at step 0 these properties would set up the data too early to resume within an epoch
             steps = self.trainer.estimated_stepping_batches
             epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
             drops = [steps - n * epoch for n in self.drop_epochs if steps > n * epoch]
@@ -75,10 +76,10 @@ class Pretraining(LightningModule):
         self.log("train/ssrl_loss", loss, prog_bar=True)
         return loss
 
-    # Not on_train_batch_end: the callbacks' comes before the module's, and a checkpoint would lack the last after_step.
+    # Not in on_train_batch_end, which runs after that of the callbacks: a checkpoint would lack the last after_step.
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        progress = (self.global_step + 1) / self.trainer.estimated_stepping_batches  # this step is counted later
+        progress = (self.global_step + 1) / self.trainer.estimated_stepping_batches  # this step is not counted yet
         self.objective.after_step(self.encoder, min(1.0, progress))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -101,7 +102,7 @@ class Pretraining(LightningModule):
         self.log("test/probe/linear", linear_probe(*features), sync_dist=True)
 
     def _features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features and labels of the training set, and of the images this epoch has gone through."""
+        """Return features and labels of the training set, and of the images of this epoch."""
         train_set = cast("ImageData", self.trainer.datamodule).train_set  # type: ignore[attr-defined]
         with self.trainer.precision_plugin.forward_context():
             train = encode(self.encoder, train_set.images, read=self.encoder.features)
@@ -111,9 +112,15 @@ class Pretraining(LightningModule):
 
 
 def load_encoder(encoder: Encoder, path: str | Path) -> None:
-    """Fill `encoder` in place from a checkpoint of `Pretraining`, or of a method that trained an encoder.
+    """Load into `encoder` the weights of a checkpoint of `Pretraining`, or of a method that trained an encoder.
+
+    >>> from ebmzoo.networks import ResNetEncoder
+    >>> load_encoder(ResNetEncoder(width=4), "nowhere/last.ckpt")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ebmzoo.errors.UserError: nowhere/last.ckpt: no such file; ...
 
     Raises:
-        UserError: If the file is missing, is no checkpoint with an encoder, or holds another encoder than this one.
+        UserError: If the file is missing, is not a checkpoint with an encoder, or holds another encoder than this one.
     """
     load_pretrained(encoder, path, _PREFIX, "encoder")

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al., 2020), and its loss with the further negatives of CLEL."""
+"""SimCLR (Chen et al., 2020), and its loss with the additional negatives of CLEL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from ebmzoo.ssrl.objective import Objective
 
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float, negatives: Tensor | None = None) -> Tensor:
-    """L = −mean_i log [exp(cos(z_i, z_i')/τ) / Σ_{k≠i} exp(cos(z_i, z_k)/τ)] over the 2n views i, i' being i's other.
+    """Return L = −mean_i log [exp(cos(z_i, z_i')/τ) / Σ_{k≠i} exp(cos(z_i, z_k)/τ)] over the 2n views i.
 
-    Chen et al. (2020), Equation 1; z1, z2 are `(n, d)`. The keys k are the other 2n − 1 views and `negatives` `(M, d)`,
-    which get no gradient (CLEL; Lee et al., 2023, Equation 13). Computed in float32, also under autocast.
+    i' is the other view of the same image. The keys k are the other 2n − 1 views and the `negatives`, `(M, d)`, which
+    receive no gradient. Computed in float32, also under autocast. Shapes: z1 and z2 are `(n, d)`.
+    Source: Chen et al. (2020), Eq. 1; CLEL (Lee et al., 2023), Eq. 13, for the negatives.
     """
     with torch.autocast(z1.device.type, enabled=False):
         z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
@@ -27,13 +28,13 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float, negatives: Tensor | N
 
 
 class SimCLR(Objective):
-    """Two augmented views of an image attract, all others repel: `nt_xent` of their representations.
+    """SimCLR's loss: `nt_xent` of the representations of two augmented views of each image.
 
-    All 2n views go through the encoder as one batch, so batch norms see both views. Under DDP each rank contrasts
-    its own batch.
+    The encoder receives all 2n views as one batch, so that the statistics of batch norms include both views. Under DDP
+    each rank contrasts its own batch. Source: Chen et al. (2020).
 
     Args:
-        augment: Makes a view of each image; `ebmzoo.ssrl.Augment` with its defaults where none is given.
+        augment: Makes a view of each image; null for `ebmzoo.ssrl.Augment` with its defaults.
         temperature: τ.
 
     Raises:

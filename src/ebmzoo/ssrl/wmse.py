@@ -1,4 +1,4 @@
-"""W-MSE (Ermolov et al., 2021): views that agree after whitening, which rules collapse out without negatives."""
+"""W-MSE (Ermolov et al., 2021): the agreement of views after whitening, which prevents collapse without negatives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ebmzoo.ssrl.objective import Objective
 
 
 def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
-    """z = L⁻¹(v − μ) with LLᵀ = (1 − ε)Σ + εI, so that with ε = 0 the batch has mean 0 and covariance I.
+    """Return z = L⁻¹(v − μ) with LLᵀ = (1 − ε)Σ + εI, so that with ε = 0 the batch has mean 0 and covariance I.
 
-    Ermolov et al. (2021), §3; μ and Σ, over n − 1, are those of the batch v `(n, d)`. Computed in float64, also
-    under autocast, and returned as `v` came.
+    μ and Σ, with the divisor n − 1, are those of the batch v, `(n, d)`. Computed in float64, also under autocast, and
+    returned in the dtype of `v`. Source: Ermolov et al. (2021), §3.
 
     Raises:
         UserError: If the covariance has no inverse: n ≤ d with ε = 0, or points in a subspace.
@@ -42,22 +42,22 @@ def whiten(v: Tensor, eps: float = 0.0) -> Tensor:
 
 
 class WMSE(Objective):
-    """L = mean over the pairs of views of mean_i (2 − 2 cos(z_i, z_i')), z being each view's whitened representations.
+    """W-MSE's loss L = mean over pairs of views of mean_i (2 − 2 cos(z_i, z_i')), z being whitened representations.
 
-    Ermolov et al. (2021), §3, whose settings LIEBM uses. The images are split at random into groups of at least
-    `group`, each view of a group is whitened by itself, and a batch smaller than `group` is one group. All views go
-    through the encoder as one batch. What is whitened is h(v) as encoders give it, on the unit sphere, where Ermolov et
-    al. have the head's raw output. There are no negatives: `negatives` is ignored.
+    The images are split at random into groups of at least `group`, and each view of a group is whitened separately; a
+    batch smaller than `group` is one group. The encoder receives all views as one batch. Its output h(v), on the unit
+    sphere, is whitened in place of the head's raw output in Ermolov et al. There are no negatives: `negatives` is
+    ignored. Source: Ermolov et al. (2021), §3, with the settings of LIEBM.
 
     Args:
-        augment: Makes a view of each image; `ebmzoo.ssrl.Augment` with its defaults where none is given.
+        augment: Makes a view of each image; null for `ebmzoo.ssrl.Augment` with its defaults.
         views: Views of each image, d in the paper: 2 or 4.
         group: Images that are whitened together, more than the dimension of the representation.
-        eps: ε, which draws the covariance towards I; needed only where it has no inverse.
+        eps: ε, which shrinks the covariance towards I; only needed if it has no inverse.
 
     Raises:
-        UserError: If `views` or `group` is less than 2 or `eps` not in [0, 1]; if a batch has no more images than the
-            representation has dimensions, with `eps` 0.
+        UserError: If `views` or `group` is less than 2 or `eps` is not in [0, 1]; if `eps` is 0 and a batch does not
+            have more images than the representation has dimensions.
     """
 
     def __init__(self, augment: Augment | None = None, views: int = 2, group: int = 128, eps: float = 0.0) -> None:
@@ -83,6 +83,6 @@ class WMSE(Objective):
         views: Tensor = encoder(torch.cat([self.augment(images) for _ in range(self.views)]))
         order = torch.randperm(len(images), device=images.device)
         groups = order.tensor_split(max(1, len(images) // self.group))
-        # Whitened, the views are in the order of `groups`, alike in each view.
+        # The whitened images of every view are in the order of `groups`.
         z = [torch.cat([whiten(v[group], self.eps) for group in groups]) for v in views.chunk(self.views)]
         return torch.stack([cosine_distance(one, other) for one, other in combinations(z, 2)]).mean()

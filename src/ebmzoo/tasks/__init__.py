@@ -1,4 +1,4 @@
-"""What a trained model is asked; each task is plainly callable, and a callback under `ebmzoo test`."""
+"""Evaluations of a trained model; each task can be called directly, and is a callback under `ebmzoo test`."""
 
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.compositional import Compositional

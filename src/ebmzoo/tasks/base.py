@@ -1,4 +1,4 @@
-"""What a task is: a question put to a trained model, with the protocol under which it was answered."""
+"""The interface of a task, an evaluation of a trained model, and its result with the protocol."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics.extractors import FeatureExtractor
 from ebmzoo.networks.weights import sha256
@@ -30,12 +31,17 @@ from ebmzoo.tasks.budget import Budget
 
 @dataclass
 class Result:
-    """What a task found.
+    """The result of a task.
 
-    `figures` maps a figure's name, with `/` between parts, to its value; `curves` maps a curve's to its values, one a
-    step; `protocol` is under what conditions; `pictures` are the files drawn; `notes` are sentences that a reader of
-    the figures must know. `histograms` maps a histogram's name to its `edges` (K + 1) and, by set, its counts (K).
-    `spread` has the standard deviation (divisor S − 1) of a figure that is a mean over S seeds.
+    `figures` maps the name of a figure, with `/` between its parts, to its value; `curves` maps the name of a curve to
+    its values, one per step; `protocol` holds the conditions of the evaluation; `pictures` are the files that were
+    drawn; `notes` are sentences that qualify the figures. `histograms` maps the name of a histogram to its `edges`
+    (K + 1) and, by set, its counts (K). `spread` is the standard deviation (divisor S − 1) of each figure that is a
+    mean over S seeds.
+
+    >>> result = Result("generation", figures={"fd_pixels": 1.5}, protocol={"n": 100})
+    >>> Result.read(result.write(Path("/tmp/ebmzoo_example"))).figures
+    {'fd_pixels': 1.5}
     """
 
     task: str
@@ -49,28 +55,28 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """What `write` kept; a figure that was not finite is NaN."""
-        told = json.loads(path.read_text())
+        """Read the file that `write` made; a figure that was not finite is NaN."""
+        content = json.loads(path.read_text())
         for group in ("figures", "spread"):
-            told[group] = {k: math.nan if v is None else v for k, v in told.get(group, {}).items()}
-        return cls(**told)
+            content[group] = {k: math.nan if v is None else v for k, v in content.get(group, {}).items()}
+        return cls(**content)
 
     def write(self, folder: Path) -> Path:
-        """Keep it as `<folder>/<task>.json`; what is not a finite number becomes null."""
+        """Write the result to `<folder>/<task>.json`; a value that is not finite becomes null."""
         folder.mkdir(parents=True, exist_ok=True)
-        told = asdict(self)
-        told["figures"] = {k: _finite(v) for k, v in self.figures.items()}
-        told["spread"] = {k: _finite(v) for k, v in self.spread.items()}
-        told["curves"] = {k: [_finite(v) for v in values] for k, values in self.curves.items()}
+        content = asdict(self)
+        content["figures"] = {k: _finite(v) for k, v in self.figures.items()}
+        content["spread"] = {k: _finite(v) for k, v in self.spread.items()}
+        content["curves"] = {k: [_finite(v) for v in values] for k, values in self.curves.items()}
         path = folder / f"{self.task}.json"
         aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(told, indent=2) + "\n")
-        aside.replace(path)  # an interruption leaves no half of it
+        aside.write_text(json.dumps(content, indent=2) + "\n")
+        aside.replace(path)  # an interruption never leaves half a file
         return path
 
 
-NO_SETTINGS = ("seeds", "again", "log", "log_dict")
-"""Attributes of a task that its protocol tells elsewhere, and those that Lightning gives every callback."""
+NO_SETTINGS = ("seeds", "rerun", "log", "log_dict")
+"""Attributes of a task that its protocol holds elsewhere, and those that Lightning sets on every callback."""
 
 
 def _finite(value: float) -> float | None:
@@ -78,34 +84,42 @@ def _finite(value: float) -> float | None:
 
 
 class Task(Callback, ABC):
-    """A question put to a trained method: plainly callable in a notebook, a callback under `ebmzoo test`."""
+    """An evaluation of a trained method, which can be called directly and is a callback under `ebmzoo test`.
+
+    >>> class Mean(Task):
+    ...     name = "mean"
+    ...     def __call__(self, method, data, folder=None):
+    ...         return Result(self.name, {"energy": float(method.energy(data.test_set.float()).mean())})
+    >>> Mean().settings()
+    {}
+    """
 
     name: str
     seeds: int = 1
-    """How often `ebmzoo test` asks it, with other random numbers."""
-    again: bool = False
-    """Whether `ebmzoo test` asks it though the folder has its answer."""
-    asks_of: type[LightningDataModule] | tuple[type[LightningDataModule], ...] = ImageData
-    """The kinds of data that it can be asked of."""
+    """The number of random seeds over which `ebmzoo test` averages the figures."""
+    rerun: bool = False
+    """Whether `ebmzoo test` runs the task even if the folder has an up-to-date result."""
+    data_types: type[LightningDataModule] | tuple[type[LightningDataModule], ...] = ImageData
+    """The classes of data modules that the task can be run on."""
 
     @abstractmethod
     def __call__(self, method: Method, data: Any, folder: Path | None = None) -> Result:
-        """Ask it, with data of the kinds `asks_of`. Pictures go into `folder`; none are drawn without one."""
+        """Evaluate the method on data of one of `data_types`; pictures are drawn into `folder`, if there is one."""
 
-    def can_ask(self, method: Method) -> bool:
-        """Whether the method can do what the task asks, by the kinds that it inherits from."""
+    def supports(self, method: Method) -> bool:
+        """Whether the method has the capabilities that the task needs."""
         return True
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
-        """The task as `ebmzoo test` asks it where a config does not name it; None where it needs to be told more."""
+        """Return the task with default settings, for configs that do not list it; None if a setting has no default."""
         return None
 
-    def under(self, budget: Budget) -> None:
-        """Set the task's own counts to what the budget allows; a task without counts has nothing to do."""
+    def apply_budget(self, budget: Budget) -> None:
+        """Set the numbers of samples and images to those of `budget`; a task without such numbers ignores it."""
 
     def missing(self) -> list[str]:
-        """Sentences that say what the task lacks and what to do; `ebmzoo` tells them at the start, of `fit` too."""
+        """Sentences about what the task lacks and how to provide it; `ebmzoo` prints them before `fit` and `test`."""
         return []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,9 +134,12 @@ class Task(Callback, ABC):
             "weights": "ema" if pl_module.use_averages else "raw",
         }
         under |= provenance(trainer) | {"settings": self.settings()}
-        place = self._place(trainer)
-        if not self.again and answered(folder, self.name, under):
-            print(f"{place}{self.name}: answered before, for this checkpoint and these settings", file=sys.stderr)
+        place = self._progress_label(trainer)
+        if not self.rerun and is_up_to_date(folder, self.name, under):
+            print(
+                f"{place}{self.name}: skipped, its result for this checkpoint and settings is up to date",
+                file=sys.stderr,
+            )
             result = Result.read(folder / f"{self.name}.json")
         else:
             clock: dict[str, float] = {}
@@ -133,28 +150,28 @@ class Task(Callback, ABC):
             pl_module.log(f"test/{self.name}/{figure}", value, rank_zero_only=True)
 
     def fits(self, method: Method, data: object) -> bool:
-        """Whether it can be asked of this method with this data."""
-        return isinstance(data, self.asks_of) and self.can_ask(method)
+        """Whether the task can be run on this method with this data."""
+        return isinstance(data, self.data_types) and self.supports(method)
 
     def settings(self) -> dict[str, Any]:
-        """What the task was built with, as a protocol tells it."""
+        """The arguments that the task was built with, as they appear in its protocol."""
         own = {k: v for k, v in vars(self).items() if k not in NO_SETTINGS and not k.startswith("_")}
-        return {key: _told(value) for key, value in own.items()}
+        return {key: _to_json(value) for key, value in own.items()}
 
-    def _place(self, trainer: Trainer) -> str:
-        """Which of how many tasks it is."""
+    def _progress_label(self, trainer: Trainer) -> str:
+        """The position of the task in the list, for messages."""
         method, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
         every = [c for c in trainer.callbacks if isinstance(c, Task)]  # type: ignore[attr-defined]
-        asked = [task for task in every if isinstance(method, Method) and task.fits(method, data)]
-        return f"task {asked.index(self) + 1} of {len(asked)}, " if len(asked) > 1 else ""
+        run = [task for task in every if isinstance(method, Method) and task.fits(method, data)]
+        return f"task {run.index(self) + 1} of {len(run)}, " if len(run) > 1 else ""
 
     def _over_seeds(self, method: Method, data: Any, folder: Path, under: dict[str, Any], place: str) -> Result:
-        """The mean over seeds, each kept as it comes, so that an interruption costs one seed's work at most."""
+        """Average over seeds; the result of each seed is written at once, so that an interruption loses at most one."""
         parts: list[Result] = []
         for k in range(self.seeds):
             alone = {**under, "seed": under["seed"] + k, "seeds": 1}
             aside = folder / "seeds" / str(alone["seed"])
-            if self.seeds > 1 and not self.again and answered(aside, self.name, alone):
+            if self.seeds > 1 and not self.rerun and is_up_to_date(aside, self.name, alone):
                 parts.append(Result.read(aside / f"{self.name}.json"))
                 continue
             which = f", seed {k + 1} of {self.seeds}" if self.seeds > 1 else ""
@@ -164,28 +181,28 @@ class Task(Callback, ABC):
             if self.seeds > 1:
                 part.write(aside)
             parts.append(part)
-        result = mean_of(parts)
+        result = average_results(parts)
         result.protocol |= under
         result.write(folder)
         return result
 
 
-def answered(folder: Path, task: str, under: dict[str, Any]) -> bool:
-    """Whether `<folder>/<task>.json` holds what asking now would find: the same checkpoint, settings, seeds, versions.
+def is_up_to_date(folder: Path, task: str, under: dict[str, Any]) -> bool:
+    """Whether `<folder>/<task>.json` is a result for the same checkpoint, settings, seeds and versions.
 
-    An answer with notes, which tell of what was missing, does not count.
+    A result with notes about something missing does not count.
     """
     path = folder / f"{task}.json"
     try:
-        told = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
-    same = all(told["protocol"].get(key) == json.loads(json.dumps(value)) for key, value in under.items())
-    return same and not told["notes"] and under["checkpoint_sha256"] is not None
+    same = all(content["protocol"].get(key) == json.loads(json.dumps(value)) for key, value in under.items())
+    return same and not content["notes"] and under["checkpoint_sha256"] is not None
 
 
-def mean_of(parts: list[Result]) -> Result:
-    """One result of one a seed: means and standard deviations of the figures, all else of the first."""
+def average_results(parts: list[Result]) -> Result:
+    """Average results, one per seed: means and standard deviations of the figures; the rest is that of the first."""
     first, *others = parts
     if not others:
         return first
@@ -197,25 +214,34 @@ def mean_of(parts: list[Result]) -> Result:
     return first
 
 
-def _told(value: Any) -> Any:
-    """A setting in JSON's types; of an object its class and its own settings."""
+def _to_json(value: Any) -> Any:
+    """A setting in JSON's types; an object becomes its class name and its own settings."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_told(v) for v in value]
+        return [_to_json(v) for v in value]
     if isinstance(value, dict):
-        return {str(k): _told(v) for k, v in value.items()}
+        return {str(k): _to_json(v) for k, v in value.items()}
     if isinstance(value, FeatureExtractor):
         return value.name if value.available() is None else type(value).__name__
     own = vars(value) if hasattr(value, "__dict__") else {}
-    return {"class": type(value).__name__, **{k: _told(v) for k, v in own.items() if not k.startswith("_")}}
+    return {"class": type(value).__name__, **{k: _to_json(v) for k, v in own.items() if not k.startswith("_")}}
+
+
+@contextmanager
+def if_possible(result: Result, figure: str) -> Iterator[None]:
+    """Within it a figure that cannot be computed, for want of images say, becomes a note that names it."""
+    try:
+        yield
+    except UserError as error:
+        result.notes.append(f"{figure}: left out, since {error}")
 
 
 @contextmanager
 def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
-    """Put the seconds that the block took into `into[key]`."""
+    """Store the duration of the block in seconds as `into[key]`."""
     start = time.perf_counter()
     yield
     if torch.cuda.is_available():
@@ -224,7 +250,7 @@ def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
 
 
 def provenance(trainer: Trainer) -> dict[str, Any]:
-    """Which weights, made by which versions, on which machine."""
+    """The checkpoint, the versions and the machine of an evaluation."""
     path = trainer.ckpt_path
     device = trainer.lightning_module.device
     return {

@@ -1,4 +1,4 @@
-"""How much a test may cost: the counts of samples, images and seeds that its figures rest on."""
+"""The cost of a test: the numbers of samples, images and seeds that its figures are computed from."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """The counts of a test.
+    """The numbers of samples, images and seeds of a test.
 
     Args:
-        name: quick, standard or paper.
-        samples: of a distance between sets of images; None leaves each task's own.
-        images: of a set of test images; None leaves each task's own.
-        share: of what a task counts otherwise, such as samples a class, the part that is kept.
-        seeds: how often each task is asked, with other random numbers; its figures are means, with their spread.
+        name: The name, `quick`, `standard` or `paper`.
+        samples: Samples of a distance between sets of images; None keeps the task's own number.
+        images: Images of a test set; None keeps the task's own number.
+        share: The fraction of other counts, such as samples per class, that is kept; above 0.
+        seeds: Random seeds; figures are means over them, with their standard deviation.
     """
 
     name: str
@@ -24,15 +24,15 @@ class Budget:
     seeds: int = 1
 
     def samples_of(self, own: int) -> int:
-        """The samples of a task that would take `own`."""
+        """The number of samples for a task whose own number is `own`."""
         return own if self.samples is None else self.samples
 
     def images_of(self, own: int) -> int:
-        """The test images of a task that would take `own`."""
+        """The number of test images for a task whose own number is `own`."""
         return own if self.images is None else self.images
 
     def share_of(self, own: int, least: int = 2) -> int:
-        """The part of another count of a task, at least `least`."""
+        """The share of another count `own` of a task, at least `least`."""
         return own if self.share == 1 else max(least, round(own * self.share))
 
 
@@ -44,4 +44,4 @@ BUDGETS = {
         Budget("paper", samples=50_000, images=10_000, seeds=3),
     )
 }
-"""quick looks whether all is well; standard takes the config's counts; paper those of published tables, three times."""
+"""`quick` is a smoke test; `standard` uses the config's counts; `paper` those of published tables, with three seeds."""

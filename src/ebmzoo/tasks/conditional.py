@@ -1,4 +1,4 @@
-"""Whether samples given a class, or the latent of a class or an image, are of that class, or like that image."""
+"""Whether samples conditioned on a class have that class, and samples conditioned on an image resemble it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from ebmzoo.report.pictures import save_confusion, save_strips
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
-from ebmzoo.tasks.generation import chain_protocol, draw
-from ebmzoo.tasks.latents import (
+from ebmzoo.tasks.conditioning import (
     ConditionEncoder,
     check_guidance,
     condition_encoder,
@@ -32,32 +31,37 @@ from ebmzoo.tasks.latents import (
     has_classes,
     sample_latents,
 )
+from ebmzoo.tasks.generation import chain_protocol, draw
 
 
 class Conditional(Task):
-    """Samples given a class's mean latent z̄, and given the latent z = h(x)/|h(x)| of a test image.
+    """Accuracy of samples conditioned on a class's mean latent z̄, or on the latent z = h(x)/|h(x)| of a test image.
 
-    A method that follows classes is given the class itself, and no test image.
+    A class-conditional method is conditioned on the class itself, and not on test images.
 
-    Figures, a row for each class, one for `all` and one for `real` test images: `accuracy`, the share that the
-    classifier tells to be of their class; `entropy` in nats of the classes told, at best log K for all K classes
-    together and 0 for one. Of `instances` and of `unconditional` samples: `agreement`, the mean of cos(h(sample), z).
-    `nfe` is network evaluations an image. In the pictures a row is a class, or a test image followed by its samples.
+    Figures: one row per class, one for `all` and one for `real` test images: `accuracy`, the share that the classifier
+    assigns to the requested class; `entropy` in nats of the predicted classes, ideally log K over all K classes
+    together and 0 within one. For `instances` and `unconditional` samples: `agreement`, the mean of cos(h(sample), z).
+    `nfe` is network evaluations per image. In the pictures each row is a class, or a test image followed by its
+    samples.
     Source: LIEBM, §4.3 and Fig. 4; CLEL, §4.3 and Fig. 3; CDRL, §4.3.
 
     Args:
-        classifier: what tells the class of a sample, trained apart from the model on the same classes; without it only
-            pictures and agreement are made, with a note.
-        n: how many samples of each class.
-        n_encode: z̄ is of at most so many training images of a class, in the set's order.
-        instances: how many test images, in the set's order; 0 for none.
-        samples: how many samples of each of those images.
-        start: where the chains of a class start: `method`, as `sample_from_latents` does by default; `class_mean`,
-            from the mean x̄ of the class's augmented images, as LIEBM prints, for a method that can.
-        steps: Langevin steps instead of the sampler's own.
-        batch_size: images in one chain.
-        shown: how many samples of a class the picture shows.
-        guidance: w of classifier-free guidance, for a method that follows classes.
+        classifier: The classifier of samples, trained apart from the model on the same classes; without it there are
+            only pictures and agreement, with a note.
+        n: Samples per class, 1 or more.
+        n_encode: The largest number of training images of a class that z̄ averages, in the order of the set.
+        instances: Test images to condition on, in the order of the set; 0 for none.
+        samples: Samples per test image.
+        start: Start of class-conditional chains: `method`, the default of `sample_from_latents`; or `class_mean`, the
+            mean x̄ of the augmented images of the class, as LIEBM describes, if the method supports it.
+        steps: Langevin steps; None uses the sampler's own number.
+        batch_size: Images per batch of chains.
+        shown: Samples per class in the picture.
+        guidance: Weight w of classifier-free guidance, 0 or more, for a class-conditional method.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "conditional"
@@ -82,54 +86,61 @@ class Conditional(Task):
         if start not in ("method", "class_mean"):
             raise UserError(f"conditional.start is {start}; it must be method or class_mean")
         check_guidance("conditional.guidance", guidance)
-        self.classifier, self.n, self.n_encode, self.guidance = classifier, n, n_encode, guidance
-        self.instances, self.samples, self.start = instances, samples, start
-        self.steps, self.batch_size, self.shown = steps, batch_size, shown
+        self.classifier = classifier
+        self.n = n
+        self.n_encode = n_encode
+        self.guidance = guidance
+        self.instances = instances
+        self.samples = samples
+        self.start = start
+        self.steps = steps
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
-        judges = [e for e in extractors if isinstance(e, ClassifierFeatures)]
-        return cls(judges[0]) if judges else None
+        classifiers = [e for e in extractors if isinstance(e, ClassifierFeatures)]
+        return cls(classifiers[0]) if classifiers else None
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n, self.samples = budget.share_of(self.n), budget.share_of(self.samples)
 
     def missing(self) -> list[str]:
         return [sentence] if (sentence := self.classifier.available()) is not None else []
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return conditions_on_latents(method) or has_classes(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
         result.protocol = {"steps": self.steps, "chains": {}}
-        given = condition_encoder(method, data, self.batch_size, self.n_encode, self.guidance)
-        if (told := given.without_classes()) is not None:
-            result.notes.append(told)
+        encoder = condition_encoder(method, data, self.batch_size, self.n_encode, self.guidance)
+        if (reason := encoder.no_class_reason()) is not None:
+            result.notes.append(reason)
         else:
             with diverging(result, "all/accuracy"):
-                self._ask_classes(given, folder, result)
+                self._evaluate_classes(encoder, folder, result)
         if self.instances and conditions_on_latents(method):
             with diverging(result, "instances/agreement"):
-                self._ask_instances(method, data, folder, result)
+                self._evaluate_instances(method, data, folder, result)
         return result
 
-    def _ask_classes(self, given: ConditionEncoder, folder: Path | None, result: Result) -> None:
-        method, data = given.method, given.data
+    def _evaluate_classes(self, encoder: ConditionEncoder, folder: Path | None, result: Result) -> None:
+        method, data = encoder.method, encoder.data
         labels = torch.arange(len(data.classes)).repeat_interleave(self.n)
         with stopwatch(result.figures, "all/seconds"):
             try:
-                told = torch.stack([given.of_class(label) for label in range(len(data.classes))])
+                conditions = torch.stack([encoder.encode_class(label) for label in range(len(data.classes))])
             except UserError as error:
                 raise UserError(f"conditional: {error}") from error
-            start, rows = self._class_means(method, data, result), told[labels.to(told.device)]
+            start, rows = self._class_means(method, data, result), conditions[labels.to(conditions.device)]
             if start is None:
-                images, sampled = given.draw(rows, self.steps)
+                images, sampled = encoder.draw(rows, self.steps)
             else:
                 images, sampled = sample_latents(method, rows, self.batch_size, self.steps, start[labels])
         result.figures["all/nfe"] = sampled.nfe
         result.protocol["chains"]["full"] = chain_protocol(sampled)
-        result.protocol |= {"samples_a_class": self.n} | given.protocol("class")
+        result.protocol |= {"samples_a_class": self.n} | encoder.protocol("class")
         if folder is not None:
             strips = images.view(len(data.classes), self.n, *images.shape[1:])[:, : self.shown]
             save_strips(to_float(strips), path := folder / "conditional.png")
@@ -138,12 +149,12 @@ class Conditional(Task):
             self._score(images, labels, data, method.device, result, folder)
 
     def _class_means(self, method: Method, data: ImageData, result: Result) -> Tensor | None:
-        """x̄ of each class, `(K, C, H, W)`, where chains start from it."""
+        """x̄ of each class, `(K, C, H, W)`; None if chains do not start from it."""
         if self.start == "method":
             return None
         if not (isinstance(method, StartsFromImages) and method.can_start_from_images):
             result.notes.append(
-                f"start: class_mean is not for this {type(method).__name__}: it starts as it does alone"
+                f"start: {type(method).__name__} cannot start from class means, so its own start is used"
             )
             return None
         means = []
@@ -155,28 +166,30 @@ class Conditional(Task):
         return torch.stack(means)
 
     def _score(
-        self, images: Tensor, given: Tensor, data: ImageData, device: torch.device, result: Result, folder: Path | None
+        self, images: Tensor, labels: Tensor, data: ImageData, device: torch.device, result: Result, folder: Path | None
     ) -> None:
         classes, test = data.classes, data.test_set
-        told = tell(self.classifier, images, classes, self.batch_size, device, "conditional.classifier")
-        confusion = confusions(given, told, len(classes))
-        result.figures["all/accuracy"] = float((told == given).double().mean())
+        predicted = predict_classes(self.classifier, images, classes, self.batch_size, device, "conditional.classifier")
+        confusion = confusion_matrix(labels, predicted, len(classes))
+        result.figures["all/accuracy"] = float((predicted == labels).double().mean())
         result.figures["all/entropy"] = entropy(confusion.sum(0))
         for name, row, right in zip(classes, confusion, confusion.diagonal(), strict=True):
             result.figures |= {f"{name}/accuracy": float(right / row.sum()), f"{name}/entropy": entropy(row)}
-        shown = tell(self.classifier, test.images, classes, self.batch_size, device, "conditional.classifier")
-        result.figures["real/accuracy"] = float((shown == test.labels).double().mean())
-        result.figures["real/entropy"] = entropy(shown.bincount(minlength=len(classes)))
+        of_test = predict_classes(
+            self.classifier, test.images, classes, self.batch_size, device, "conditional.classifier"
+        )
+        result.figures["real/accuracy"] = float((of_test == test.labels).double().mean())
+        result.figures["real/entropy"] = entropy(of_test.bincount(minlength=len(classes)))
         result.protocol["classifiers"] = {self.classifier.name: self.classifier.fingerprint}
         if folder is not None:
             try:
                 share = confusion / confusion.sum(1, keepdim=True)
-                save_confusion(share, classes, "samples given a class", path := folder / "confusion.png")
+                save_confusion(share, classes, "class-conditional samples", path := folder / "confusion.png")
                 result.pictures.append(str(path))
             except UserError as error:
                 result.notes.append(str(error))
 
-    def _ask_instances(self, method: Method, data: ImageData, folder: Path | None, result: Result) -> None:
+    def _evaluate_instances(self, method: Method, data: ImageData, folder: Path | None, result: Result) -> None:
         x = data.test_set.take(slice(self.instances))
         z = encoded(method, x.images, self.batch_size)
         rows = z.repeat_interleave(self.samples, dim=0)
@@ -199,7 +212,7 @@ class Conditional(Task):
 
 @contextmanager
 def diverging(result: Result, figure: str) -> Iterator[None]:
-    """Within it a chain that diverges leaves a note, and no number for `figure`."""
+    """Within the block, a chain that diverges adds a note and sets `figure` to NaN."""
     try:
         yield
     except ChainDivergedError as error:
@@ -207,7 +220,7 @@ def diverging(result: Result, figure: str) -> Iterator[None]:
         result.figures[figure] = math.nan
 
 
-def tell(
+def predict_classes(
     classifier: FeatureExtractor,
     images: Tensor,
     classes: Sequence[str],
@@ -215,11 +228,11 @@ def tell(
     device: torch.device,
     key: str,
 ) -> Tensor:
-    """The class that `classifier` tells of each image, `(N,)` int64, an index into `classes`; errors as of `read`."""
-    return read(classifier, images, classes, batch_size, device, key)[1].argmax(1)
+    """Predict the class of each image, `(N,)` int64, an index into `classes`; raises as `classifier_outputs`."""
+    return classifier_outputs(classifier, images, classes, batch_size, device, key)[1].argmax(1)
 
 
-def read(
+def classifier_outputs(
     classifier: FeatureExtractor,
     images: Tensor,
     classes: Sequence[str],
@@ -227,27 +240,36 @@ def read(
     device: torch.device,
     key: str,
 ) -> tuple[Tensor, Tensor]:
-    """The features `(N, D)` and the logits `(N, K)` that `classifier` has of images, a logit for each of `classes`.
+    """The features `(N, D)` and logits `(N, K)` of `classifier` for images, with one logit for each of `classes`.
+
+    A classifier that knows the names of its classes has its logits put into the order of `classes`.
 
     Raises:
-        UserError: the classifier has no logits, or not one for each class.
+        UserError: The classifier has no logits, or not one per class, or was trained with other classes.
     """
     features, logits = extract(classifier.to(device), images, batch_size, device)
     if logits is None or logits.shape[1] != len(classes):
         found = "no classes" if logits is None else f"{logits.shape[1]} classes"
         raise UserError(
-            f"{key}: {classifier.name} tells {found}, but {len(classes)} are needed ({', '.join(classes[:10])}"
+            f"{key}: {classifier.name} predicts {found}, but {len(classes)} are needed ({', '.join(classes[:10])}"
             f"{', …' if len(classes) > 10 else ''}): use one trained on this data"
         )
-    return features, logits
+    if (own := classifier.classes) is None or own == tuple(classes):
+        return features, logits
+    if set(own) != set(classes):
+        raise UserError(
+            f"{key}: {classifier.name} was trained with the classes {', '.join(own[:10])}, but "
+            f"{', '.join(classes[:10])} are needed: use one trained on this data, or give its folders the same names"
+        )
+    return features, logits[:, [own.index(name) for name in classes]]
 
 
-def confusions(given: Tensor, told: Tensor, k: int) -> Tensor:
-    """How often class j was told where i was given, `(K, K)` double; `given` and `told` are `(N,)`."""
-    return (given * k + told).bincount(minlength=k * k).view(k, k).double()
+def confusion_matrix(labels: Tensor, predicted: Tensor, k: int) -> Tensor:
+    """The confusion matrix, `(K, K)` double: how often class j was predicted for label i; both inputs are `(N,)`."""
+    return (labels * k + predicted).bincount(minlength=k * k).view(k, k).double()
 
 
 def entropy(counts: Tensor) -> float:
-    """H = −Σ p log p in nats of the frequencies p of `counts`, `(K,)`; 0 log 0 is 0."""
+    """H = −Σ p log p in nats of the relative frequencies p of `counts`, `(K,)`; 0 log 0 is 0."""
     p = counts.double() / counts.sum()
     return -float(torch.special.xlogy(p, p).sum())

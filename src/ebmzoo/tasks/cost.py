@@ -1,4 +1,4 @@
-"""What samples cost: their quality, network evaluations and seconds as the chains get shorter."""
+"""The cost of samples: quality, network evaluations and seconds for shorter and shorter chains."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from ebmzoo.tasks.generation import chain_protocol, compared, draw, real_images
 
 
 class Cost(Task):
-    """NFE, seconds for `timed` samples and Fréchet distance at each number of Langevin steps.
+    """NFE, seconds for `timed` samples and Fréchet distance for each number of Langevin steps.
 
-    Rows: `steps_K`, `sample(n, steps=K)`, which for CDRL and DRL is K at each level, with the step size that goes with
-    it. All rows start from the same noise. `seconds` is the median of `repeats` batches of `timed` samples, after one
-    that does not count.
-    Source: CDRL, Table 2 and Table 9, which take 100 samples.
+    Rows: `steps_K`, `sample(n, steps=K)`; for CDRL and DRL K is the number of steps at each level, with the step size
+    that belongs to it. All rows start from the same noise. `seconds` is the median over `repeats` batches of `timed`
+    samples, after one warm-up batch.
+    Source: CDRL, Table 2 and Table 9, which use 100 samples.
 
     Args:
-        steps: the numbers of steps.
-        timed: samples in the batch that is timed.
-        repeats: batches that are timed.
-        n: samples of the Fréchet distance; 0 for none.
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the real images.
-        batch_size: images in one chain of those n.
+        steps: The numbers of steps, 0 or more.
+        timed: Samples in a timed batch.
+        repeats: Timed batches.
+        n: Samples of the Fréchet distance, 2 or more; 0 skips it.
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        split: The set that the real images are taken from, `train` or `test`.
+        batch_size: Images per batch of chains of those n.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "cost"
@@ -58,17 +61,22 @@ class Cost(Task):
                 raise UserError(f"cost.{key} is {value}; it must be 1 or more")
         if n < 0 or n == 1:
             raise UserError(f"cost.n is {n}; it must be 2 or more, or 0 for no Fréchet distance")
-        self.steps, self.timed, self.repeats, self.n = steps, timed, repeats, n
-        self.extractors, self.split, self.batch_size = extractors or [], split, batch_size
+        self.steps = steps
+        self.timed = timed
+        self.repeats = repeats
+        self.n = n
+        self.extractors = extractors or []
+        self.split = split
+        self.batch_size = batch_size
 
-    def can_ask(self, method: Method) -> bool:
-        return not isinstance(method, GeneratorAlone)  # whose samples have no steps
+    def supports(self, method: Method) -> bool:
+        return not isinstance(method, GeneratorAlone)  # which samples without steps
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls(extractors=extractors)
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.timed, self.repeats = budget.share_of(self.timed), budget.share_of(self.repeats, least=1)
         self.n = budget.samples_of(self.n) if self.n else 0
 

@@ -1,4 +1,4 @@
-"""How well the model gives test images back from under Gaussian noise."""
+"""How well the model denoises test images with Gaussian noise."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from ebmzoo.tasks.budget import Budget
 
 
 class Denoising(Task):
-    """MSE, PSNR and SSIM of x̃ = x + σε and of r(x̃, σ) against the test image x, means of one image's value.
+    """MSE, PSNR and SSIM against the test image x, for x̃ = x + σε and for the denoised r(x̃, σ), as means over images.
 
-    A row for each σ: `mse_noisy`, `psnr_noisy`, `ssim_noisy` of x̃; `mse`, `psnr`, `ssim` of r(x̃, σ); `gain`, the mean
+    One row per σ: `mse_noisy`, `psnr_noisy`, `ssim_noisy` for x̃; `mse`, `psnr`, `ssim` for r(x̃, σ); `gain`, the mean
     of PSNR(r) − PSNR(x̃) in dB, 0 for an image where both are infinite. Both are clamped to [-1, 1] before they are
-    measured; the model is given x̃ as it is. ε ~ N(0, I) is the same for all σ. Where an image comes back without error
-    its PSNR is infinite, and so is the mean: a note tells of how many. In the picture the rows are x, and x̃ and
-    r(x̃, σ) for each σ.
+    measured; the model gets x̃ unclamped. ε ~ N(0, I) is the same for all σ. An image that is restored without error
+    has infinite PSNR, and so has the mean: a note counts such images. In the picture the rows are x, and x̃ and r(x̃,
+    σ) for each σ.
     Source: Denoising-EBM, §4.1, whose energy is the error of r.
 
     Args:
-        sigmas: the σ, in units of [-1, 1].
-        n: at most so many test images, in the set's order.
-        image_range: the units of the MSE; in [-1, 1], as here and in the papers' networks, 4 times that of [0, 1].
-        batch_size: images in one evaluation.
-        shown: how many images the picture shows, at most `batch_size`.
+        sigmas: The noise levels σ, in units of [-1, 1].
+        n: The largest number of test images, in the order of the set.
+        image_range: The units of the MSE; in [-1, 1], the default and the papers' choice, it is 4 times that in [0, 1].
+        batch_size: Images per evaluation.
+        shown: Images in the picture, at most `batch_size`.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "denoising"
@@ -55,17 +58,20 @@ class Denoising(Task):
         usable = all(sigma > 0 and math.isfinite(sigma) for sigma in sigmas)
         if not sigmas or not usable or len({_row(sigma) for sigma in sigmas}) < len(sigmas):
             raise UserError(f"denoising.sigmas is {list(sigmas)}; it must be different finite numbers above 0")
-        self.sigmas, self.n, self.range = sigmas, n, ImageRange(*image_range)
-        self.batch_size, self.shown = batch_size, shown
+        self.sigmas = sigmas
+        self.n = n
+        self.range = ImageRange(*image_range)
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.images_of(self.n)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, Denoises)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
@@ -95,7 +101,9 @@ class Denoising(Task):
             values = {metric: torch.cat([part[metric] for part in parts]).double() for metric in parts[0]}
             result.figures |= {f"{_row(sigma)}/{metric}": float(value.mean()) for metric, value in values.items()}
             if exact := int(values["psnr"].isposinf().sum()):
-                result.notes.append(f"{_row(sigma)}: {exact} of {len(images)} images come back without error, at ∞ dB")
+                result.notes.append(
+                    f"{_row(sigma)}: {exact} of {len(images)} images are restored without error, at ∞ dB"
+                )
         if folder is not None:
             save_strips(torch.stack(strips), path := folder / "denoising.png")
             result.pictures.append(str(path))

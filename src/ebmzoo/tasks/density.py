@@ -1,4 +1,4 @@
-"""Whether an energy is the density of the data, where that is known: on the plane."""
+"""Whether an energy is the density of the data, on the plane, where that density is known."""
 
 from __future__ import annotations
 
@@ -26,53 +26,57 @@ from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol
 
 BINS = 16
-"""Of the histogram of samples, on each axis: four for a square of the board."""
+"""Bins of the histogram of samples on each axis: four per square of the board."""
 
 
 class Density(Task):
     """e^{−E}/Z on a grid against the exact density p of the data, and samples against p.
 
-    A method with levels is asked at each, for the density of x_level = ᾱ x + σ̄ ε; any other for that of x alone. Both
-    densities are normalised over the grid, whose half-width is `data.half_width`; the exact one is integrated over each
-    cell, and the energy is read at the cell's midpoint. Figures, without `level_k/` those of level 0 or of x:
+    A method with noise levels is evaluated at each, against the density of x_level = ᾱ x + σ̄ ε; any other only against
+    that of x. Both densities are normalised over the grid, which has the half-width `data.half_width`; the exact one is
+    integrated over each cell, and the energy is evaluated at the midpoint of the cell. Figures; those without
+    `level_k/` are those of level 0 or of x:
 
-        level_k/total_variation   ½ Σ_cells |model's mass − exact mass|, in [0, 1]
-        level_k/outside           the exact mass outside of the grid
+        level_k/total_variation   ½ Σ_cells |model mass − exact mass|, in [0, 1]
+        level_k/outside           the exact mass outside the grid
         black_mass                the model's mass on the black squares of a `Checkerboard`, beside truth/black_mass
         samples/black             the share of samples on black squares
-        samples/total_variation   that of their histogram, 16×16 on the square of half-width `data.reach` and one bin
-                                  for all outside of it, from the exact masses of x
-        nfe                       network evaluations a sample
+        samples/total_variation   that between their histogram, 16×16 bins on the square of half-width `data.reach` and
+                                  one for everything outside, and the exact masses of x
+        nfe                       network evaluations per sample
 
-    `real/…` are the same figures of as many points of the data, which a perfect sampler has but for its luck.
-    Source: CDRL, §4.4 and Fig. 1, whose picture this draws.
+    `real/…` are the same figures for equally many points of the data, which a perfect sampler matches up to chance.
+    Source: CDRL, §4.4 and Fig. 1, which this task's picture reproduces.
 
     Args:
-        cells: of the grid, on each axis.
-        n: how many samples.
-        steps: Langevin steps instead of the sampler's own; the picture's samples at levels are always by its own.
-        batch_size: points in one evaluation and in one chain, and in the picture.
+        cells: Cells of the grid on each axis.
+        n: Samples.
+        steps: Langevin steps; None uses the sampler's own number, as do the samples at levels in the picture.
+        batch_size: Points per evaluation, per batch of chains, and in the picture.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: A number is out of range.
     """
 
     name = "density"
-    asks_of = PlaneData
+    data_types = PlaneData
 
     def __init__(self, cells: int = 200, n: int = 10_000, steps: int | None = None, batch_size: int = 2500) -> None:
         for key, value in {"cells": cells, "n": n, "batch_size": batch_size}.items():
             if value < 1:
                 raise UserError(f"density.{key} is {value}; it must be 1 or more")
         if steps is not None and steps < 0:
-            raise UserError(f"density.steps is {steps}; it must be 0 or more, or null for the method's own")
-        self.cells, self.n, self.steps, self.batch_size = cells, n, steps, batch_size
+            raise UserError(f"density.steps is {steps}; it must be 0 or more, or null for the sampler's own")
+        self.cells = cells
+        self.n = n
+        self.steps = steps
+        self.batch_size = batch_size
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.samples_of(self.n)
 
     def __call__(self, method: Method, data: PlaneData, folder: Path | None = None) -> Result:
@@ -89,7 +93,7 @@ class Density(Task):
         return result
 
     def _fit(self, level: NoiseLevel, method: Method, data: PlaneData, result: Result) -> Tensor | None:
-        """The model's mass of each cell of the level's grid, `(cells, cells)`; None where it has no energy."""
+        """The model's mass in each cell of the level's grid, `(cells, cells)`; None if the level has no energy."""
         if level.energy is None:
             return None
         edges = level.edges(data, self.cells)
@@ -111,7 +115,7 @@ class Density(Task):
         return mass
 
     def _sample(self, method: Method, data: PlaneData, result: Result) -> Tensor | None:
-        """The figures of samples, and the samples `(n, 2)`; None where their chain diverged."""
+        """Compute the figures of samples; returns the samples `(n, 2)`, or None if their chain diverged."""
         random = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         sets: dict[str, Tensor | None] = {"samples": None, "real": data.draw(self.n, random).points}
         try:
@@ -139,7 +143,7 @@ class Density(Task):
         made: Tensor | None,
         path: Path,
     ) -> None:
-        """Fig. 1 of CDRL, with the exact densities between."""
+        """Draw Fig. 1 of CDRL, with an additional row of exact densities."""
         random, most = torch.Generator().manual_seed(0), min(self.n, self.batch_size)
         real = data.draw(most, random).points
         shown: list[Tensor | None] = [None if made is None else made[:most]]
@@ -155,7 +159,7 @@ class Density(Task):
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """The density of ᾱ x + σ̄ ε, of level `index`; None is that of x. `energy` is a method's, where it has one."""
+    """The density of ᾱ x + σ̄ ε at level `index`, None for that of x, and the method's `energy` there, if any."""
 
     index: int | None
     energy: Energy | None
@@ -164,11 +168,11 @@ class NoiseLevel:
 
     @property
     def title(self) -> str:
-        """What the level is called in a picture."""
+        """The name of the level in a picture."""
         return "x" if self.index is None else f"level {self.index}"
 
     def half_width(self, data: PlaneData) -> float:
-        """That of the level's grid."""
+        """The half-width of the level's grid."""
         return data.half_width(self.alpha_bar, self.sigma_bar)
 
     def edges(self, data: PlaneData, cells: int) -> Tensor:
@@ -177,7 +181,7 @@ class NoiseLevel:
 
 
 def noise_levels(method: Method) -> list[NoiseLevel]:
-    """The levels T, …, 0 of a method that has levels, T without an energy; of any other, x alone."""
+    """The levels T, …, 0 of a method with noise levels, T without an energy; for any other method, x alone."""
     if not isinstance(method, HasLevels):
         return [NoiseLevel(None, method.energy)]
     noise = list(zip(method.schedule.alpha_bar.tolist(), method.schedule.sigma_bar.tolist(), strict=True))
@@ -197,12 +201,12 @@ def cell_masses(energy: Energy, edges: Tensor, batch_size: int, device: torch.de
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
-    """½ Σ |p − q| of two lists of masses."""
+    """½ Σ |p − q| for two vectors of masses."""
     return float((p - q).abs().sum() / 2)
 
 
 def draw_points(method: Method, n: int, batch_size: int, steps: int | None = None) -> tuple[Tensor, Samples]:
-    """`n` samples as points `(n, 2)` float32 on the CPU, as they are, and the last batch as it came."""
+    """Draw `n` samples as points `(n, 2)` float32 on the CPU, and return also the `Samples` of the last batch."""
     points: list[Tensor] = []
     for first in range(0, n, batch_size):
         sampled = method.sample(min(batch_size, n - first), steps=steps)
@@ -211,12 +215,12 @@ def draw_points(method: Method, n: int, batch_size: int, steps: int | None = Non
 
 
 def bin_edges(data: PlaneData) -> Tensor:
-    """The edges of the bins of a histogram of samples on either axis, aligned with a board's squares, float64."""
+    """The edges of the histogram's bins on either axis, aligned with the squares of a board, float64."""
     return data.reach * torch.linspace(-1, 1, BINS + 1, dtype=torch.float64)
 
 
 def histogram(points: Tensor, edges: Tensor) -> Tensor:
-    """The shares of points `(n, 2)` in each cell, and that outside: `(K + 1,)` edges, evenly spaced, to `(K² + 1,)`."""
+    """The shares of points `(n, 2)` per cell, and of those outside: `(K + 1,)` evenly spaced edges to `(K² + 1,)`."""
     cells = len(edges) - 1
     at = ((points.double() - edges[0]) / (edges[-1] - edges[0]) * cells).floor()
     inside = ((at >= 0) & (at < cells)).all(1)
@@ -225,5 +229,5 @@ def histogram(points: Tensor, edges: Tensor) -> Tensor:
 
 
 def with_outside(masses: Tensor) -> Tensor:
-    """The masses of cells `(K, K)`, and what is missing from 1: `(K² + 1,)`."""
+    """The masses of cells `(K, K)`, followed by the mass that they lack to 1: `(K² + 1,)`."""
     return torch.cat([masses.flatten(), (1 - masses.sum()).clamp_min(0).view(1)])

@@ -1,4 +1,4 @@
-"""How well a method fills in what a mask hides, how differently, and whether it leaves the rest alone."""
+"""How well a method fills in masked regions, how diverse its fillings are, and whether known pixels stay unchanged."""
 
 from __future__ import annotations
 
@@ -28,26 +28,29 @@ RANGE = ImageRange(-1.0, 1.0)
 
 
 class Inpainting(Task):
-    """Images x with a part hidden, filled in several times over; the hidden part is never handed to the method.
+    """Images x with a masked region, filled in several times; the method never gets the hidden pixels.
 
-    Figures, a row for each mask: `mse`, `psnr` and `ssim` against x, of the whole image, and `hidden_mse` and
-    `hidden_psnr` of the hidden part, each the mean over images and repeats; `perceptual_…`, the mean of
-    |φ(x̂)/|φ(x̂)| − φ(x)/|φ(x)||, in [0, 2], in each extractor's features φ (no LPIPS: it has no learned weights);
-    `diversity`, the standard deviation over repeats, its mean over hidden values; `known_unchanged`, 1 if all that is
-    not hidden equals x to the last bit and else 0; `nfe`, network evaluations an image. The rows `mean/…` are of a
-    filling with the mean of the training images. MSE is in units of [-1, 1]. A mask's picture has an image a row: x,
-    x with the hidden part grey, its fillings.
-    Source: CDRL, Appendix C and Fig. 7, which gives pictures alone.
+    Figures: one row per mask: `mse`, `psnr` and `ssim` against x over the whole image, `hidden_mse` and `hidden_psnr`
+    over the hidden pixels, each as the mean over images and repeats; `perceptual_…`, the mean of |φ(x̂)/|φ(x̂)| −
+    φ(x)/|φ(x)||, in [0, 2], in the features φ of each extractor (not LPIPS, which has learned weights); `diversity`,
+    the standard deviation over repeats, averaged over hidden values; `known_unchanged`, 1 if all known pixels equal
+    those of x bit for bit and 0 otherwise; `nfe`, network evaluations per image. The rows `mean/…` are for filling in
+    the mean of the training images. MSE is in units of [-1, 1]. In the picture of a mask each row is an image: x, x
+    with the hidden pixels grey, and its fillings.
+    Source: CDRL, Appendix C and Fig. 7, which shows pictures only.
 
     Args:
-        masks: what is hidden; each image has its own drawing of a random mask.
-        n: at most so many images, in the set's order.
-        repeats: how many fillings of each, from different noise (the paper's columns 3 to 6).
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the images, of the test or of the training set.
-        steps: Langevin steps instead of the sampler's own.
-        batch_size: images in one chain.
-        shown: how many images a picture shows.
+        masks: The masks; a random mask is drawn anew for each image.
+        n: The largest number of images, in the order of the set.
+        repeats: Fillings per image, from different noise (the paper's columns 3 to 6).
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        split: The set that the images are taken from, `test` or `train`.
+        steps: Langevin steps; None uses the sampler's own number.
+        batch_size: Images per batch of chains.
+        shown: Images in a picture.
+
+    Raises:
+        UserError: A number is out of range, there is no mask, or two masks have one name.
     """
 
     name = "inpainting"
@@ -68,22 +71,28 @@ class Inpainting(Task):
                 raise UserError(f"inpainting.{key} is {value}; it must be 1 or more")
         names = [mask.name for mask in masks]
         if not masks or len(set(names)) < len(names):
-            raise UserError(f"inpainting.masks is [{', '.join(names)}]; give one or more, each name once")
-        self.masks, self.n, self.repeats, self.extractors = masks, n, repeats, extractors or []
-        self.split, self.steps, self.batch_size, self.shown = split, steps, batch_size, shown
+            raise UserError(f"inpainting.masks is [{', '.join(names)}]; list one or more with different names")
+        self.masks = masks
+        self.n = n
+        self.repeats = repeats
+        self.extractors = extractors or []
+        self.split = split
+        self.steps = steps
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls([Half()], extractors=extractors)
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.share_of(self.n)
 
     def missing(self) -> list[str]:
-        told = [*(mask.available() for mask in self.masks), *(e.available() for e in self.extractors)]
-        return [sentence for sentence in told if sentence is not None]
+        reasons = [*(mask.available() for mask in self.masks), *(e.available() for e in self.extractors)]
+        return [reason for reason in reasons if reason is not None]
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, Inpaints)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
@@ -125,7 +134,7 @@ class Inpainting(Task):
         return result
 
     def _fill(self, method: Method, x: Tensor, hidden: Tensor, seed: int) -> tuple[Tensor, Samples]:
-        """Fillings `(repeats, n, C, H, W)` on the CPU, and the last batch as it came."""
+        """Return fillings `(repeats, n, C, H, W)` on the CPU, and the `Samples` of the last batch."""
         assert isinstance(method, Inpaints)
         known, device = masked(x, hidden), method.device
         fillings = []
@@ -133,14 +142,14 @@ class Inpainting(Task):
             parts = []
             for rows in tracked(torch.split(torch.arange(len(x)), self.batch_size), "fillings", unit="batch"):
                 random = torch.Generator(device).manual_seed(seed + repeat * len(x) + int(rows[0]))
-                given = known[rows].to(device), hidden[rows].to(device)
-                sampled = method.inpaint(*given, steps=self.steps, generator=random)
+                batch = known[rows].to(device), hidden[rows].to(device)
+                sampled = method.inpaint(*batch, steps=self.steps, generator=random)
                 parts.append(sampled.images.float().cpu())
             fillings.append(torch.cat(parts))
         return torch.stack(fillings), sampled
 
     def _measure(self, row: str, made: Tensor, x: Tensor, hidden: Tensor, result: Result) -> None:
-        """The figures that compare pixels: `made` is `(R, n, C, H, W)`, x `(n, C, H, W)` and hidden `(n, 1, H, W)`."""
+        """Compute the pixel-wise figures: `made` is `(R, n, C, H, W)`, x `(n, C, H, W)` and hidden `(n, 1, H, W)`."""
         whole = [fidelity(filling, x, RANGE) for filling in made]
         for metric in ("mse", "psnr", "ssim"):
             result.figures[f"{row}/{metric}"] = float(torch.stack([part[metric] for part in whole]).double().mean())
@@ -149,7 +158,7 @@ class Inpainting(Task):
         result.figures |= {f"{row}/hidden_mse": float(mse.mean()), f"{row}/hidden_psnr": float(psnr.mean())}
 
     def _perceive(self, device: torch.device, x: Tensor, made: dict[str, Tensor], result: Result) -> None:
-        """`perceptual_…` of every row, in each extractor."""
+        """Compute `perceptual_…` of every row for each extractor."""
         result.protocol["extractors"] = {}
         flat = {row: fillings.flatten(0, 1) for row, fillings in made.items()}
         for e in [e for e in self.extractors if e.available() is None]:
@@ -159,7 +168,7 @@ class Inpainting(Task):
 
 
 def mean_image(images: Tensor) -> Tensor:
-    """The mean, `(C, H, W)` in [-1, 1], of uint8 images `(N, C, H, W)`, exact before its last rounding."""
+    """The mean, `(C, H, W)` in [-1, 1], of uint8 images `(N, C, H, W)`, exact up to its final rounding."""
     total = torch.stack([part.long().sum(0) for part in torch.split(images, 1024)]).sum(0)
     return (total.double() / len(images) / 127.5 - 1).float()
 
@@ -171,6 +180,9 @@ def hidden_error(made: Tensor, x: Tensor, hidden: Tensor) -> Tensor:
 
 
 def diversity(made: Tensor, hidden: Tensor) -> float:
-    """The mean over hidden values, image by image, of their standard deviation over R repeats: `(R, n, C, H, W)`."""
+    """The standard deviation over R repeats, averaged over the hidden values of each image and over images.
+
+    `made` is `(R, n, C, H, W)` and `hidden` `(n, 1, H, W)`.
+    """
     spread = (made.double().std(0) * hidden).flatten(1).sum(1)
     return float((spread / (hidden.flatten(1).sum(1) * made.shape[2])).mean())

@@ -28,16 +28,19 @@ class Interpolation(Task):
     """Strips of images G(z̄), z̄ = (1 − α) z₁ + α z₂, between random latents, and between those of test images.
 
     Figures: `path_ratio`, the mean of `path_ratio` over strips, 1 for an even path; `real/end_mse`, the MSE in [-1, 1]
-    of a strip's two ends against the test images x₁, x₂ between whose latents μ(x₁), μ(x₂) it runs; `nfe`, network
-    evaluations an image. In the picture a strip is a row, and x₁ and x₂ are the first and the last of theirs.
+    of the two ends of a strip against the test images x₁, x₂ whose latents μ(x₁), μ(x₂) it connects; `nfe`, network
+    evaluations per image. In the picture each row is a strip, with x₁ and x₂ at its ends if there are such images.
     Source: Dual-MCMC, §5.4 and Fig. 4.
 
     Args:
-        pairs: how many strips of each kind; the test images are the set's first 2·pairs, in their order.
-        points: how many images from z₁ to z₂, both ends included.
-        kind: linear, the paper's, or spherical (`interpolate`).
-        steps: by how many Langevin steps on the energy each image is revised, for a method whose chains start from a
-            generator: None is its own number, 0 shows the generator's images.
+        pairs: Strips of each kind; the test images are the first 2·pairs of the set, in order.
+        points: Images from z₁ to z₂, both ends included, 3 or more.
+        kind: `linear`, as in the paper, or `spherical`; see `interpolate`.
+        steps: Langevin steps on the energy that revise each image, for a method whose chains start from a generator;
+            None uses the method's own number, and 0 shows the generator's images.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "interpolation"
@@ -46,18 +49,21 @@ class Interpolation(Task):
         if pairs < 1:
             raise UserError(f"interpolation.pairs is {pairs}; it must be 1 or more")
         if points < 3:
-            raise UserError(f"interpolation.points is {points}; it must be 3 or more, two ends and one between")
+            raise UserError(f"interpolation.points is {points}; it must be 3 or more, two ends and a point between")
         if kind not in ("linear", "spherical"):
             raise UserError(f"interpolation.kind is {kind}; it must be linear or spherical")
         if steps is not None and steps < 0:
-            raise UserError(f"interpolation.steps is {steps}; it must be 0 or more, or null for the method's own")
-        self.pairs, self.points, self.kind, self.steps = pairs, points, kind, steps
+            raise UserError(f"interpolation.steps is {steps}; it must be 0 or more, or null for the sampler's own")
+        self.pairs = pairs
+        self.points = points
+        self.kind = kind
+        self.steps = steps
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, Generates)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
@@ -65,17 +71,17 @@ class Interpolation(Task):
         result = Result(self.name)
         result.protocol = {"pairs": self.pairs, "points": self.points, "kind": self.kind}
         z1, z2 = torch.randn(2, self.pairs, method.latent, device=method.device)
-        self._ask("latent", method, z1, z2, None, result, folder)
+        self._interpolate("latent", method, z1, z2, None, result, folder)
         if isinstance(method, Reconstructs) and method.can_infer:
             images = data.test_set.images[: 2 * self.pairs]
             x = prepare(images[: len(images) // 2 * 2].to(method.device))
             result.protocol |= {"images": len(x), "data": data.test_set.name, "image_range": [-1.0, 1.0]}
             with method.evaluating():
                 z = at_least_fp32(method.infer(x))
-            self._ask("real", method, z[0::2], z[1::2], x.unflatten(0, (-1, 2)), result, folder)
+            self._interpolate("real", method, z[0::2], z[1::2], x.unflatten(0, (-1, 2)), result, folder)
         return result
 
-    def _ask(
+    def _interpolate(
         self,
         kind: str,
         method: Method,
@@ -85,12 +91,12 @@ class Interpolation(Task):
         result: Result,
         folder: Path | None,
     ) -> None:
-        """The figures and the picture of one kind of strips; `real` are the images at their ends `(pairs, 2, …)`."""
+        """Compute the figures and draw the picture of one kind of strips with `real` end images `(pairs, 2, …)`."""
         assert isinstance(method, Generates)
         try:
             decode = method.decode if real is None else method.decode_inferred
             strips, steps = draw_strips(method, z1, z2, self.points, self.kind, self.steps, decode)
-            chain = chain_protocol(method.sample(1, steps=steps))  # for what it tells of the chain
+            chain = chain_protocol(method.chain_info(steps))
         except ChainDivergedError as error:
             result.notes.append(f"{kind}: {error}")
             result.figures[f"{kind}/path_ratio"] = math.nan
@@ -112,7 +118,7 @@ def interpolate(z1: Tensor, z2: Tensor, points: int, kind: Kind = "linear") -> T
     """The latents `(B, points, D)` from `z1` to `z2`, `(B, D)`, at α = 0, …, 1 in equal steps; the ends are exact.
 
     Linear: z̄ = (1 − α) z₁ + α z₂. Spherical: z̄ = [sin((1 − α) ω) z₁ + sin(α ω) z₂] / sin ω, with ω the angle between
-    them (Shoemake, 1985), which keeps the norm that z ~ N(0, I) has; linear where they are parallel.
+    them (Shoemake, 1985), which preserves the norm of z ~ N(0, I); parallel latents are interpolated linearly.
     """
     alpha = torch.linspace(0, 1, points, device=z1.device, dtype=z1.dtype)[None, :, None]
     first, second = 1 - alpha, alpha
@@ -135,12 +141,12 @@ def draw_strips(
     steps: int | None = 0,
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, int]:
-    """The images `(B, points, C, H, W)` from `z1` to `z2`, `(B, latent)`, and by how many steps each was revised.
+    """The images `(B, points, C, H, W)` from `z1` to `z2`, `(B, latent)`, and the Langevin steps that revised each.
 
-    `decode` is the method's own unless given.
+    `decode` is the method's own if None.
 
     Raises:
-        ChainDivergedError: the chain that revises them diverged.
+        ChainDivergedError: The chain that revises the images diverged.
     """
     assert isinstance(method, Generates)
     strips, taken = [], 0
@@ -155,9 +161,9 @@ def draw_strips(
 
 
 def path_ratio(strip: Tensor) -> float:
-    """max |xᵢ₊₁ − xᵢ| / mean |xᵢ₊₁ − xᵢ| of a strip `(points, C, H, W)`, Euclidean: the longest step over the mean one.
+    """max |xᵢ₊₁ − xᵢ| / mean |xᵢ₊₁ − xᵢ| of a strip `(points, C, H, W)`, Euclidean: longest over mean step length.
 
-    1 when all steps are equally long, points − 1 when all the change is in one; NaN when nothing changes.
+    It is 1 if all steps are equally long, points − 1 if one step contains all the change, and NaN if nothing changes.
     """
     lengths = strip.diff(dim=0).flatten(1).norm(dim=1)
     return float(lengths.max() / lengths.mean())

@@ -1,4 +1,4 @@
-"""How well the model tells its own test images from others."""
+"""Out-of-distribution detection: how well the scores of a model separate its test images from other images."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ebmzoo.report.histograms import Histogram, histogram, save_histograms
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
-from ebmzoo.tasks.scores import SCORES, Score, scores_of
+from ebmzoo.tasks.scores import SCORES, Score, available_scores
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores `(N,)` of a set of images, by the score's name, and where the method's has noise its own, `(S, N)`."""
+    """The scores `(N,)` of a set of images, by name, and those per seed, `(S, N)`, if the score is stochastic."""
 
     scores: dict[str, Tensor]
-    of_seeds: Tensor | None = None
+    per_seed: Tensor | None = None
 
     def halves(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The scores of two disjoint halves of the images, by a split that depends on their number alone."""
+        """The scores of two disjoint halves of the images; the split depends only on their number."""
         n = max(map(len, self.scores.values()), default=0)
         order = shuffled(n, seed=0)
         parts = order[: n // 2], order[n // 2 :]
@@ -47,32 +47,33 @@ class Scored:
 class OutOfDistributionDetection(Task):
     """AUROC, AUPR and FPR95 of the data module's out-of-distribution sets against its test set, for several scores.
 
-    A row is a set, or `near` or `far`, the mean over the sets of that kind; a column is a metric of a score. The
-    scores, all higher for what is farther out (`scores.py`): `energy` E(x); `score` the method's own (LIEBM, Eq. 15:
-    the joint score), which for many is E(x) again; `gradient` |∇E(x)|; `drop`, by how much a few steps lower E;
-    `reconstruction`, the squared error. `aupr` has the other set as the positive class, `aupr_in` the test set. A set
-    that cannot be had, or a score that is no number there, is left out, with a note. The protocol has a bootstrap
-    interval of every figure of a set: of the images' chance alone, not of the training's.
+    A row is a set, or `near` or `far`, the mean over the sets of that kind; a column is a metric of a score. All scores
+    are higher for images farther from the data (`scores.py`): `energy` E(x); `score`, the method's own (LIEBM, Eq. 15:
+    the joint score), which for many methods is E(x); `gradient` |∇E(x)|; `drop`, the decrease of E over a few Langevin
+    steps; `reconstruction`, the squared error. `aupr` takes the other set as the positive class, `aupr_in` the test
+    set. A set that is unavailable, or a score that is not finite on it, is skipped with a note. The protocol has a
+    bootstrap interval for every figure of a set, over the choice of images but not over training runs.
 
-    Of a method whose score has noise in it, `auroc_score` is of the mean over its seeds, `auroc_score_std` the standard
-    deviation over S seeds (divisor S − 1) of the AUROC of each seed's scores alone, which the protocol lists.
+    For a method with a stochastic score, `auroc_score` is that of the mean over seeds, and `auroc_score_std` the
+    standard deviation (divisor S − 1) of the AUROC over S seeds; the protocol lists them.
     Source: Yang et al. 2022 and Zhang et al. 2023 (OpenOOD).
 
     Args:
-        n: at most so many images of each set.
-        batch_size: images in one evaluation.
-        scores: those to compute, of those that the method has; null for all.
-        drop_steps: the steps of `drop`.
-        sigma: the noise of `reconstruction` by a denoiser, in units of [-1, 1].
-        near: the sets that are near, by name, all others being far; null for what each says itself of the data.
-        choose: auroc: one score is chosen by its mean AUROC over all sets on half of the images of each, by a fixed
-            split, and `<metric>_chosen` is of that score on the other halves. The other columns are of all images.
-        resamples: of the intervals; 0 leaves them out.
-        level: how often an interval should hold.
-        bins: of the histograms.
+        n: The largest number of images per set.
+        batch_size: Images per evaluation.
+        scores: The scores to compute, among those that the method has; None for all.
+        drop_steps: Langevin steps of `drop`.
+        sigma: Noise of `reconstruction` by a denoiser, in units of [-1, 1], above 0.
+        near: Names of the near sets, all others being far; None uses the sets' own classification for this data.
+        choose: With `auroc`, the score with the best mean AUROC over all sets on half of the images of each, by a fixed
+            split, is chosen, and `<metric>_chosen` is that of this score on the other halves. The other columns use all
+            images.
+        resamples: Bootstrap resamples of the intervals; 0 omits them.
+        level: Confidence level of the intervals, in (0, 1).
+        bins: Bins of the histograms.
 
     Raises:
-        UserError: a number is out of its range, or a name is not known.
+        UserError: A number is out of range, or a name is unknown.
     """
 
     name = "ood"
@@ -101,15 +102,23 @@ class OutOfDistributionDetection(Task):
         if not 0 < level < 1:
             raise UserError(f"ood.level is {level}; it must be between 0 and 1")
         if unknown := [name for name in scores or () if name not in SCORES]:
-            raise UserError(f"ood.scores has {unknown[0]!r}; it must be of {', '.join(SCORES)}")
-        self.n, self.batch_size, self.scores, self.drop_steps, self.sigma = n, batch_size, scores, drop_steps, sigma
-        self.near, self.choose, self.resamples, self.level, self.bins = near, choose, resamples, level, bins
+            raise UserError(f"ood.scores has {unknown[0]!r}; it must be one of {', '.join(SCORES)}")
+        self.n = n
+        self.batch_size = batch_size
+        self.scores = scores
+        self.drop_steps = drop_steps
+        self.sigma = sigma
+        self.near = near
+        self.choose = choose
+        self.resamples = resamples
+        self.level = level
+        self.bins = bins
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.images_of(self.n)
         self.resamples = budget.share_of(self.resamples, least=min(self.resamples, 100))
 
@@ -117,7 +126,7 @@ class OutOfDistributionDetection(Task):
         result, near, own = Result(self.name), self._near(data), data.test_set
         outside: dict[str, Scored] = {}
         with method.evaluating(), frozen(method):
-            scores = scores_of(method, prepare(own.images[:1].to(method.device)), self.drop_steps, self.sigma)
+            scores = available_scores(method, prepare(own.images[:1].to(method.device)), self.drop_steps, self.sigma)
             scores = {name: score for name, score in scores.items() if self.scores is None or name in self.scores}
             inside = self._scored(method, scores, own.images[: self.n], own.name, result)
             result.protocol = {"in": own.name, "in_images": min(self.n, len(own)), "out_images": {}, "kinds": {}}
@@ -132,7 +141,7 @@ class OutOfDistributionDetection(Task):
                 result.protocol["out_images"][source.name] = len(images)
                 result.protocol["kinds"][source.name] = "near" if source.name in near else "far"
         if not data.ood:
-            result.notes.append("data.ood is empty: name the sets to hold against the test set there")
+            result.notes.append("data.ood is empty; list the out-of-distribution sets there")
         for name, found in outside.items():
             for score in [score for score in found.scores if score in inside.scores]:
                 self._measure(name, score, inside.scores[score], found.scores[score], result)
@@ -149,14 +158,16 @@ class OutOfDistributionDetection(Task):
         if self.near is None:
             return {source.name for source in data.ood if source.is_near(data)}
         if unknown := [name for name in self.near if name not in names]:
-            raise UserError(f"ood.near has {unknown[0]!r}, which is no set of data.ood: {', '.join(names) or 'none'}")
+            raise UserError(
+                f"ood.near has {unknown[0]!r}, which is not a set of data.ood: {', '.join(names) or 'none'}"
+            )
         return set(self.near)
 
     def _scored(self, method: Method, scores: dict[str, Score], images: Tensor, of: str, result: Result) -> Scored:
-        """The scores of images; one whose chain leaves the finite numbers is left out, with a note."""
+        """The scores of images; a score whose chain diverges is skipped, with a note."""
         scores, found = dict(scores), dict[str, list[Tensor]]()
         if isinstance(method, HasStochasticScore) and "score" in scores:
-            scores["score"] = method.ood_scores  # of which the score is the mean, which need not be computed twice
+            scores["score"] = method.ood_scores  # one row per seed; the score is their mean
         for batch in tracked(torch.split(images, self.batch_size), of, unit="batch"):
             x = prepare(batch.to(method.device))
             for name, score in list(scores.items()):
@@ -171,7 +182,7 @@ class OutOfDistributionDetection(Task):
         return Scored(of_each | {"score": of_each["score"].mean(0)}, of_each["score"])
 
     def _measure(self, name: str, score: str, inside: Tensor, outside: Tensor, result: Result) -> None:
-        """Every metric of one score on one set, with its interval."""
+        """Compute every metric of one score on one set, with its interval."""
         try:
             ranked = Ranked.of(inside, outside)
         except UserError as error:
@@ -184,16 +195,16 @@ class OutOfDistributionDetection(Task):
                 kept[f"{name}/{metric}_{score}"] = list(ends)
 
     def _spread(self, name: str, inside: Scored, outside: Scored, result: Result) -> None:
-        """The AUROC of each seed of a score with noise in it."""
-        if inside.of_seeds is None or outside.of_seeds is None:
+        """Compute the AUROC of each seed of a stochastic score."""
+        if inside.per_seed is None or outside.per_seed is None:
             return
-        each = [auroc(a, b) for a, b in zip(inside.of_seeds, outside.of_seeds, strict=True)]
+        each = [auroc(a, b) for a, b in zip(inside.per_seed, outside.per_seed, strict=True)]
         result.protocol.setdefault("auroc_score_of_seeds", {})[name] = each
         if len(each) > 1:
             result.figures[f"{name}/auroc_score_std"] = stdev(each)
 
     def _choose(self, inside: Scored, outside: dict[str, Scored], result: Result) -> None:
-        """`chosen`: the score of the best mean AUROC on the first halves, on the second ones."""
+        """Add `chosen`, the score with the best mean AUROC on the first halves, evaluated on the second halves."""
         first, second = inside.halves()
         halves = {name: found.halves() for name, found in outside.items()}
         known = [score for score in first if all(f"{name}/auroc_{score}" in result.figures for name in outside)]
@@ -202,7 +213,7 @@ class OutOfDistributionDetection(Task):
             or not outside
             or min(len(half[known[0]]) for half in (first, *(a for a, _ in halves.values()))) < 1
         ):
-            result.notes.append("ood.choose: there are no two halves of the sets, or no score that all have")
+            result.notes.append("ood.choose: the sets cannot be halved, or no score exists for all of them")
             return
         by = {score: mean(auroc(first[score], half[score]) for half, _ in halves.values()) for score in known}
         best = max(by, key=lambda score: by[score])
@@ -216,7 +227,7 @@ class OutOfDistributionDetection(Task):
             self._measure(name, "chosen", second[best], half[best], result)
 
     def _group(self, result: Result) -> None:
-        """The means over near and over far sets, of the figures that every set of the kind has."""
+        """Add the means over near and over far sets, for the figures that every set of the kind has."""
         columns = dict.fromkeys(name.rpartition("/")[2] for name in result.figures if not name.endswith("_std"))
         means: dict[str, float] = {}
         for kind in ("near", "far"):
@@ -232,9 +243,9 @@ class OutOfDistributionDetection(Task):
         result.figures |= means
 
     def _show(self, inside: Scored, outside: dict[str, Scored], folder: Path | None, result: Result) -> None:
-        """The histograms of every set's scores beside those of the test set, and a picture for each set.
+        """Add the histograms of every set's scores beside those of the test set, and draw a picture per set.
 
-        A method's own score that is its energy is not shown twice.
+        A method's own score that equals its energy is shown once.
         """
         energy, own = inside.scores.get("energy"), inside.scores.get("score")
         same = energy is not None and own is not None and torch.equal(energy, own)

@@ -1,4 +1,4 @@
-"""How well the generator gives test images back, from inferred latents and from the chain that revises them."""
+"""How well the generator reconstructs test images, from inferred latents and after a chain that revises them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ from ebmzoo.tasks.budget import Budget
 
 
 class Reconstruction(Task):
-    """MSE, PSNR and SSIM of G(z) against the test image x, each the mean over images of one image's value.
+    """MSE, PSNR and SSIM of G(z) against the test image x, as means over images.
 
-    Rows: `inference`, z = μ(x); `inference+L`, z after L Langevin steps on p(z|x) from μ(x); `noise+L`, likewise from
-    z ~ N(0, I). A row's nfe counts each inference, latent step and decoding as 1. The rows of one start are read off
-    one chain; a chain that diverges leaves its later rows without a number.
+    Rows: `inference`, z = μ(x); `inference+L`, z after L Langevin steps on p(z|x) from μ(x); `noise+L`, the same from z
+    ~ N(0, I). The nfe of a row counts each inference, latent step and decoding as 1. The rows of one start are states
+    of one chain; if it diverges, its later rows are NaN.
     Source: Dual-MCMC, §5.3, Fig. 3 and Table 3 (Inf, Inf+L=10).
 
     Args:
-        n: at most so many test images, in the set's order.
-        steps: the L of `inference+L`.
-        noise_steps: the L of `noise+L`.
-        posterior: the latent chain; None is the method's own, and `PosteriorSampler`'s numbers for one without.
-        image_range: the units of the MSE; in [-1, 1], as here and in the papers' networks, 4 times that of [0, 1].
-        batch_size: images in one chain.
-        shown: how many images the picture shows, at most `batch_size`; its rows are the images and the table's rows.
+        n: The largest number of test images, in the order of the set.
+        steps: The L of `inference+L`, 1 or more each.
+        noise_steps: The L of `noise+L`, 1 or more each.
+        posterior: The latent chain; None uses the method's own, or the defaults of `PosteriorSampler` if it has none.
+        image_range: The units of the MSE; in [-1, 1], the default and the papers' choice, it is 4 times that in [0, 1].
+        batch_size: Images per batch of chains.
+        shown: Images in the picture, at most `batch_size`; its rows are the images and the rows of the table.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "reconstruction"
@@ -62,17 +65,22 @@ class Reconstruction(Task):
         for key, chosen in {"steps": steps, "noise_steps": noise_steps}.items():
             if any(length < 1 for length in chosen):
                 raise UserError(f"reconstruction.{key} is {list(chosen)}; each must be 1 or more")
-        self.n, self.steps, self.noise_steps, self.posterior = n, steps, noise_steps, posterior
-        self.range, self.batch_size, self.shown = ImageRange(*image_range), batch_size, shown
+        self.n = n
+        self.steps = steps
+        self.noise_steps = noise_steps
+        self.posterior = posterior
+        self.range = ImageRange(*image_range)
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.images_of(self.n)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         infers = isinstance(method, Reconstructs) and method.can_infer
         return infers or (isinstance(method, Generates) and len(self.noise_steps) > 0)
 
@@ -114,7 +122,7 @@ class Reconstruction(Task):
         nfe: int,
         result: Result,
     ) -> list[Tensor]:
-        """The figures of one start's rows, by their number of steps; returns what the picture shows of each.
+        """Compute the figures of the rows of one start; returns the picture's images for each.
 
         `start` maps images to the latents that the chain starts from, in `nfe` network evaluations.
         """
@@ -152,7 +160,7 @@ def _along(
     start: Callable[[Tensor], Tensor],
     lengths: list[int],
 ) -> Iterator[tuple[int, Tensor, float]]:
-    """At each of the `lengths` (rising) of one chain: it, G(z), and the seconds that a chain of that length takes."""
+    """At each of the increasing `lengths` of one chain: the length, G(z), and the seconds of a chain of that length."""
 
     def chain() -> Iterator[Tensor]:
         yield from sampler.path(decode, x, start(x), steps=lengths[-1])
@@ -169,14 +177,14 @@ def _along(
 
 
 def prior(latent: int, x: Tensor) -> Tensor:
-    """z ~ N(0, I), `(B, latent)`, one for each image of `x`."""
+    """z ~ N(0, I), `(B, latent)`, one per image of `x`."""
     return torch.randn(len(x), latent, device=x.device)
 
 
 def latent_chain(sampler: PosteriorSampler, lengths: Collection[int], of_method: bool) -> dict[str, Any]:
-    """What a protocol tells of chains on p(z|x), with the σ that their energy has and the steps at which they are read.
+    """The entries of a protocol for chains on p(z|x), with the σ of their energy and the `lengths` that were evaluated.
 
-    `of_method` says whether the method itself named the chain.
+    `of_method` says whether the chain is the method's own.
     """
     return {
         "steps": sorted(lengths),

@@ -1,4 +1,4 @@
-"""What the features know: probes of the encoder's and the energy's features, and a t-SNE picture."""
+"""The quality of features: probes of the encoder's and the energy's features, and a t-SNE picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import ImageSet
+from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Encodes
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
@@ -25,12 +26,12 @@ class Representation(Task):
     Source: the protocol of LIEBM, Fig. 7: a linear classifier and a 5-nearest-neighbours classifier.
 
     Args:
-        n_train: at most so many training images, in the set's order.
-        n_test: at most so many test images.
-        epochs: of the linear probe.
-        neighbours: k.
-        tsne: how many test images the t-SNE picture shows; 0 draws none.
-        batch_size: images in one pass.
+        n_train: The largest number of training images, in the order of the set.
+        n_test: The largest number of test images.
+        epochs: Epochs of the linear probe.
+        neighbours: The number k of neighbours.
+        tsne: Test images in the t-SNE picture; 0 draws none.
+        batch_size: Images per forward pass.
     """
 
     name = "representation"
@@ -44,17 +45,21 @@ class Representation(Task):
         tsne: int = 1000,
         batch_size: int = 250,
     ) -> None:
-        self.n_train, self.n_test, self.epochs, self.neighbours = n_train, n_test, epochs, neighbours
-        self.tsne, self.batch_size = tsne, batch_size
+        self.n_train = n_train
+        self.n_test = n_test
+        self.epochs = epochs
+        self.neighbours = neighbours
+        self.tsne = tsne
+        self.batch_size = batch_size
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n_train, self.n_test = budget.images_of(self.n_train), budget.images_of(self.n_test)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, Encodes)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
@@ -90,12 +95,14 @@ class Representation(Task):
 
 
 def tsne(features: Tensor) -> Tensor:
-    """A plane picture of `(N, D)` features, `(N, 2)`, by scikit-learn's t-SNE with a fixed seed."""
+    """A projection of `(N, D)` features to the plane, `(N, 2)`, by scikit-learn's t-SNE with a fixed seed.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
     try:
         from sklearn.manifold import TSNE
     except ModuleNotFoundError as error:
-        from ebmzoo.errors import UserError
-
         raise UserError("the t-SNE picture needs scikit-learn: pip install 'ebmzoo[all]', or set tsne: 0") from error
     perplexity = min(30.0, (len(features) - 1) / 3)
     plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features.numpy())

@@ -1,4 +1,4 @@
-"""How well a method restores images of which it is given less: by a linear operator, with or without noise."""
+"""How well a method restores degraded images: by a linear operator, with or without noise."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ STANDARD = (Downsample(4), Downsample(8), Grayscale(), GaussianBlur(), Identity(
 
 
 class Restoration(Task):
-    """Test images x degraded to y = A x + σε and restored from y alone, with no training for it.
+    """Test images x degraded to y = A x + σε and restored from y alone, without training for the task.
 
-    Rows: `<operator>/start`, A⁺y, and `<operator>/<stage>`, the end of each of the method's stages. Columns, of images
-    clamped to [-1, 1]: `psnr` and `ssim` against x, means of one image's value; `consistency`, the root mean square of
-    A x̂ − y over all that is measured, which for a perfect x̂ is the noise σ; `nfe`, network evaluations of an image up
-    to there. In an operator's picture the rows are x, A⁺y and the stages.
+    Rows: `<operator>/start`, A⁺y, and `<operator>/<stage>`, the end of each of the method's stages. Columns, for images
+    clamped to [-1, 1]: `psnr` and `ssim` against x, as means over images; `consistency`, the root mean square of A x̂ −
+    y over all measurements, which for a perfect x̂ is the noise σ; `nfe`, network evaluations per image up to there. In
+    the picture of an operator the rows are x, A⁺y and the stages.
     Source: LIEBM, §4.4, Table 7 and Fig. 5, whose rows G(m⁰), G(m) and G(m) + Y are `inferred`, `latent`, `residual`.
 
     Args:
-        operators: A with σ; None is 4× and 8× super-resolution, colorization, deblurring, denoising and inpainting, as
-            many of them as the images allow.
-        restoring: the numbers of the chains.
-        n: at most so many test images, in the set's order.
-        batch_size: images in one chain.
-        shown: how many images a picture shows.
+        operators: The operators A with their σ; None uses 4× and 8× super-resolution, colorization, deblurring,
+            denoising and inpainting, those of them that the images allow.
+        restoring: The settings of the chains.
+        n: The largest number of test images, in the order of the set.
+        batch_size: Images per batch of chains.
+        shown: Images in a picture.
 
     Raises:
-        UserError: a number is out of its range, or two operators have one name.
+        UserError: A number is out of range, or two operators have one name.
     """
 
     name = "restoration"
@@ -64,18 +64,21 @@ class Restoration(Task):
                 raise UserError(f"restoration.{key} is {value}; it must be 1 or more")
         names = [operator.name for operator in operators or ()]
         if len(set(names)) < len(names):
-            raise UserError(f"restoration.operators is [{', '.join(names)}]; give each name once")
-        self.operators, self.restoring = operators, restoring
-        self.n, self.batch_size, self.shown = n, batch_size, shown
+            raise UserError(f"restoration.operators is [{', '.join(names)}]; their names must differ")
+        self.operators = operators
+        self.restoring = restoring
+        self.n = n
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.share_of(self.n)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, Restores) and method.can_restore
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
@@ -89,15 +92,15 @@ class Restoration(Task):
             "restoring": asdict(self.restoring),
         }
         x, seed = prepare(images), int(torch.randint(2**31, ()))  # every operator has the same noise
-        asked = []
+        applied = []
         for operator in self.operators or STANDARD:
             lacking = operator.lacks(channels, size)
             if lacking is None:
-                asked.append(operator)
+                applied.append(operator)
             elif self.operators is not None:
-                result.notes.append(f"{operator.name}: left out, it needs {lacking}")
-        result.protocol["degraded_by"] = {operator.name: repr(operator) for operator in asked}
-        for operator in tracked(asked, "operators", total=len(asked)):
+                result.notes.append(f"{operator.name}: skipped, it needs {lacking}")
+        result.protocol["degraded_by"] = {operator.name: repr(operator) for operator in applied}
+        for operator in tracked(applied, "operators", total=len(applied)):
             y = operator.degraded(x, torch.Generator().manual_seed(seed))
             start = operator.pinv(y)
             self._measure(operator, "start", start, x, y, 0, result)
@@ -116,9 +119,9 @@ class Restoration(Task):
         """The ends of the stages of all images, on the CPU."""
         assert isinstance(method, Restores)
         parts: list[list[SampleStage]] = []
-        for at, given in enumerate(torch.split(y, self.batch_size)):
+        for at, batch in enumerate(torch.split(y, self.batch_size)):
             random = torch.Generator(method.device).manual_seed(seed + at)
-            parts.append(method.restored(given.to(method.device), operator, self.restoring, generator=random))
+            parts.append(method.restored(batch.to(method.device), operator, self.restoring, generator=random))
         return [
             SampleStage(
                 alike[0].name, [torch.cat([stage.states[-1].float().cpu() for stage in alike])], [alike[0].nfe[-1]]
@@ -137,5 +140,5 @@ class Restoration(Task):
 
 
 def consistency(made: Tensor, y: Tensor, operator: Operator) -> float:
-    """The root mean square of A x̂ − y, of images clamped to [-1, 1]."""
+    """The root mean square of A x̂ − y, for images clamped to [-1, 1]."""
     return math.sqrt((operator(made.clamp(-1, 1)) - y).double().square().mean())

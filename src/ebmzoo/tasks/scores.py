@@ -1,4 +1,4 @@
-"""Out-of-distribution scores that a trained method has beside its energy; all are higher for what is farther out."""
+"""Out-of-distribution scores of a trained method besides its energy; all are higher farther from the data."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SCORES = ("energy", "score", "gradient", "drop", "reconstruction")
 
 @dataclass(frozen=True)
 class GradientNorm:
-    """|∇E(x)|₂, with x in [-1, 1]: small in the modes of the density, whatever E is there.
+    """|∇E(x)|₂, with x in [-1, 1]: small near the modes of the density, whatever the value of E there.
 
-    Source: Grathwohl et al. 2020 (JEM), the approximate mass, whose sign is the other.
+    Source: Grathwohl et al. 2020 (JEM), the approximate mass, with the opposite sign.
     """
 
     energy: Energy
@@ -37,7 +37,7 @@ class GradientNorm:
         return "|∇E(x)|"
 
     def exists(self, x: Tensor) -> bool:
-        """Whether E has a gradient with respect to images; that of a fixed coder's latents has none."""
+        """Whether E has a gradient with respect to images; an energy on the latents of a frozen encoder has none."""
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             energy = self.energy(x).sum()
@@ -46,9 +46,9 @@ class GradientNorm:
 
 @dataclass(frozen=True)
 class EnergyDrop:
-    """E(x) − E(x_K), x_{k+1} = x_k − η∇E(x_k): how far down the chain of samples goes from x without its noise.
+    """E(x) − E(x_K), x_{k+1} = x_k − η∇E(x_k): the decrease of E along the sampling chain from x without its noise.
 
-    E, η, the limits of a step and the bounds are the chain's own. Source: ours.
+    E, η, the limit on a step and the bounds are those of the chain. Source: our own.
     """
 
     energy: Energy
@@ -57,7 +57,7 @@ class EnergyDrop:
 
     @classmethod
     def of(cls, method: HasChain, steps: int) -> EnergyDrop:
-        """By `steps` steps of the method's own chain."""
+        """Build the score with `steps` steps of the method's own chain."""
         return cls(method.chain_energy(), replace(method.sampler, steps=steps, noise=0.0), method.range)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class EnergyDrop:
 
 @dataclass(frozen=True)
 class ReconstructionError:
-    """|x − G(μ(x))|², the sum over pixels in [-1, 1]. Source: An & Cho 2015, with q's mean for its draws."""
+    """|x − G(μ(x))|², the sum over pixels in [-1, 1]. Source: An & Cho 2015, with the mean of q instead of draws."""
 
     method: Reconstructs
 
@@ -85,14 +85,14 @@ class ReconstructionError:
 class DenoisingGap:
     """|x − r(x + σε, σ)|², the sum over pixels in [-1, 1], with one ε ~ N(0, I) for all images.
 
-    An image's score is therefore its own function of the image alone. Source: Graham et al. 2023, of one noise level.
+    The score of an image is therefore a function of that image alone. Source: Graham et al. 2023, at one noise level.
     """
 
     method: Denoises
     sigma: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        # on the CPU, so that every device scores by the same noise
+        # drawn on the CPU, so that the noise is the same on every device
         eps = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
         return (x - self.method.denoise(x + self.sigma * eps, self.sigma)).square().flatten(1).sum(1)
 
@@ -102,26 +102,26 @@ class DenoisingGap:
 
 @dataclass(frozen=True)
 class NamedScore:
-    """A score that the method gives as it is, with what tables say of it."""
+    """A score of the method itself, with its description in protocols."""
 
     score: Score
-    told: str
+    description: str
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.score(x)
 
     def __str__(self) -> str:
-        return self.told
+        return self.description
 
 
-def scores_of(method: Method, x: Tensor, drop_steps: int, sigma: float) -> dict[str, Score]:
-    """Those of `SCORES` that the method has, by name; their `str` says what they are.
+def available_scores(method: Method, x: Tensor, drop_steps: int, sigma: float) -> dict[str, Score]:
+    """The scores among `SCORES` that the method has, by name; `str` of a score is its description.
 
     Args:
-        method: whose energy of images in [-1, 1] is used: of a sequence of energies that of the lowest level.
-        x: any images `(B, C, H, W)`, by which is seen whether the energy has a gradient.
-        drop_steps: K of `drop`, for methods with a chain on images.
-        sigma: σ of `reconstruction`, for methods with a denoiser; methods that infer latents reconstruct without noise.
+        method: The method, with an energy of images in [-1, 1]; of several noise levels, the lowest is used.
+        x: Any images `(B, C, H, W)`, used to find out whether the energy has a gradient.
+        drop_steps: The number K of steps of `drop`, for methods with a chain on images.
+        sigma: The noise σ of `reconstruction`, for denoisers; methods that infer latents reconstruct without noise.
     """
     scores: dict[str, Score] = {
         "energy": NamedScore(method.energy, "E(x)"),

@@ -1,10 +1,8 @@
-"""Whether samples are those of the energy: what becomes of the chains that made them when they go on."""
+"""Whether samples follow the law of the energy: how chains change when they run far beyond their usual length."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,44 +21,45 @@ from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
+from ebmzoo.tasks.paths import PathRecorder, mean_square
 
 RECORDED = 1000
-"""So many states of a chain, evenly spaced, have their energies in the trace, or all if they are fewer."""
+"""The largest number of states of a chain, evenly spaced, whose energies are in the trace."""
 
 
 class Stability(Task):
-    """The method's chains at `times` times their length: one path, with the sampler's η and τ, from its own start.
+    """The method's chains at `times` times their length: one path, with the sampler's η and τ and the method's start.
 
-    Figures, of k in `times`, where 1 is the chain that `sample` runs:
+    Figures, for each k in `times`, where 1 is the chain of `sample`:
 
         times_k/fd_<extractor>   Fréchet distance of the states to real images
         times_k/energy           mean E(x), beside real/energy of as many real images
-        times_k/displacement     root mean square of x − x₀ an element
-        times_k/nfe              network evaluations an image
+        times_k/displacement     root mean square of the elements of x − x₀
+        times_k/nfe              network evaluations per image
         r_hat                    rank-normalised split-R̂ of E over the second half of the longest path; 1 is agreement
-        ess                      effective sample size of the same traces, of all chains together, out of `states`
+        ess                      effective sample size of the same traces, over all chains together, out of `states`
 
-    A chain whose law is exp(−E/T) once it has forgotten its start stays there: its figures at 1, 10 and 100 agree, and
-    a small r_hat says that chains from different starts do. A short-run sampler's do not (Nijkamp et al. 2020, On the
-    anatomy of MCMC-based maximum likelihood learning, §3). r_hat near 1 is necessary, not sufficient: modes that no
-    chain ever saw leave no trace.
+    A chain that has converged to exp(−E/T) stays there: its figures at 1, 10 and 100 agree, and a small r_hat says that
+    chains from different starts agree. Those of a short-run sampler do not (Nijkamp et al. 2020, On the anatomy of
+    MCMC-based maximum likelihood learning, §3). An r_hat near 1 is necessary, not sufficient: modes that no chain has
+    visited leave no trace.
 
-    A method with noise levels runs k times its steps at each level, with the step size of training, anew for each k
-    from the same noise; the chains of a level have different laws, each given its own noisier image, so there is no
-    displacement, no r_hat and no ess.
+    A method with noise levels runs k times its steps at each level, with the step size of training, again from the same
+    noise for each k; the chains of a level are conditioned on different noisier images and so have different laws,
+    which is why there is no displacement, r_hat or ess.
 
     Args:
-        times: multiples of the chain's length.
-        n: chains.
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the real images.
-        shown: chains that the picture shows, a row each: the start and the states at `times`.
-        limit: Langevin steps of all chains together; multiples that would take more are left out, which the protocol
-            tells. None leaves out nothing.
-        batch_size: images in one chain.
+        times: Multiples of the chain's length, increasing, 1 or more.
+        n: Chains, 2 or more.
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        split: The set that the real images are taken from, `train` or `test`.
+        shown: Chains in the picture, one per row: the start and the states at `times`.
+        limit: The largest number of Langevin steps of all chains together; larger multiples are skipped, which the
+            protocol records. None skips none.
+        batch_size: Images per batch of chains.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: A number is out of range.
     """
 
     name = "stability"
@@ -76,23 +75,28 @@ class Stability(Task):
         batch_size: int = 250,
     ) -> None:
         if not times or any(k < 1 for k in times) or list(times) != sorted(set(times)):
-            raise UserError(f"stability.times is {list(times)}; it must be rising numbers, 1 or more")
+            raise UserError(f"stability.times is {list(times)}; it must be increasing numbers, 1 or more")
         if n < 2:
             raise UserError(f"stability.n is {n}; it must be 2 or more")
         for key, value in {"shown": shown, "batch_size": batch_size, "limit": 1 if limit is None else limit}.items():
             if value < 1:
                 raise UserError(f"stability.{key} is {value}; it must be 1 or more")
-        self.times, self.n, self.extractors, self.split = times, n, extractors or [], split
-        self.shown, self.limit, self.batch_size = shown, limit, batch_size
+        self.times = times
+        self.n = n
+        self.extractors = extractors or []
+        self.split = split
+        self.shown = shown
+        self.limit = limit
+        self.batch_size = batch_size
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls(extractors=extractors)
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.share_of(self.n)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, RunsLevels) or (isinstance(method, RunsChain) and method.chain_steps > 0)
 
     def missing(self) -> list[str]:
@@ -116,58 +120,69 @@ class Stability(Task):
         return result
 
     def _affordable(self, steps: int, sums: bool, result: Result) -> list[int]:
-        """The multiples of `steps` that the limit allows, of one path or each on its own; those left out are told."""
+        """The multiples of `steps` within the limit, along one path or run separately; the protocol lists the rest."""
         kept: list[int] = []
         for k in self.times:
             whole = (sum(kept) if sums else 0) + k
             if self.limit is None or self.n * steps * whole <= self.limit:
                 kept.append(k)
         if left := [k for k in self.times if k not in kept]:
-            told = ", ".join(f"{k}" for k in left)
-            result.protocol["left_out"] = f"times {told} left out: over {self.limit} steps of all chains together"
+            omitted = ", ".join(f"{k}" for k in left)
+            result.protocol["left_out"] = f"times {omitted} skipped: over {self.limit} steps of all chains together"
         return kept
 
     # ── one path ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _along(self, method: Method, result: Result) -> dict[int, Tensor]:
-        """The states at 0 and at each multiple, uint8 `(n, C, H, W)`, as far as no chain diverged before."""
+        """The states at 0 and at each multiple, uint8 `(n, C, H, W)`, up to the first divergence."""
         assert isinstance(method, RunsChain)
         steps = method.chain_steps
         kept = self._affordable(steps, sums=False, result=result)
         if not kept:
             return {}
         marks = {k * steps: k for k in (0, *kept)}
-        path, sampled = PathRecord(last=max(marks), marks=marks), method.sample(1)  # for what it tells of the chain
+        last, info = max(marks), method.chain_info()
+        every = max(1, math.ceil(last / RECORDED))
+        measured = sorted({*range(0, last + 1, every), *marks})
+        paths, diverged = PathRecorder(frozenset(measured), frozenset(marks)), False
         with method.evaluating():
             for first in range(0, self.n, self.batch_size):
-                start, states = method.long_chain(min(self.batch_size, self.n - first), path.last)
-                path.follow(tracked(states, "chain", total=path.last + 1, unit="step"), method)
-        if path.diverged:
-            result.notes.append(f"times_{max(kept)}: {path.diverged}")
-        trace, recorded = path.trace(), path.recorded
-        result.curves |= {"energy": trace.mean(0).tolist(), "step": [float(k) for k in recorded[: trace.shape[1]]]}
-        for at, k in marks.items():
+                start, states = method.long_chain(min(self.batch_size, self.n - first), last)
+                try:
+                    paths.follow(
+                        tracked(states, "chain", total=last + 1, unit="step"),
+                        energy=lambda x, x0: method.energy(x).float(),
+                        square=mean_square,
+                    )
+                except ChainDivergedError as error:
+                    if not diverged:
+                        result.notes.append(f"times_{max(kept)}: {error}")
+                    diverged = True
+        reached, trace, square = min(paths.reached), paths.values("energy"), paths.values("square")
+        result.curves |= {"energy": trace.mean(0).tolist(), "step": [float(k) for k in measured[: trace.shape[1]]]}
+        for step, k in marks.items():
             if k > 0:
-                alive = at <= path.reached
-                energy = float(trace[:, recorded.index(at)].mean()) if alive else math.nan
-                displacement = math.sqrt(path.square[k] / self.n) if alive else math.nan
+                alive, column = step <= reached, measured.index(step)
+                energy = float(trace[:, column].mean()) if alive else math.nan
+                displacement = math.sqrt(square[:, column].mean()) if alive else math.nan
                 result.figures |= {f"times_{k}/energy": energy, f"times_{k}/displacement": displacement}
-                result.figures[f"times_{k}/nfe"] = sampled.nfe - sampled.steps + at
-                result.protocol["chains"][f"times_{k}"] = chain_protocol(sampled) | {"start": start, "steps": at}
-        kept_late = [i for i, k in enumerate(recorded) if k > path.last // 2 and k % path.every == 0]
-        if not path.diverged and len(kept_late) >= 4 and (late := trace[:, kept_late]).isfinite().all():
+                result.figures[f"times_{k}/nfe"] = info.nfe - info.steps + step
+                result.protocol["chains"][f"times_{k}"] = chain_protocol(info) | {"start": start, "steps": step}
+        kept_late = [i for i, k in enumerate(measured) if k > last // 2 and k % every == 0]
+        if not diverged and len(kept_late) >= 4 and (late := trace[:, kept_late]).isfinite().all():
             ranks = rank_normalised(late)
             result.figures |= {"r_hat": split_rhat(ranks), "ess": effective_sample_size(ranks), "states": late.numel()}
-            told = f"{late.shape[1]} energies a chain, every {path.every} steps of the second half of {path.last}"
-            result.protocol["trace"] = told
-        return {k: torch.cat(path.images[k]) for at, k in marks.items() if at <= path.reached}
+            result.protocol["trace"] = (
+                f"{late.shape[1]} energies per chain, every {every} steps of the second half of {last}"
+            )
+        return {k: torch.cat(paths.images[step]) for step, k in marks.items() if step <= reached}
 
     # ── levels ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _by_levels(self, method: Method, result: Result) -> dict[int, Tensor]:
-        """The samples of each multiple, uint8 `(n, C, H, W)`, as far as no chain diverged."""
+        """The samples of each multiple, uint8 `(n, C, H, W)`, except where a chain diverged."""
         assert isinstance(method, RunsLevels)
-        steps, seed = method.sample(1).steps, int(torch.randint(2**31, ()))
+        steps, seed = method.chain_info().steps, int(torch.randint(2**31, ()))
         found: dict[int, Tensor] = {}
         for k in self._affordable(steps, sums=True, result=result):
             images, energies = [], []
@@ -200,56 +215,3 @@ class Stability(Task):
             result.pictures.append(str(path))
         except UserError as error:
             result.notes.append(str(error))
-
-
-@dataclass
-class PathRecord:
-    """What paths of `last` steps leave behind: the energies of some states, and the states at `marks`.
-
-    `marks` maps a step to its multiple; `square` has the sums over chains of |x − x₀|²/CHW; `reached` is the last step
-    before the first divergence, which `diverged` tells of.
-    """
-
-    last: int
-    marks: dict[int, int]
-    images: dict[int, list[Tensor]] = field(default_factory=dict)
-    square: dict[int, float] = field(default_factory=dict)
-    energies: list[Tensor] = field(default_factory=list)
-    diverged: str | None = None
-    reached: int = -1
-
-    def __post_init__(self) -> None:
-        self.reached = self.last
-
-    @property
-    def every(self) -> int:
-        """Between the states that make the trace."""
-        return max(1, math.ceil(self.last / RECORDED))
-
-    @property
-    def recorded(self) -> list[int]:
-        """The steps whose energies are kept."""
-        return sorted({*range(0, self.last + 1, self.every), *self.marks})
-
-    def follow(self, states: Iterable[Tensor], method: Method) -> None:
-        """Go along one batch of paths, to where one diverges."""
-        wanted, energies, x0, at = set(self.recorded), list[Tensor](), None, -1
-        try:
-            for at, x in enumerate(states):
-                if x0 is None:
-                    x0 = x.clone()
-                if at in wanted:
-                    energies.append(method.energy(x).float().cpu())
-                if at in self.marks:
-                    k = self.marks[at]
-                    self.images.setdefault(k, []).append(to_uint8(x).cpu())
-                    square = float((x - x0).double().square().flatten(1).mean(1).sum())
-                    self.square[k] = self.square.get(k, 0.0) + square
-        except ChainDivergedError as error:
-            self.diverged, self.reached = str(error), min(self.reached, at)
-        self.energies.append(torch.stack(energies, dim=1))
-
-    def trace(self) -> Tensor:
-        """The energies of all paths, `(n, recorded)`, as far as the first that diverged."""
-        shortest = min(batch.shape[1] for batch in self.energies)
-        return torch.cat([batch[:, :shortest] for batch in self.energies])

@@ -1,4 +1,4 @@
-"""What each of the chains adds that samples go through, semantic image first and its texture after."""
+"""The contribution of each chain of a sampler in stages, which draws a semantic image first and its texture after."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
+from ebmzoo.tasks.paths import PathRecorder
 
 
 class Stages(Task):
-    """Samples at the start and at the end of every stage, at several numbers of steps, all from the same noise.
+    """Samples at the start and at the end of every stage, for several numbers of steps, all from the same noise.
 
-    Rows, named after the method's stages: `K+T/semantic_start`, `K+T/semantic_end`, `K+T/texture_end` and, where a last
+    Rows, named after the method's stages: `K+T/semantic_start`, `K+T/semantic_end`, `K+T/texture_end` and, if a final
     denoising follows, `K+T/denoised_end`, for K latent and T image steps; K = 0 is texture from noise, `texture_start`.
-    A start that is the end of the stage before has no row. Figures: `nfe`, network evaluations an image up to there;
-    `seconds` for all n, with those that decoding what is kept takes; the Fréchet distance of each extractor. Seconds
-    are known at the end of the last stage and, from the same chains run once more without image steps, of the first.
-    Curves, one value a state kept: `K+T/stage/energy`, the mean of E(x), and `K+T/stage/nfe`.
-    In the pictures, one a K+T, a row is one sample from its first state to its last.
-    Source: Denoising-EBM, §5 and Fig. 5; 20+90 are its training's steps, 35+100 its CIFAR-10 samples'.
+    A start that equals the end of the previous stage has no row. Figures: `nfe`, network evaluations per image up to
+    there; `seconds` for all n, including the decoding of the recorded states; the Fréchet distance of each extractor.
+    Seconds are measured for the last stage and, by running the same chains again without image steps, for the first.
+    Curves, one value per recorded state: `K+T/stage/energy`, the mean of E(x), and `K+T/stage/nfe`. There is a picture
+    for each K+T, in which each row is a sample from its first state to its last.
+    Source: Denoising-EBM, §5 and Fig. 5; 20+90 are the steps of training, 35+100 those of the CIFAR-10 samples.
 
     Args:
-        steps: the (K, T).
-        n: how many samples for each.
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the real images, of the training or of the test set.
-        real: `all` of the split, as published FIDs do, or the first `n` of it.
-        keep: how many states of each stage are kept, evenly spaced, both ends included.
-        shown: how many samples a picture shows, at most `batch_size`.
-        batch_size: images in one chain.
+        steps: The pairs (K, T), 0 or more each and not both 0.
+        n: Samples per pair.
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        split: The set that the real images are taken from, `train` or `test`.
+        real: `all` images of the split, as for published FIDs, or its first `n`.
+        keep: Recorded states of each stage, evenly spaced, both ends included, 2 or more.
+        shown: Samples in a picture, at most `batch_size`.
+        batch_size: Images per batch of chains.
+
+    Raises:
+        UserError: A number is out of range.
     """
 
     name = "stages"
@@ -59,10 +63,10 @@ class Stages(Task):
         shown: int = 8,
         batch_size: int = 250,
     ) -> None:
-        given = [tuple(pair) for pair in steps]
-        if not given or len(set(given)) < len(given) or any(min(pair) < 0 or max(pair) == 0 for pair in given):
+        pairs = [tuple(pair) for pair in steps]
+        if not pairs or len(set(pairs)) < len(pairs) or any(min(pair) < 0 or max(pair) == 0 for pair in pairs):
             raise UserError(
-                f"stages.steps is {[list(pair) for pair in given]}; it must be different pairs of latent and image "
+                f"stages.steps is {[list(pair) for pair in pairs]}; it must be different pairs of latent and image "
                 "steps, 0 or more each and not both 0"
             )
         if n < (least := 2 if extractors else 1):
@@ -70,18 +74,23 @@ class Stages(Task):
         for key, (value, needed) in {"keep": (keep, 2), "shown": (shown, 1), "batch_size": (batch_size, 1)}.items():
             if value < needed:
                 raise UserError(f"stages.{key} is {value}; it must be {needed} or more")
-        self.steps, self.n, self.extractors = steps, n, extractors or []
-        self.split, self.real = split, real
-        self.keep, self.shown, self.batch_size = keep, shown, batch_size
+        self.steps = steps
+        self.n = n
+        self.extractors = extractors or []
+        self.split = split
+        self.real = real
+        self.keep = keep
+        self.shown = shown
+        self.batch_size = batch_size
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls(extractors=extractors)
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.samples_of(self.n)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return isinstance(method, SamplesInStages)
 
     def missing(self) -> list[str]:
@@ -105,27 +114,30 @@ class Stages(Task):
     def _sample(
         self, method: Method, latent_steps: int, image_steps: int, seed: int, folder: Path | None, result: Result
     ) -> dict[str, Tensor]:
-        """The images of one K+T as uint8, by row, of which all but the Fréchet distances goes into the result."""
+        """The images of one K+T as uint8, by row; everything but the Fréchet distances is added to the result."""
         name = f"{latent_steps}+{image_steps}"
         record = self._follow(method, latent_steps, image_steps, seed)
-        sampled = method.sample(1, steps=image_steps, generator=_random(method, seed))  # for what it tells of the chain
         start = {} if latent_steps else {"start": "noise"}
-        result.protocol["chains"][name] = chain_protocol(sampled) | start
+        result.protocol["chains"][name] = chain_protocol(method.chain_info(image_steps)) | start
         for point, nfe in record.nfe.items():
             result.figures[f"{name}/{point}/nfe"] = nfe
             if point in record.seconds:
                 result.figures[f"{name}/{point}/seconds"] = record.seconds[point]
-        for stage, energy in record.energy.items():
-            result.curves[f"{name}/{stage}/energy"] = energy.tolist()
+        for stage, path in record.paths.items():
+            result.curves[f"{name}/{stage}/energy"] = path.means("energy")
             result.curves[f"{name}/{stage}/nfe"] = [float(nfe) for nfe in record.nfe_of_states[stage]]
         if folder is not None:
             _draw(record, name, folder, result)
         return {f"{name}/{point}": torch.cat(images) for point, images in record.images.items()}
 
     def _follow(self, method: Method, latent_steps: int, image_steps: int, seed: int) -> StageRecord:
-        """Raises `ChainDivergedError` where a chain does."""
+        """Sample all batches and record them.
+
+        Raises:
+            ChainDivergedError: A chain diverged.
+        """
         assert isinstance(method, SamplesInStages)
-        record, clock = StageRecord(), dict[str, float]()
+        record, clock = StageRecord(self.shown), dict[str, float]()
         starts = range(0, self.n, self.batch_size)
         for first in tracked(starts, f"{latent_steps}+{image_steps} steps", unit="batch"):
             n, at = min(self.batch_size, self.n - first), seed + first
@@ -137,18 +149,18 @@ class Stages(Task):
                     keep=self.keep,
                     generator=_random(method, at),
                 )
-            record.add(stages, n / self.n, method, self.shown if first == 0 else 0)
-            record.took(list(record.nfe)[-1], clock["all"])
+            record.add(stages, method)
+            record.add_seconds(list(record.nfe)[-1], clock["all"])
             if latent_steps and image_steps and len(stages) > 1:
                 with stopwatch(clock, "first"):
                     method.stages(
                         n, latent_steps=latent_steps, image_steps=0, keep=self.keep, generator=_random(method, at)
                     )
-                record.took(f"{stages[0].name}_end", clock["first"])
+                record.add_seconds(f"{stages[0].name}_end", clock["first"])
         return record
 
     def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
-        """The Fréchet distance of every row's samples."""
+        """Compute the Fréchet distances of the samples of every row."""
         usable = [e for e in self.extractors if e.available() is None]
         if not usable or not made:
             return
@@ -161,45 +173,50 @@ class Stages(Task):
 
 @dataclass
 class StageRecord:
-    """What the chains of one row left behind, batch after batch.
+    """The recorded states of the chains of one pair, over all batches.
 
-    By point, as in `points`: `images`, uint8 batches; `nfe`; `seconds`, where they are known. By stage, one value a
-    state kept: `energy`, the mean over all samples; `nfe_of_states`. `strips` are the first samples at each state, one
-    tensor `(shown, C, H, W)` a column.
+    By point, as in `points`: `images`, uint8 batches; `nfe`; `seconds`, where they were measured. By stage: `paths`,
+    with the `energy` of the recorded states; `nfe_of_states`. `shown` samples appear in the picture.
     """
 
+    shown: int
     images: dict[str, list[Tensor]] = field(default_factory=dict)
     nfe: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    energy: dict[str, Tensor] = field(default_factory=dict)
+    paths: dict[str, PathRecorder] = field(default_factory=dict)
     nfe_of_states: dict[str, list[int]] = field(default_factory=dict)
-    strips: list[Tensor] = field(default_factory=list)
+    repeats: set[str] = field(default_factory=set)
+    """The stages that start where the stage before them ended."""
 
-    def add(self, stages: list[SampleStage], share: float, method: Method, shown: int) -> None:
-        """Count one batch, `share` of all samples, the first `shown` of which go into the picture."""
+    def add(self, stages: list[SampleStage], method: Method) -> None:
+        """Add one batch."""
         for point, (x, nfe) in points(stages).items():
             self.images.setdefault(point, []).append(to_uint8(x).cpu())
             self.nfe[point] = nfe
         before: Tensor | None = None
         for stage in stages:
+            path = self.paths.setdefault(stage.name, PathRecorder(shown=self.shown))
             with method.evaluating():
-                means = [method.energy(x.to(method.device)).cpu().double().mean() for x in stage.states]
-            self.energy[stage.name] = self.energy.get(stage.name, torch.zeros(())) + share * torch.stack(means)
+                path.follow(stage.states, energy=lambda x, x0: method.energy(x.to(method.device)))
             self.nfe_of_states[stage.name] = stage.nfe
-            again = before is not None and torch.equal(before, stage.states[0])
-            if shown:
-                self.strips += [x[:shown].float().cpu() for x in stage.states[int(again) :]]
+            if before is not None and torch.equal(before, stage.states[0]):
+                self.repeats.add(stage.name)
             before = stage.states[-1]
 
-    def took(self, point: str, seconds: float) -> None:
-        """Count the seconds up to a point of one batch."""
+    @property
+    def strips(self) -> list[Tensor]:
+        """The shown samples at each state of each stage, one `(shown, C, H, W)` per column."""
+        return [x for stage, path in self.paths.items() for x in path.strips[int(stage in self.repeats) :]]
+
+    def add_seconds(self, point: str, seconds: float) -> None:
+        """Add the seconds of one batch up to a point."""
         self.seconds[point] = self.seconds.get(point, 0.0) + seconds
 
 
 def points(stages: list[SampleStage]) -> dict[str, tuple[Tensor, int]]:
     """`<stage>_start` and `<stage>_end` of each stage, with the images and the NFE there.
 
-    A start is left out where it is the end of the stage before, and where it is the stage's only state.
+    A start is omitted if it is the end of the previous stage, or the only state of its stage.
     """
     found: dict[str, tuple[Tensor, int]] = {}
     before: Tensor | None = None
@@ -218,7 +235,7 @@ def _draw(record: StageRecord, row: str, folder: Path, result: Result) -> None:
     save_strips(torch.stack(record.strips, dim=1), path := folder / f"stages_{file}.png")
     result.pictures.append(str(path))
     nfe = [k for of_stage in record.nfe_of_states.values() for k in of_stage]
-    energy = torch.cat(list(record.energy.values())).tolist()
+    energy = [e for path in record.paths.values() for e in path.means("energy")]
     try:
         path = folder / f"stages_{file}_energy.png"
         save_against(nfe, {f"{row}: mean E(x)": energy}, "network evaluations", path)

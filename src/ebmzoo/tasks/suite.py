@@ -1,4 +1,4 @@
-"""Which tasks a test asks: those that a config names, and every other that the method can be asked."""
+"""The tasks that a test runs: those that a config lists, and every other that the method supports."""
 
 from __future__ import annotations
 
@@ -17,55 +17,58 @@ from ebmzoo.tasks.generation import Generation
 
 
 def suite(
-    named: Sequence[Task],
+    configured: Sequence[Task],
     method: Method,
     data: LightningDataModule,
     budget: Budget,
-    picked: Sequence[str] | None = None,
-    again: bool = False,
+    selected: Sequence[str] | None = None,
+    rerun: bool = False,
 ) -> list[Task]:
-    """The tasks to ask, in the order of the config and then of the alphabet, with the budget's counts.
+    """The tasks to run, in the order of the config and then of the alphabet, with the budget's counts.
 
-    What a config does not name is asked as it is by default, with the feature extractors of the config's `generation`.
+    A task that the config does not list has its default settings, with the feature extractors of the config's
+    `generation`.
 
     Args:
-        named: the tasks that the config names, with its settings.
-        method: what they are asked of.
-        data: whose images they use.
-        budget: their counts of samples, images and seeds.
-        picked: the names of those to ask, `config` for those that the config names; None for all.
-        again: ask also what has been answered.
+        configured: The tasks that the config lists, with its settings.
+        method: The method to evaluate.
+        data: The data module with the images.
+        budget: The numbers of samples, images and seeds.
+        selected: The names of the tasks to run, `config` for those that the config lists; None for all.
+        rerun: Whether to run tasks with an up-to-date result rerun.
 
     Raises:
-        UserError: a name is picked that is no task's, or that of a task that cannot be asked here.
+        UserError: A name is not that of a task, or its task cannot be run here.
     """
-    if picked is not None and list(picked) == ["config"]:
-        every, picked = {task.name: task for task in named}, None
+    if selected is not None and list(selected) == ["config"]:
+        every, selected = {task.name: task for task in configured}, None
     else:
-        every = {task.name: task for task in [*named, *_others(named)]}
-    for name in picked or ():
+        every = {task.name: task for task in [*configured, *_others(configured)]}
+    for name in selected or ():
         if name not in every and name not in _names():
             near = difflib.get_close_matches(name, {*every, *_names()}, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted({*every, *_names()}))}"
             raise UserError(f"tasks: there is no task '{name}'; {hint}")
         if name not in every:
-            raise UserError(f"tasks: {name} needs settings of its own: name it in the config's `tasks`")
+            raise UserError(f"tasks: {name} has settings without defaults; list it in the config's `tasks`")
         if not every[name].fits(method, data):
-            raise UserError(f"tasks: {name} cannot be asked of {type(method).__name__} on {type(data).__name__}")
-    chosen = [task for name, task in every.items() if (picked is None or name in picked) and task.fits(method, data)]
+            raise UserError(f"tasks: {name} cannot be run for {type(method).__name__} on {type(data).__name__}")
+    chosen = [
+        task for name, task in every.items() if (selected is None or name in selected) and task.fits(method, data)
+    ]
     for task in chosen:
-        task.under(budget)
-        task.seeds, task.again = budget.seeds, again
+        task.apply_budget(budget)
+        task.seeds, task.rerun = budget.seeds, rerun
     return chosen
 
 
-def _others(named: Sequence[Task]) -> list[Task]:
+def _others(configured: Sequence[Task]) -> list[Task]:
     extractors: list[FeatureExtractor] = [Pixels()]
-    for task in named:
+    for task in configured:
         if isinstance(task, Generation):
             extractors = task.extractors
-    taken = {task.name for task in named}
-    found = [kind.standard(extractors) for name, kind in _kinds().items() if name not in taken]
+    listed = {task.name for task in configured}
+    found = [kind.standard(extractors) for name, kind in _kinds().items() if name not in listed]
     return [task for task in found if task is not None]
 
 

@@ -1,1 +1,1 @@
-"""What keeps a run alive: the trainer, checkpoints, the watchdog, callbacks that draw."""
+"""The trainer, checkpoints, configurations, the watchdog and other callbacks of a run."""

@@ -1,4 +1,4 @@
-"""What happens beside training: sample grids, the progress bar, predictions on disk."""
+"""Callbacks of a run: sample grids, the progress bar, and predictions as a file."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.sampling.randomness import repeatable
 
 POINTS = 2500
-"""How many samples show a density of the plane."""
+"""Samples in the picture of a density on the plane."""
 
 
 class SampleGrid(Callback):
-    """Draws the same latents every so often: `<run_dir>/samples/step_0000500.png`, and in the W&B dashboard.
+    """Regularly draws samples from the same noise: `<run_dir>/samples/step_0000500.png`, and in the W&B dashboard.
 
-    Of `PlaneData` it draws 2,500 points, if matplotlib is there. Training does not notice: its random numbers go on as
-    if nothing had been drawn.
+    For `PlaneData` it draws 2,500 points, if matplotlib is installed. The random state of training is restored
+    afterwards, so that drawing does not affect training.
 
     Args:
-        every_n_steps: iterations between two grids; one is also drawn at the end. 0 draws none.
-        n: images in a grid.
+        every_n_steps: Iterations between two grids; one is also drawn at the end. 0 draws none.
+        n: Images in a grid.
     """
 
     def __init__(self, every_n_steps: int = 500, n: int = 64) -> None:
-        self.every_n_steps, self.n = every_n_steps, n
+        self.every_n_steps = every_n_steps
+        self.n = n
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
@@ -71,9 +72,9 @@ class SampleGrid(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, which also says which phase the run is in, without the version of the logger.
+    """Lightning's progress bar with the phase of the run, and without the version of the logger.
 
-    It reads what an iteration tells of itself once a second at most, for the host then waits for the device.
+    It reads the logged values at most once a second, because reading them makes the host wait for the device.
     """
 
     def __init__(self) -> None:
@@ -88,8 +89,8 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         if (now := time.monotonic()) >= self._due:
-            told = super().get_metrics(trainer, pl_module)
-            self._shown = {k.removeprefix("train/"): v for k, v in told.items() if k != "v_num"}
+            metrics = super().get_metrics(trainer, pl_module)
+            self._shown = {k.removeprefix("train/"): v for k, v in metrics.items() if k != "v_num"}
             self._due = now + 1
         return self._shown
 
@@ -98,7 +99,7 @@ KEYS = ("energy", "ood_score", "label")
 
 
 class PredictionsFile(BasePredictionWriter):
-    """`<run_dir>/predictions.npz`: every image's energy, out-of-distribution score and label, in the data's order."""
+    """Writes `<run_dir>/predictions.npz`: energy, out-of-distribution score and label of every image, in data order."""
 
     def __init__(self) -> None:
         super().__init__("epoch")

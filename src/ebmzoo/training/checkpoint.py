@@ -1,4 +1,4 @@
-"""What a checkpoint holds beyond the weights, how it is written, and how a method comes back from one."""
+"""The content of a checkpoint beyond the weights, how it is written, and how a method is loaded from one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from ebmzoo.errors import UserError
 from ebmzoo.networks.weights import read_weights
 from ebmzoo.sampling.randomness import random_state, set_random_state
-from ebmzoo.training.durable import keep_as, rename
+from ebmzoo.training.durable import hard_link, rename
 from ebmzoo.training.migration import FORMAT, KEY, migrated
-from ebmzoo.training.ranks import buffers_of_others, of_all
+from ebmzoo.training.ranks import differing_buffers, gather_objects
 from ebmzoo.version import __version__
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -26,37 +26,37 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 @dataclass(frozen=True)
 class Rollbacks:
-    """How often the run has gone back after a divergence, and what was changed: config keys and their numbers."""
+    """The number of times a run has gone back after a divergence, and the config keys changed since, with values."""
 
     tries: int = 0
     changed: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any]) -> Rollbacks:
-        """Those that a checkpoint tells of; none where it is of an ebmzoo that did not."""
-        told = checkpoint[KEY].get("rollbacks", {})
-        # Numbers alone: a class named in a file must not come upon the command line.
-        changed = {key: value for key, value in told.get("changed", {}).items() if isinstance(value, int | float)}
-        return cls(told.get("tries", 0), changed)
+        """The rollbacks stored in a checkpoint; none if an ebmzoo without rollbacks wrote it."""
+        stored = checkpoint[KEY].get("rollbacks", {})
+        # Only numbers: a class named in a file must not reach the command line.
+        changed = {key: value for key, value in stored.get("changed", {}).items() if isinstance(value, int | float)}
+        return cls(stored.get("tries", 0), changed)
 
     @property
     def flags(self) -> list[str]:
-        """What the changes are on a command line."""
+        """The changes as flags of a command line."""
         return [f"--{key}={value}" for key, value in self.changed.items()]
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `<run_dir>/last.ckpt`: written aside, then renamed over the old one, so that it is never half a file.
+    """Writes `<run_dir>/last.ckpt` to a temporary file and renames it, so that it is never half a file.
 
-    The one before it stays as `previous.ckpt`. The file carries the run's config and of every process its random
-    states and what its buffers have for themselves, so that `test`, `sample` and a resumed `fit` need nothing else.
-    Where it cannot be written, on a full disk say, training goes on and the next one tries again.
+    The checkpoint before it stays as `previous.ckpt`. The file holds the config of the run and, for every process, its
+    random states and its own buffers, so that `test`, `sample` and a resumed `fit` need nothing else. If it cannot be
+    written, for example on a full disk, training continues and the next checkpoint tries again.
 
     Args:
-        run_dir: where the file is kept.
-        config: the run's config as YAML text.
-        every_n_steps: iterations between two checkpoints; one is also written at the end.
-        rollbacks: how the run came to be what it is, for one that goes on from the file; see `Rollbacks`.
+        run_dir: The folder of the file.
+        config: The config of the run as YAML text.
+        every_n_steps: Iterations between two checkpoints, 1 or more; one is also written at the end.
+        rollbacks: The rollbacks so far, for a run that resumes from the file; see `Rollbacks`.
 
     Raises:
         UserError: `every_n_steps` is out of range; or, at the end of the fit, the file cannot be written.
@@ -72,7 +72,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.rollbacks = rollbacks or Rollbacks()
         self.kept: int | None = None
-        """The iteration of the checkpoint that is on the disk, None where this fit has written and read none."""
+        """The iteration of the checkpoint on disk; None if this fit has neither written nor read one."""
         self._loaded: dict[str, Any] | None = None
         self._failing = False
 
@@ -81,8 +81,8 @@ class LastCheckpoint(Checkpoint):
             "format": FORMAT,
             "version": __version__,
             "config": self.config,
-            "random": of_all(random_state()),
-            "buffers": buffers_of_others(pl_module),
+            "random": gather_objects(random_state()),
+            "buffers": differing_buffers(pl_module),
             "rollbacks": asdict(self.rollbacks),
         }
 
@@ -92,66 +92,66 @@ class LastCheckpoint(Checkpoint):
             self.kept = checkpoint.get("global_step")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not while it is loaded: DDP, set up after that, gives every process the buffers of process 0.
+        # Not in `on_load_checkpoint`: DDP, set up after that, gives every process the buffers of process 0.
         if self._loaded is None:
             return
         epochs = trainer.fit_loop.epoch_progress.state_dict()["total"]
         if trainer.fit_loop.restarted_mid_epoch and epochs["processed"] == epochs["started"]:
-            # Of the last batch of an epoch: lightning 2.6 takes the next one for the rest of that, and does not count
-            # it, so that the second checkpoint after it would be misread.
+            # At the last batch of an epoch, lightning 2.6 takes the next epoch for the rest of this one and does not
+            # count it, so that the second checkpoint after it would be misread.
             trainer.fit_loop.reset_restart_stage()
         loaded, self._loaded, rank = self._loaded, None, trainer.global_rank
         random, buffers = loaded.get("random", []), [{}, *loaded.get("buffers", [])]
         if random and len(random) != trainer.world_size and trainer.is_global_zero:
             print(
-                f"the checkpoint is of {len(random)} processes and this run has {trainer.world_size}: it goes on, but "
-                "not to the last bit; a process that was not there starts with the buffers of process 0 and with "
+                f"the checkpoint has {len(random)} processes and this run has {trainer.world_size}: it resumes, but "
+                "not bit for bit; a new process starts with the buffers of process 0 and with "
                 "random numbers of its own",
                 file=sys.stderr,
             )
         if rank < len(buffers):
             pl_module.load_state_dict(buffers[rank], strict=False)
-        # who gives another seed wants other random numbers
+        # a changed seed is meant to change the random numbers
         if rank < len(random) and _seed(loaded.get("config", "")) == _seed(self.config):
             set_random_state(random[rank])
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # After `max_steps` Lightning counts the epoch as done: only a checkpoint of now resumes in its middle.
+        # After `max_steps` Lightning counts the epoch as done: only a checkpoint written now resumes in its middle.
         due = trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps
         if due and self.kept != trainer.global_step:
             self.save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self.kept == trainer.global_step:  # what is logged of an iteration follows its checkpoint
+        if self.kept == trainer.global_step:  # the values of an iteration are logged after its checkpoint
             for logger in trainer.loggers:
                 logger.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.kept != trainer.global_step and (failure := self.save(trainer)) is not None:
-            kept = f"; the last checkpoint is of iteration {self.kept}" if self.kept is not None else ""
-            raise UserError(f"{self.path} cannot be written ({failure}), at the end of the run{kept}")
+            last = f"; the last checkpoint is from iteration {self.kept}" if self.kept is not None else ""
+            raise UserError(f"{self.path} cannot be written ({failure}) at the end of the run{last}")
 
     def save(self, trainer: Trainer) -> str | None:
-        """Write the checkpoint now; every process must call it. Gives back why it could not be, or None."""
+        """Write the checkpoint now, called by every process; returns the reason if it failed, and None otherwise."""
         aside = self.path.with_suffix(".tmp")
         try:
             trainer.save_checkpoint(aside, weights_only=False)
             failure = self._put_in_place(aside) if trainer.is_global_zero else None
-        except OSError as error:  # of process 0, which alone writes; the others wait for it at the end of the writing
+        except OSError as error:  # in process 0, the only one that writes; the others wait for it
             failure = error.strerror or str(error)
             trainer.strategy.barrier("Trainer.save_checkpoint")
         failure = trainer.strategy.broadcast(failure)
         if failure is None:
             self.kept = trainer.global_step
         if trainer.is_global_zero and self._failing != (failure is not None):
-            told = f"cannot be written ({failure}); training goes on" if failure else "is written again"
-            print(f"iteration {trainer.global_step}: {self.path} {told}", file=sys.stderr)
+            message = f"cannot be written ({failure}); training continues" if failure else "can be written again"
+            print(f"iteration {trainer.global_step}: {self.path} {message}", file=sys.stderr)
         self._failing = failure is not None
         return failure
 
     def _put_in_place(self, aside: Path) -> str | None:
         try:
-            keep_as(self.path, self.path.with_name(PREVIOUS))
+            hard_link(self.path, self.path.with_name(PREVIOUS))
             rename(aside, self.path)
         except OSError as error:
             return error.strerror or str(error)
@@ -163,12 +163,12 @@ def _seed(config: str) -> Any:
 
 
 def newest(run_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run's folder that is whole, None where there is none.
+    """The newest intact checkpoint in a run's folder; None if there is none.
 
-    Every byte of it is read and held against its checksum; a file that fails is told of and passed over.
+    Every byte is read and verified against its checksum; a damaged file is reported and skipped.
 
     Raises:
-        UserError: a file is whole but cannot be used, such as one of a newer ebmzoo.
+        UserError: A file is intact but cannot be used, for example because a newer ebmzoo wrote it.
     """
     for path in (Path(run_dir) / LAST, Path(run_dir) / PREVIOUS):
         if not path.exists():
@@ -181,15 +181,15 @@ def newest(run_dir: str | Path) -> Path | None:
         if damaged is None:
             read(path)
             return path
-        print(f"{path} is damaged ({damaged}) and is passed over", file=sys.stderr)
+        print(f"{path} is damaged ({damaged}) and is skipped", file=sys.stderr)
     return None
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents in the newest format, on the CPU, with no code run from the file.
+    """Read a checkpoint in the newest format, on the CPU, without running code from the file.
 
     Raises:
-        UserError: no such file, not a checkpoint, or not one of `ebmzoo`, or one of a newer.
+        UserError: The file does not exist, is not a checkpoint of `ebmzoo`, or was written by a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -201,15 +201,15 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def load(path: str | Path, trust: bool = False) -> LightningModule:
-    """The model of a checkpoint, in eval mode on the CPU, built from the config that the file carries.
+    """Build the model of a checkpoint from the config in the file, in eval mode on the CPU.
 
     Args:
-        path: the file.
-        trust: let its config name any class there is, which runs that class's code; without it only classes of ebmzoo
-            and of what it builds on.
+        path: The file.
+        trust: Whether its config may name any class, whose code then runs; otherwise only classes of ebmzoo and of the
+            libraries that it builds on.
 
     Raises:
-        UserError: the file is no checkpoint of `ebmzoo`, or, without `trust`, names another's class.
+        UserError: The file is not a checkpoint of `ebmzoo` or, without `trust`, names a class from elsewhere.
     """
     from ebmzoo.training.config import build_model
 

@@ -1,4 +1,4 @@
-"""Reading configs: errors that fit in a sentence, and a model from the text of a config."""
+"""Reading configs: errors of one sentence, and a model from the text of a config."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import Misread, UserError
 from ebmzoo.training.migration import moved
-from ebmzoo.training.trust import nothing_foreign, refusal
+from ebmzoo.training.trust import refusal, restricted_imports
 
 T = TypeVar("T")
 
 LIMITS = ("max_gib", "energy_limit")
-"""The numbers that may be infinite, which is for none."""
+"""The limits that may be infinite, which means no limit."""
 
 
 PACKAGES = (
     *("data", "methods", "methods.baselines", "metrics", "networks", "networks.autoencoder"),
     *("sampling", "ssrl", "tasks"),
 )
-"""The packages of `ebmzoo` whose public classes a config names."""
+"""The packages of `ebmzoo` with the public classes that a config can name."""
 
 GROUPS = ("trainer", "watchdog")
-"""The keys of a run that hold keys only, which jsonargparse does not mind."""
+"""The keys of a run that must hold mappings, which jsonargparse does not check."""
 
 
 class ZooParser(LightningArgumentParser):
-    """A parser whose errors are one sentence, with the nearest right name, and exit code 2."""
+    """A parser with errors of one sentence, which suggest the closest valid name, and exit code 2."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -46,10 +46,10 @@ class ZooParser(LightningArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         found = super().parse_args(*args, **kwargs)
-        of_command = found.get(found.get("subcommand") or "", found)
+        command = found.get(found.get("subcommand") or "", found)
         for key in GROUPS:
-            if key in of_command and not isinstance(of_command[key], Namespace):
-                self.error(f"{key} is {of_command[key]}; a mapping of its keys is needed")
+            if key in command and not isinstance(command[key], Namespace):
+                self.error(f"{key} is {command[key]}; a mapping of its keys is needed")
         for key, value in _numbers(found.as_dict()):
             if math.isnan(value) or value == -math.inf or (value == math.inf and key.rpartition(".")[2] not in LIMITS):
                 self.error(f"{key} is {value}; a finite number is needed")
@@ -59,16 +59,20 @@ class ZooParser(LightningArgumentParser):
         return super().instantiate(*args, **kwargs, instantiators=[(_built, object, True)])
 
     def sentence(self, message: str) -> str:
-        """The part of jsonargparse's message that says what is wrong, and the nearest name there is."""
+        """The part of jsonargparse's message that states the error, with the closest valid name."""
         if (refused := refusal(message)) is not None:
             return refused
-        told = _gist(message)
-        unknown = re.search(r"(?:[Kk]ey|[Oo]ption) '([\w.-]+)' is not (?:expected|accepted)", told)
-        unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", told)
+        gist = _gist(message)
+        unknown = re.search(r"(?:[Kk]ey|[Oo]ption) '([\w.-]+)' is not (?:expected|accepted)", gist)
+        unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", gist)
         no_class = re.search(r"(?:dot import path string: |[Nn]o module named '|has no attribute ')([\w.]+)", message)
         fixed = re.search(r"thus '([\w.]+)' is not accepted as class_path", message)
         if fixed is not None and (present := moved(fixed[1])) != fixed[1]:
             return _renamed(fixed[1], present)
+        if (abstract := re.search(r"([\w.]+) is abstract", message)) is not None and "." in abstract[1]:
+            module, _, name = abstract[1].rpartition(".")
+            lacking = getattr(getattr(import_module(module), name), "__abstractmethods__", ())
+            return f"{abstract[1]} is abstract: it must define {', '.join(sorted(lacking))}"
         if no_class is not None:
             whole = re.findall(r"class_path(?:=| |': )'([\w.]+)'", message)
             name = next((path for path in whole if no_class[1] in path.split(".")), no_class[1])
@@ -77,13 +81,13 @@ class ZooParser(LightningArgumentParser):
             near = difflib.get_close_matches(name.rpartition(".")[2], _classes(), n=1, cutoff=0.5)
             return f"there is no class '{name}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
         if unknown is None:
-            return told if len(told) <= 400 else f"{told[:200]} … {told[-180:]}"
+            return gist if len(gist) <= 400 else f"{gist[:200]} … {gist[-180:]}"
         name = unknown[1]
         near = difflib.get_close_matches(_plain(name), [_plain(n) for n in self.names()], n=1, cutoff=0.6)
         return f"there is no key '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
     def names(self) -> list[str]:
-        """The keys that this parser and its subcommands know."""
+        """The keys of this parser and its subcommands."""
         parsers: list[Any] = [self]
         if (subcommands := getattr(self, "_subcommands_action", None)) is not None:
             parsers += subcommands._name_parser_map.values()
@@ -95,17 +99,17 @@ def _renamed(name: str, present: str) -> str:
 
 
 def _built(kind: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """`kind` of these arguments; an error that says only what torch could not do is told with its numbers."""
+    """Call `kind` with these arguments; an error of torch or Python is reported with the numbers among them."""
     try:
         return kind(*args, **kwargs)
     except UserError:
         raise
     except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
         numbers = {key: x for key, x in kwargs.items() if isinstance(x, int | float) and not isinstance(x, bool)}
-        given = ", ".join(f"{key} {number:g}" for key, number in numbers.items())
+        values = ", ".join(f"{key} {number:g}" for key, number in numbers.items())
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         name = getattr(kind, "__name__", str(kind))
-        raise UserError(f"{name} cannot be made{' with ' if given else ''}{given}: {reason}") from error
+        raise UserError(f"{name} cannot be created{' with ' if values else ''}{values}: {reason}") from error
 
 
 def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -124,21 +128,21 @@ def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _gist(message: str) -> str:
-    """A message in one line; of the reasons that a union of types gives, the first that is about the value."""
+    """A message in one line; of the reasons for each member of a union type, the first that concerns the value."""
     message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reasons = [line[2:] for line in lines if line.startswith("- ") and "NoneType" not in line]
     if not reasons:
         return " ".join(lines)
     key = re.search(r'[Kk]ey "([\w.]+)"', lines[0])
-    given = re.search(r"Given value: ([^(]{1,80})$", message)
-    told = " or ".join(dict.fromkeys(reasons)) if "Expected" in reasons[0] else reasons[0]
-    told += f", not {given[1]}" if given and given[1] not in told else ""
-    return f"{key[1]}: {told}" if key else told
+    value = re.search(r"Given value: ([^(]{1,80})$", message)
+    gist = " or ".join(dict.fromkeys(reasons)) if "Expected" in reasons[0] else reasons[0]
+    gist += f", not {value[1]}" if value and value[1] not in gist else ""
+    return f"{key[1]}: {gist}" if key else gist
 
 
 def _classes() -> dict[str, str]:
-    """The public classes that a config can name, by their short names, with their class paths."""
+    """The class paths of the public classes that a config can name, by short name."""
     found = {}
     for package in PACKAGES:
         for name in import_module(f"ebmzoo.{package}").__all__:
@@ -151,8 +155,8 @@ def _plain(name: str) -> str:
 
 
 @contextmanager
-def mendable() -> Iterator[None]:
-    """Within it, what a parser or a constructor says becomes a `UserError`, freed of its wrapping."""
+def as_user_errors() -> Iterator[None]:
+    """Within the block, errors of a parser or a constructor become a `UserError` without their wrapping."""
     try:
         yield
     except Misread as error:
@@ -161,37 +165,37 @@ def mendable() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__ or cause.__context__
-        told = str(cause) if cause is not None else refusal(str(error)) or _gist(str(error))
-        raise UserError(told) from error
+        message = str(cause) if cause is not None else refusal(str(error)) or _gist(str(error))
+        raise UserError(message) from error
 
 
 def sections(config: str) -> dict[str, Any]:
     """The keys of a config's YAML text.
 
     Raises:
-        UserError: it is not YAML, asks for an object of Python, or has no keys.
+        UserError: The text is not YAML, contains a Python object, or is not a mapping.
     """
     try:
-        told = yaml.safe_load(config) or {}
+        content = yaml.safe_load(config) or {}
     except yaml.YAMLError as error:
         raise UserError(f"the config is not plain YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(told, dict):
-        raise UserError(f"the config is a {type(told).__name__}, but a mapping with the key model is needed")
-    return told
+    if not isinstance(content, dict):
+        raise UserError(f"the config is a {type(content).__name__}, but a mapping with the key model is needed")
+    return content
 
 
 def build_model(config: str, trust: bool = True) -> LightningModule:
-    """The `model:` of a config's YAML text, instantiated.
+    """Instantiate the `model:` of a config's YAML text.
 
     Raises:
-        UserError: the text holds no model, or, without `trust`, names what is not of ebmzoo or what it builds on.
+        UserError: The text has no model or, without `trust`, names a class from outside ebmzoo and its libraries.
     """
     section = sections(config).get("model")
     if section is None:
         raise UserError("the config has no model")
     parser = ZooParser()
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    with mendable(), nothing_foreign(trust):
+    with as_user_errors(), restricted_imports(trust):
         model = parser.instantiate(parser.parse_object({"model": section})).model
     assert isinstance(model, LightningModule)
     return model

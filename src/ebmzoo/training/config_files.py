@@ -1,4 +1,4 @@
-"""Configuration files: where they are, their names, and what they change of another by the key `extends`.
+"""Configuration files: their places, their names, and the overlays that `extends` makes of them.
 
 extends: ../cifar.yaml     # relative to this file
 run_dir: runs/clel_beta01_cifar
@@ -44,7 +44,7 @@ def config_paths() -> dict[str, Path]:
     folder, found = config_folder(), {}
     for path in sorted(folder.glob("*/**/*.yaml")):
         parts = path.relative_to(folder).with_suffix("").parts
-        if parts[0] not in (*_NOT_OF_FIT, "baselines"):  # baselines/ holds paths of before
+        if parts[0] not in (*_NOT_OF_FIT, "baselines"):  # baselines/ holds former paths
             found["_".join(part for part in parts if part != "ablations")] = path
     return found
 
@@ -68,10 +68,10 @@ def config_name(path: Path) -> str:
 
 
 def merged(base: Any, overlay: Any) -> Any:
-    """`base` with what `overlay` says instead.
+    """Merge `overlay` into `base`.
 
-    Mappings are merged key by key; lists, numbers and null replace what was there. A mapping with another `class_path`
-    than the base's replaces it whole, since the arguments of one class are not those of another.
+    Mappings are merged key by key; lists, numbers and null replace the base's value. A mapping with another
+    `class_path` than the base's replaces it as a whole, since the arguments of one class are not those of another.
     """
     if not isinstance(base, Mapping) or not isinstance(overlay, Mapping):
         return overlay
@@ -110,7 +110,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _renamed(path: Path) -> str:
-    """Where the configuration is now, if `path` is that of an earlier layout, with the words before it."""
+    """A hint at the present path of a configuration, if `path` is that of an earlier layout; empty otherwise."""
     try:
         paths = config_paths()
     except UserError:
@@ -126,19 +126,19 @@ def _renamed(path: Path) -> str:
 
 
 def named_config(name: str) -> str:
-    """The text of the configuration called `name`, with what it extends; errors as of `config_path`."""
+    """The text of the configuration called `name`, merged with those it extends; raises the errors of `config_path`."""
     return resolved_text(config_path(name))
 
 
 def resolved_text(path: str | Path) -> str:
-    """`read_config` as YAML text; errors as there."""
+    """`read_config` as YAML text; raises the same errors."""
     return yaml.safe_dump(read_config(path), sort_keys=False, allow_unicode=True)
 
 
 def with_resolved_configs(args: Sequence[str], folder: Path) -> list[str]:
-    """The command line with every `--config` a file that extends no other: by its path or its name.
+    """The command line with every `--config`, a path or a name, replaced by a file that extends no other.
 
-    What extends another is written, with what it extends, into `folder`.
+    A configuration that extends others is merged with them and written into `folder`.
 
     Raises:
         UserError: There is no such file or name, or it cannot be used.
@@ -158,12 +158,12 @@ def _resolved(value: str, folder: Path, at: int) -> str:
     path = Path(value)
     if not path.is_file() and path.suffix not in (".yaml", ".yml"):
         if "/" in value or "\n" in value or ":" in value:
-            return value  # the parser says what is wrong with it
+            return value  # the parser reports the error
         path = config_path(value)
     config = read_config(path)
     if EXTENDS not in sections(path.read_text(encoding="utf-8")):
         return str(path)
-    # Under its own name, in a folder of its own folder's name: an ablation is known by that.
+    # The names of file and folder are kept: the folder's identifies an ablation.
     written = folder / str(at) / path.resolve().parent.name / path.name
     written.parent.mkdir(parents=True)
     written.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, onto the disk, then renamed."""
+"""Checkpoints that are either complete or absent: written to a temporary file, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ebmzoo.training.migration import MigratingIO
 
 
 class DurableIO(MigratingIO):
-    """Writes `<file>.part` beside the file, waits until it is on the disk, and renames it.
+    """Writes `<file>.part` beside the file, flushes it to disk, and renames it.
 
-    Lightning's own collects a checkpoint in memory and passes it through the machine's temporary folder, which may be
-    smaller than the run's. What a killed process leaves of a `.part` is written over by the next.
+    Lightning's own writer collects a checkpoint in memory and passes it through the system's temporary folder, which
+    may be smaller than the run's. A `.part` left by a killed process is overwritten by the next checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if "://" in str(path):  # not a file of this machine
+        if "://" in str(path):  # not a local file
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
@@ -39,14 +39,14 @@ class DurableIO(MigratingIO):
 def _write(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, file)
-    except RuntimeError as error:  # torch's writer hides why it could not write
+    except RuntimeError as error:  # torch's writer hides the cause
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def rename(old: Path, new: Path) -> None:
-    """Put `old` in the place of `new` and wait until the folder itself is on the disk."""
+    """Replace `new` by `old` and flush the folder to disk."""
     old.replace(new)
     if os.name == "posix":
         folder = os.open(new.parent, os.O_RDONLY)
@@ -56,10 +56,10 @@ def rename(old: Path, new: Path) -> None:
             os.close(folder)
 
 
-def keep_as(path: Path, second: Path) -> None:
-    """Give the file at `path`, if there is one, the second name `second`; it costs no space until `path` is replaced.
+def hard_link(path: Path, second: Path) -> None:
+    """Hard-link the file at `path`, if it exists, as `second`; this costs no space until `path` is replaced.
 
-    Where the file system knows no second names nothing is kept.
+    Nothing is kept on a file system without hard links.
     """
     aside = second.with_name(f"{second.name}.part")
     aside.unlink(missing_ok=True)

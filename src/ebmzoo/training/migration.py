@@ -62,8 +62,12 @@ def moved(text: str) -> str:
 
 
 def _move_classes(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 named classes by the paths that they had before the packages were laid out by topic."""
-    checkpoint[KEY] = {**checkpoint[KEY], "config": moved(checkpoint[KEY]["config"])}
+    """Format 2 named classes by the paths that they had before the packages were laid out by topic.
+
+    Its argument `told` of `DRLSchedule` is `time` now.
+    """
+    config = re.sub(r"\btold: (level|logsnr)\b", r"time: \1", moved(checkpoint[KEY]["config"]))
+    checkpoint[KEY] = {**checkpoint[KEY], "config": config}
     return checkpoint
 
 

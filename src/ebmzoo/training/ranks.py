@@ -1,4 +1,4 @@
-"""The buffers that each process of a run has for itself: gathered for a checkpoint, which process 0 writes."""
+"""Collecting the state of every process for a checkpoint, which process 0 writes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
-def processes() -> int:
-    """How many processes train together."""
+def process_count() -> int:
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def of_all(mine: T) -> list[T]:
-    """What each process gives, a small thing, in the order of the processes; every one must call it."""
-    if processes() == 1:
+def gather_objects(mine: T) -> list[T]:
+    """The small objects that the processes pass, in the order of the ranks; every process must call it."""
+    if process_count() == 1:
         return [mine]
-    everyone: list[T | None] = [None] * processes()
+    everyone: list[T | None] = [None] * process_count()
     dist.all_gather_object(everyone, mine)
     return cast("list[T]", everyone)
 
 
-def buffers_of_others(module: nn.Module) -> list[dict[str, Tensor]]:
-    """Of the processes 1, 2, … the buffers that are not as process 0's; on process 0, and empty on the others.
+def differing_buffers(module: nn.Module) -> list[dict[str, Tensor]]:
+    """The buffers of ranks 1, 2, … that differ from those of rank 0; on rank 0 only, and empty elsewhere.
 
-    Weights are alike in all processes, buffers need not be: replay buffers, batch statistics. One process at a time
-    sends its own, so that process 0 has room for two sets and what differs. Every process must call it.
+    Weights are equal in all processes, but buffers need not be: replay buffers, batch statistics. One process at a time
+    sends its own, so that rank 0 needs memory for two sets and the differences. Every process must call it.
     """
-    if processes() == 1:
+    if process_count() == 1:
         return []
     kept = module.state_dict(keep_vars=True)
     mine = {name: buffer.detach() for name, buffer in module.named_buffers() if name in kept}
@@ -41,7 +41,7 @@ def buffers_of_others(module: nn.Module) -> list[dict[str, Tensor]]:
             dist.send(packed, 0)
         return []
     found = []
-    for rank in range(1, processes()):
+    for rank in range(1, process_count()):
         theirs = torch.empty_like(packed)
         if len(packed):
             dist.recv(theirs, rank)
@@ -56,7 +56,7 @@ def _bytes(buffer: Tensor) -> Tensor:
 
 
 def _differ(buffer: Tensor, part: Tensor) -> bool:
-    return not torch.equal(_bytes(buffer), part)  # bytes: NaN is as itself
+    return not torch.equal(_bytes(buffer), part)  # compared as bytes, so that NaN equals NaN
 
 
 def _like(buffer: Tensor, part: Tensor) -> Tensor:

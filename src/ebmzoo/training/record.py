@@ -1,4 +1,4 @@
-"""What a run cost: `<run_dir>/training.json`, for tables that hold quality against cost."""
+"""The cost of a run: `<run_dir>/training.json`, for tables of quality against cost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ebmzoo.report.write_errors import ignore_write_errors
 
 
 class TrainingRecord(Callback):
-    """Keeps how many iterations, images and seconds the run took, and how large its networks are.
+    """Records the iterations, images and seconds of the run, and the size of its networks.
 
-    A resumed run goes on counting. Seconds are the time between the start and the end of an iteration; on a GPU, where
-    the host runs ahead, their sum over a run is right and a single one need not be. CPU seconds are of this process.
+    A resumed run continues the counts. Seconds are the time between the start and the end of an iteration; on a GPU,
+    where the host runs ahead, their sum is right but a single one need not be. CPU seconds are those of this process.
 
     Args:
-        run_dir: where `training.json` is kept; it is written at the end of the fit, however it ends.
+        run_dir: The folder of `training.json`, which is written at the end of the fit, however it ends.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -65,8 +65,8 @@ class TrainingRecord(Callback):
 
     def _write(self, trainer: Trainer, module: LightningModule, finished: bool) -> None:
         if not trainer.is_global_zero or (self.path.exists() and not self._recent):
-            return  # what came to no iteration has nothing to add to the record of those before
-        told = self.state_dict() | {
+            return  # without an iteration there is nothing to add to the record
+        record = self.state_dict() | {
             "finished": finished,
             "seconds_per_iteration_median": statistics.median(self._recent) if self._recent else None,
             "cpu_seconds_per_iteration_median": statistics.median(self._recent_cpu) if self._recent_cpu else None,
@@ -78,11 +78,11 @@ class TrainingRecord(Callback):
         }
         with ignore_write_errors(str(self.path)):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(told, indent=2) + "\n")
+            self.path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def parameters(module: LightningModule) -> dict[str, int]:
-    """The number of parameters of each network of a method, by its name; averages are not networks of their own."""
+    """The number of parameters of each network of a method, by name; averages are not counted as networks."""
     children = {name: child for name, child in module.named_children() if name != "averages"}
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in children.items()}
     return {name: count for name, count in counts.items() if count}

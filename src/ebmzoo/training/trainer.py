@@ -13,13 +13,12 @@ from ebmzoo.training.durable import DurableIO
 
 
 class ZooTrainer(Trainer):
-    """A `Trainer` whose data-parallel strategies bear several backward passes a batch, and which lets a `Method`
-    accumulate gradients."""
+    """A `Trainer` that allows several backward passes per batch under DDP and gradient accumulation in a `Method`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(self.strategy, DDPStrategy):
-            # Each loss reaches some of the networks only; a replay buffer is each process's own.
+            # Each loss involves only some of the networks; every process has its own replay buffer.
             self.strategy._ddp_kwargs = {
                 "find_unused_parameters": True,
                 "broadcast_buffers": False,
@@ -29,7 +28,7 @@ class ZooTrainer(Trainer):
         self.batches_a_step = self.accumulate_grad_batches
 
     def fit(self, model: LightningModule, *args: Any, **kwargs: Any) -> None:
-        # Lightning accumulates for a module that does not step its optimizers itself, and else refuses to.
+        # Lightning accumulates only for modules with automatic optimization, and raises for others.
         steps_itself = isinstance(model, Method)
         if isinstance(model, Method):
             model.optimization.accumulate = self.batches_a_step
@@ -37,5 +36,5 @@ class ZooTrainer(Trainer):
         super().fit(model, *args, **kwargs)
 
 
-# `inference_mode` kills gradients even inside enable_grad; the data module deals out batches to processes itself.
+# `inference_mode` disables gradients even inside enable_grad; the data module distributes batches itself.
 DEFAULTS: dict[str, Any] = {"inference_mode": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0}

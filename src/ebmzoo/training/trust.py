@@ -1,4 +1,4 @@
-"""What a config from a file of another's may have built: nothing but classes that are known to do no harm."""
+"""Restricting the classes that the config of an untrusted file may instantiate to those known to be harmless."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from jsonargparse._common import parsing_settings
 ALLOWED = (
     *(f"ebmzoo.{package}" for package in ("data", "methods", "metrics", "networks", "sampling")),
     *(f"ebmzoo.{package}" for package in ("ssrl", "tasks")),
-    *("ebmzoo.Langevin", "ebmzoo.sampling.langevin.Langevin"),  # a sampler that may be null is written as a class
+    *("ebmzoo.Langevin", "ebmzoo.sampling.langevin.Langevin"),  # an optional sampler is given by its class path
     *(f"lightning.pytorch.{package}" for package in ("callbacks", "loggers", "profilers", "strategies")),
     "torch.nn",
     "torch.optim",
 )
-"""Where a class must be named and defined. `ebmzoo.load` is not among them: it would give itself `trust`."""
+"""The allowed prefixes of a class path and its definition; without `ebmzoo.load`, which could grant itself `trust`."""
 
 REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
-"""How jsonargparse says that it refuses a name."""
+"""jsonargparse's message for a refused name."""
 
 
 @contextmanager
-def nothing_foreign(trust: bool = False) -> Iterator[None]:
-    """Within it, unless `trust`, a parser imports only what is in `ALLOWED`, by its name and where it is defined.
+def restricted_imports(trust: bool = False) -> Iterator[None]:
+    """Within the block, unless `trust`, a parser imports only classes named and defined in `ALLOWED`.
 
-    jsonargparse asks before it imports anything that a value names, a class or a function, at any depth and also in a
-    file that a value names.
+    jsonargparse checks before it imports a class or function that a value names, at any depth and also in files that a
+    value names.
     """
     before = dict(parsing_settings)
     try:
@@ -41,11 +41,11 @@ def nothing_foreign(trust: bool = False) -> Iterator[None]:
 
 
 def refusal(message: str) -> str | None:
-    """The sentence for a parser's message that is about a refused name, None where it is about something else."""
+    """The sentence for a parser's message about a refused name; None for any other message."""
     found = REFUSED.search(message)
     if found is None:
         return None
     return (
-        f"'{found[1]}' is neither a class of ebmzoo nor of what it builds on: a checkpoint's config may name it only "
-        "with --trust true, for a file whose writer you trust (`load(path, trust=True)` in Python)"
+        f"'{found[1]}' is neither a class of ebmzoo nor of its libraries; a checkpoint's config may name it only "
+        "with --trust true, for a file from a source that you trust (`load(path, trust=True)` in Python)"
     )

@@ -1,4 +1,4 @@
-"""Watches a run for the ways in which training energies fails, says what it saw, and stops what cannot recover."""
+"""Watches a run for typical failures of training energies, reports them, and stops runs that cannot recover."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,67 +19,67 @@ from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.method import Method
 from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.sampling.randomness import repeatable
-from ebmzoo.training.ranks import of_all
+from ebmzoo.training.ranks import gather_objects
 
 Kind = Literal["non_finite", "exploding_energy", "dead_energy", "collapsed_generator"]
 
 
 STILL = 1e-6
-"""A displacement below it, per pixel, is none: it is what tells a dead energy where a chain has no noise."""
+"""A displacement per pixel below this is zero: it reveals a dead energy if the chain has no noise."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What was seen at which iteration, in a sentence."""
+    """An event of a run: its iteration, its kind, and its message, a sentence."""
 
     step: int
     event: str
-    told: str
+    message: str
 
-    def write(self, folder: Path, aloud: bool = True) -> None:
-        """Add it to `<folder>/events.jsonl` and, `aloud`, say it on the standard error."""
-        if aloud:
-            print(self.told, file=sys.stderr)
+    def write(self, folder: Path, echo: bool = True) -> None:
+        """Append the event to `<folder>/events.jsonl` and, with `echo`, print its message to standard error."""
+        if echo:
+            print(self.message, file=sys.stderr)
         with ignore_write_errors(f"event in {folder / 'events.jsonl'}"):
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "events.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(self)) + "\n")
+                file.write(json.dumps({"step": self.step, "event": self.event, "told": self.message}) + "\n")
 
 
 class DivergedError(UserError):
-    """A run has diverged; `event` says at which iteration and how."""
+    """A run has diverged; `event` has the iteration and the reason."""
 
     def __init__(self, event: Event) -> None:
-        super().__init__(event.told)
+        super().__init__(event.message)
         self.event = event
 
 
 class Watchdog(Callback):
-    """Looks at the readings of every `every_n_steps`-th iteration, and at the weights before a checkpoint is written.
+    """Checks the logged values of every `every_n_steps`-th iteration, and the weights before a checkpoint is written.
 
-    - `non_finite`: a reading, or a weight, that is NaN or infinite.
-    - `exploding_energy`: |mean E| of data or chain above `energy_limit`.
-    - `dead_energy`: `train/displacement_ratio`, the chain's displacement over √K·τ, at or below `dead_ratio`: the chain
-      moves no farther than its noise alone would; or, without noise, not at all.
-    - `collapsed_generator`: what the generator (or initializer) proposes varies, per pixel, less than `collapse` times
-      as much as the data; looked at every tenth time.
+    - `non_finite`: a logged value or a weight is NaN or infinite. - `exploding_energy`: |mean E| of data or chain is
+    above `energy_limit`. - `dead_energy`: `train/displacement_ratio`, the chain's displacement over √K·τ, is at or
+    below `dead_ratio`: the chain
+      moves no farther than by its noise alone; or, without noise, not at all.
+    - `collapsed_generator`: the proposals of the generator (or initializer) vary, per pixel, less than `collapse` times
+      as much as the data; checked every tenth time.
 
-    The last two are told after `patience` readings in a row. A kind among `stops` ends the run: the exception leaves
-    the last checkpoint, which is of before, and `ebmzoo fit` goes back to it up to `retries` times, each time with
+    The last two are reported after `patience` checks in a row. A kind in `stops` ends the run: the exception leaves the
+    last checkpoint, which is from before, and `ebmzoo fit` goes back to it up to `retries` times, each time with
     another seed and with every config key of `changes` multiplied by its factor.
 
     Args:
-        stops: the kinds that end a run; the others are told.
-        retries: how often `ebmzoo fit` goes back to the last checkpoint; 0 ends the run at once.
-        changes: config keys and factors, such as `{model.sampler.step_size: 0.5, model.sampler.steps: 2}`.
-        energy_limit: see `exploding_energy`.
-        dead_ratio: see `dead_energy`.
-        collapse: see `collapsed_generator`; 0 for never.
-        patience: readings in a row.
-        every_n_steps: iterations between two readings.
+        stops: The kinds that end a run; the others are only reported.
+        retries: The number of times that `ebmzoo fit` goes back to the last checkpoint; 0 ends the run at once.
+        changes: Config keys and factors, such as `{model.sampler.step_size: 0.5, model.sampler.steps: 2}`.
+        energy_limit: The limit of `exploding_energy`, above 0.
+        dead_ratio: The limit of `dead_energy`.
+        collapse: The limit of `collapsed_generator`; 0 disables the check.
+        patience: Checks in a row, 1 or more.
+        every_n_steps: Iterations between two checks, 1 or more.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: A number is out of range.
     """
 
     def __init__(
@@ -99,9 +99,14 @@ class Watchdog(Callback):
                 raise UserError(f"watchdog.{key} is {value}; it must be {needed} or more")
         if not energy_limit > 0:
             raise UserError(f"watchdog.energy_limit is {energy_limit}; it must be above 0")
-        self.stops, self.retries, self.changes = tuple(stops), retries, changes or {}
-        self.energy_limit, self.dead_ratio, self.collapse = energy_limit, dead_ratio, collapse
-        self.patience, self.every_n_steps = patience, every_n_steps
+        self.stops = tuple(stops)
+        self.retries = retries
+        self.changes = changes or {}
+        self.energy_limit = energy_limit
+        self.dead_ratio = dead_ratio
+        self.collapse = collapse
+        self.patience = patience
+        self.every_n_steps = every_n_steps
         self._in_a_row: dict[str, int] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,20 +120,20 @@ class Watchdog(Callback):
     ) -> None:
         if trainer.global_step % self.every_n_steps != 0:
             return
-        readings = _readings(trainer)
-        seen = dict(self._at_once(readings))
-        seen |= self._in_time("dead_energy", _dead(readings, self.dead_ratio))
+        values = _log_values(trainer)
+        seen = dict(self._immediate(values))
+        seen |= self._persistent("dead_energy", _dead(values, self.dead_ratio))
         if trainer.global_step % (10 * self.every_n_steps) == 0 and isinstance(pl_module, Method):
-            seen |= self._in_time("collapsed_generator", self._collapsed(pl_module, batch))
-        self._tell_all(trainer, seen)
+            seen |= self._persistent("collapsed_generator", self._collapsed(pl_module, batch))
+        self._report(trainer, seen)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Lets no state be saved that a run could not go on from."""
+        """Refuse to save a state that a run could not resume from."""
         stops: tuple[str, ...] = self.stops
-        seen = {kind: told for kind, told in self._at_once(_readings(trainer)) if kind in stops}
+        seen = {kind: message for kind, message in self._immediate(_log_values(trainer)) if kind in stops}
         for name, value in checkpoint["state_dict"].items():
             if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-                seen["non_finite"] = f"{name} holds NaN or infinity; the last checkpoint is of before"
+                seen["non_finite"] = f"{name} holds NaN or infinity; the last checkpoint is from before"
                 break
         for event in self._events(trainer, seen):
             raise DivergedError(event)
@@ -137,14 +142,15 @@ class Watchdog(Callback):
         if isinstance(exception, DivergedError):
             _log(trainer, exception.event)
 
-    def _at_once(self, readings: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        # The ratio is over √K·τ, which may be 0; the displacement itself stands beside it.
-        watched = {name: value for name, value in readings.items() if name != "train/displacement_ratio"}
+    def _immediate(self, values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """The kinds of events that are reported at once, with their messages."""
+        # The ratio divides by √K·τ, which may be 0; the displacement itself is watched too.
+        watched = {name: value for name, value in values.items() if name != "train/displacement_ratio"}
         bad = [name for name, value in watched.items() if not math.isfinite(value)]
         if bad:
             yield "non_finite", f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite"
         for name in ("train/energy_data", "train/energy_chain"):
-            value = readings.get(name, 0.0)
+            value = values.get(name, 0.0)
             if math.isfinite(value) and abs(value) > self.energy_limit:
                 yield "exploding_energy", f"{name} is {value:.3g}, beyond {self.energy_limit:.3g}"
 
@@ -160,12 +166,12 @@ class Watchdog(Callback):
             return None
         return f"the generator has collapsed, its images vary {ratio:.2g} times as much as the data"
 
-    def _in_time(self, kind: str, told: str | None) -> dict[str, str]:
-        """What has been seen for the `patience`-th time in a row."""
-        self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if told is not None else 0
-        return {kind: told} if told is not None and self._in_a_row[kind] == self.patience else {}
+    def _persistent(self, kind: str, message: str | None) -> dict[str, str]:
+        """The message, if it is the `patience`-th of its kind in a row."""
+        self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if message is not None else 0
+        return {kind: message} if message is not None and self._in_a_row[kind] == self.patience else {}
 
-    def _tell_all(self, trainer: Trainer, seen: Mapping[str, str]) -> None:
+    def _report(self, trainer: Trainer, seen: Mapping[str, str]) -> None:
         for event in self._events(trainer, seen):
             if event.event in self.stops:
                 raise DivergedError(event)
@@ -174,15 +180,15 @@ class Watchdog(Callback):
             _log(trainer, event)
 
     def _events(self, trainer: Trainer, seen: Mapping[str, str]) -> list[Event]:
-        """What any process has seen; all go on, or stop, together. Every process must call it."""
+        """The events that any process has seen, so that all continue or stop together; every process must call it."""
         step, found = trainer.global_step, dict[str, str]()
-        for one in of_all(dict(seen)):
+        for one in gather_objects(dict(seen)):
             found = one | found
-        return [Event(step, kind, f"iteration {step}: {told}{_REMEDIES[kind]}") for kind, told in found.items()]
+        return [Event(step, kind, f"iteration {step}: {text}{_REMEDIES[kind]}") for kind, text in found.items()]
 
 
 def _log(trainer: Trainer, event: Event) -> None:
-    """The event as a point among the run's curves."""
+    """Log the event as a point among the run's curves."""
     for logger in trainer.loggers:
         logger.log_metrics({f"watchdog/{event.event}": 1.0}, step=event.step)
 
@@ -195,25 +201,26 @@ _REMEDIES = {
 }
 
 
-def _readings(trainer: Trainer) -> dict[str, float]:
-    """The `train/…` readings; the host waits for the device once for all of them."""
-    named = {n: v for n, v in trainer.callback_metrics.items() if n.startswith("train/") and v.numel() == 1}
-    if not named:
+def _log_values(trainer: Trainer) -> dict[str, float]:
+    """The logged `train/…` values; the host waits for the device once for all of them."""
+    logged = {n: v for n, v in trainer.callback_metrics.items() if n.startswith("train/") and v.numel() == 1}
+    if not logged:
         return {}
-    values = torch.stack([v.detach().float().flatten()[0] for v in named.values()]).tolist()
-    return dict(zip(named, values, strict=True))
+    values = torch.stack([v.detach().float().flatten()[0] for v in logged.values()]).tolist()
+    return dict(zip(logged, values, strict=True))
 
 
-def _dead(readings: Mapping[str, float], limit: float) -> str | None:
-    ratio = readings.get("train/displacement_ratio")
-    if readings.get("train/displacement", 1.0) < STILL:
+def _dead(values: Mapping[str, float], limit: float) -> str | None:
+    ratio = values.get("train/displacement_ratio")
+    if values.get("train/displacement", 1.0) < STILL:
         return "the energy is dead, the chain does not move"
     if ratio is None or not math.isfinite(ratio) or ratio > limit:
         return None
     return f"the energy is dead, the chain has moved {ratio:.3f} times as far as its noise alone"
 
 
-def events_of(run_dir: Path) -> list[Event]:
-    """What was told of a run, in its order."""
+def read_events(run_dir: Path) -> list[Event]:
+    """Read the events of a run, in order."""
     path = run_dir / "events.jsonl"
-    return [Event(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    records = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return [Event(record["step"], record["event"], record["told"]) for record in records]

@@ -15,8 +15,9 @@ from ebmzoo.methods import DualMCMCLosses, LIEBMElbo
 from ebmzoo.methods.base.capabilities import Reconstructs, StartsFromGenerator
 from ebmzoo.networks import SNGANInference
 from ebmzoo.networks.batch_norm_calibration import norms
-from ebmzoo.sampling.energies import Hat, OfLatent, OfResidual, Tilted
+from ebmzoo.sampling.energies import Tilted
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import Hat, OfLatent, OfResidual
 from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Interpolation, Reconstruction, Revision
 from support.tiny import TinyData, Watch, coopnets, dual_mcmc, hat_ebm, liebm, stage, trainer, triangle, vae

@@ -32,11 +32,11 @@ def images(n=6, channels=1, size=8):
 
 
 def alone(module):
-    """A training module whose readings are kept in `told`."""
-    told = {}
-    module.log = lambda key, value, **_: told.__setitem__(key, value.detach())
-    module.log_dict = lambda values: told.update({key: value.detach() for key, value in values.items()})
-    return module, told
+    """A training module, and the values that it logs."""
+    logged = {}
+    module.log = lambda key, value, **_: logged.__setitem__(key, value.detach())
+    module.log_dict = lambda values: logged.update({key: value.detach() for key, value in values.items()})
+    return module, logged
 
 
 # ── the networks ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +134,7 @@ def test_frozen_is_for_good():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"width": 6}, "width is 6"),
         ({"width": 0}, "width is 0"),
@@ -145,8 +145,8 @@ def test_frozen_is_for_good():
         ({"in_channels": 0}, "in_channels is 0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(changes, told):
-    with pytest.raises(UserError, match=rf"^coder.{told}; it must be"):
+def test_numbers_out_of_range_are_refused(changes, message):
+    with pytest.raises(UserError, match=rf"^coder.{message}; it must be"):
         coder(**changes)
 
 
@@ -165,7 +165,7 @@ def test_other_images_are_refused():
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_the_loss_is_the_equation(power):
-    module, told = alone(training(kl_weight=0.25, power=power))
+    module, logged = alone(training(kl_weight=0.25, power=power))
     x = images(3)
     torch.manual_seed(5)
     loss = module.training_step((x, torch.zeros(3)), 0)
@@ -176,22 +176,22 @@ def test_the_loss_is_the_equation(power):
     recon = sum(((x[i] - made[i]).abs() ** power).sum() for i in range(3)) / 3
     q = Normal(mu, (logvar / 2).exp())
     kl = sum(kl_divergence(Normal(q.mean[i], q.stddev[i]), Normal(0.0, 1.0)).sum() for i in range(3)) / 3
-    torch.testing.assert_close(told["train/recon"], recon.detach())
-    torch.testing.assert_close(told["train/kl"], kl.detach())
+    torch.testing.assert_close(logged["train/recon"], recon.detach())
+    torch.testing.assert_close(logged["train/kl"], kl.detach())
     torch.testing.assert_close(loss, recon + 0.25 * kl)
-    assert torch.equal(told["train/loss"], loss)
+    assert torch.equal(logged["train/loss"], loss)
 
 
 def test_kl_is_zero_at_the_prior():
-    module, told = alone(training())
+    module, logged = alone(training())
     last = module.coder.encoder[-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     module.training_step((images(), None), 0)
-    assert told["train/kl"] == 0
+    assert logged["train/kl"] == 0
     nn.init.constant_(last.bias, 1.0)  # ½(μ² + e^{logvar} − 1 − logvar) = (e − 1)/2 for each of 32 numbers
     module.training_step((images(), None), 0)
-    assert told["train/kl"].item() == pytest.approx(16 * (torch.e - 1), rel=1e-6)
+    assert logged["train/kl"].item() == pytest.approx(16 * (torch.e - 1), rel=1e-6)
 
 
 def test_the_gradient_reaches_every_parameter():
@@ -211,9 +211,11 @@ def test_the_scale_has_no_part_in_the_loss():
     assert torch.equal(*losses)
 
 
-@pytest.mark.parametrize(("changes", "told"), [({"kl_weight": -1.0}, "kl_weight is -1"), ({"power": 3}, "power is 3")])
-def test_weights_out_of_range_are_refused(changes, told):
-    with pytest.raises(UserError, match=rf"^model.{told}.*; it must be"):
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"kl_weight": -1.0}, "kl_weight is -1"), ({"power": 3}, "power is 3")]
+)
+def test_weights_out_of_range_are_refused(changes, message):
+    with pytest.raises(UserError, match=rf"^model.{message}.*; it must be"):
         training(**changes)
 
 
@@ -283,24 +285,24 @@ def test_training_restores_better(tmp_path):
     before, _ = alone(training())
     run = trainer(tmp_path, max_epochs=10, limit_val_batches=1.0)
     run.fit(module, data)
-    told = run.logged_metrics
-    assert {"train/loss", "train/recon", "train/kl", "val/psnr"} <= told.keys()
+    logged = run.logged_metrics
+    assert {"train/loss", "train/recon", "train/kl", "val/psnr"} <= logged.keys()
     x = to_float(data.test_set.images)
     with torch.no_grad():
         errors = [(x - m.coder.decode(m.coder.encode(x))).square().mean() for m in (module, before)]
     assert errors[0] < 0.5 * errors[1]
 
 
-def test_the_test_readings(tmp_path):
+def test_the_logged_values_of_the_test(tmp_path):
     module, data = training(), TinyData(n=16, batch_size=6)  # 16 test images in batches of 6, 6 and 4
     module.coder.scale.fill_(3.0)
-    (told,) = trainer(tmp_path).test(module, data, verbose=False)
+    (logged,) = trainer(tmp_path).test(module, data, verbose=False)
     x = to_float(data.test_set.images)
     with torch.no_grad():
         latents = module.coder.encode(x)
         errors = (module.coder.decode(latents).clamp(-1, 1) - x).square().mean((1, 2, 3))
     expected = sum(10 * torch.log10(4 / error) for error in errors).item() / 16
-    assert told == {
+    assert logged == {
         "test/autoencoder/psnr": pytest.approx(expected, rel=1e-5),
         "test/autoencoder/latent_mean": pytest.approx(latents.mean().item(), rel=1e-5),
         "test/autoencoder/latent_std": pytest.approx(latents.std(correction=0).item(), rel=1e-5),
@@ -384,9 +386,9 @@ def test_files_that_are_no_coder_are_refused(tmp_path):
 
 
 class FakeKL(nn.Module):
-    """Codes an image as twice each 2×2 block's mean, and back; what is asked of it is kept in `asked`."""
+    """Codes an image as twice each 2×2 block's mean, and back; the arguments of its calls are kept in `calls`."""
 
-    asked: list
+    calls: list
 
     def __init__(self, shift):
         super().__init__()
@@ -412,16 +414,16 @@ def diffusers(monkeypatch, read):
     ("shift", "m"), [({}, 0.0), ({"shift_factor": None}, 0.0), ({"shift_factor": 0.5}, 0.5)], ids=str
 )
 def test_a_published_coder(shift, m, monkeypatch):
-    asked = []
+    calls = []
 
     def read(*args, **kwargs):
-        asked.append((args, kwargs))
+        calls.append((args, kwargs))
         return FakeKL(shift)
 
     diffusers(monkeypatch, read)
     made = DiffusersAutoencoder("some/where", subfolder="vae")
     assert isinstance(made, ImageCoder)
-    assert asked == [(("some/where",), {"subfolder": "vae"})]
+    assert calls == [(("some/where",), {"subfolder": "vae"})]
     blocks = images(2, 3, 4)
     x = blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
     latents = made.encode(x)
@@ -437,7 +439,7 @@ def test_a_published_coder(shift, m, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
-def test_weights_that_cannot_be_had(error, monkeypatch):
+def test_weights_that_cannot_be_loaded(error, monkeypatch):
     def read(*_, **__):
         raise error("long\nstory")
 

@@ -1,4 +1,4 @@
-"""`ebmzoo compare`: what stands in one column, what is refused one, and the tables."""
+"""`ebmzoo compare`: comparable figures share a column, others do not; and the tables."""
 
 import csv
 import io
@@ -46,26 +46,26 @@ TRAINING = {"iterations": 10, "seconds_per_iteration_median": 0.5, "parameters":
 
 
 def made(folder, figures=None, protocol=None, spread=None, notes=(), data=None, **training):
-    """A run's folder with an answer of `generation`, as a task writes it."""
+    """A run folder with a result of `generation`, as the task writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model": {"class_path": "ebmzoo.methods.LIEBM"}}
     config["data"] = {"class_path": "ebmzoo.data.Digits", "init_args": {"batch_size": 100, **(data or {})}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    told = Result("generation", FIGURES | (figures or {}), PROTOCOL | (protocol or {}), notes=list(notes))
-    told.spread = spread or {}
-    told.write(folder / "test")
+    result = Result("generation", FIGURES | (figures or {}), PROTOCOL | (protocol or {}), notes=list(notes))
+    result.spread = spread or {}
+    result.write(folder / "test")
     (folder / "training.json").write_text(json.dumps(TRAINING | {"device": "x86_64", "threads": 1} | training))
     return folder
 
 
-def asked(folder, figures, protocol=None):
-    """The answer of `ood` beside it."""
+def with_ood(folder, figures, protocol=None):
+    """The same folder with a result of `ood`."""
     Result("ood", figures, OUTSIDE | (protocol or {})).write(folder / "test")
     return folder
 
 
-def by_told(records, key):
-    return {column.told: set(column.cells) for column in columns_of(records, key)}
+def by_qualifier(records, key):
+    return {column.qualifier: set(column.cells) for column in columns_of(records, key)}
 
 
 def test_one_protocol_is_one_column(tmp_path):
@@ -74,12 +74,12 @@ def test_one_protocol_is_one_column(tmp_path):
     )
     (column,) = columns_of(runs, "generation/fd_pixels")
     assert {name: cell.value for name, cell in column.cells.items()} == {"a": 4.0, "b": 3.0}
-    assert (column.told, column.best()) == ("", {"b"})
+    assert (column.qualifier, column.best()) == ("", {"b"})
     assert compare(runs).refusals == []
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "qualifier"),
     [
         ({"n": 250}, "n = 250"),
         ({"split": "test"}, "split = test"),
@@ -89,16 +89,16 @@ def test_one_protocol_is_one_column(tmp_path):
         ({"extractors": PROTOCOL["extractors"] | {"pixels": {"sha256": "bb", "features": 64}}}, "pixels sha256 = bb"),
     ],
 )
-def test_other_protocols_are_refused_one_column(tmp_path, change, told):
+def test_different_protocols_need_different_columns(tmp_path, change, qualifier):
     runs = read_records([made(tmp_path / "a"), made(tmp_path / "b"), made(tmp_path / "c", protocol=change)])
     columns = columns_of(runs, "generation/fd_pixels")
     assert [set(column.cells) for column in columns] == [{"a", "b"}, {"c"}]
-    assert columns[1].told == told
-    assert columns[1].heading == f"FD pixels ↓ ({told})"
+    assert columns[1].qualifier == qualifier
+    assert columns[1].heading == f"FD pixels ↓ ({qualifier})"
     comparison = compare(runs, ["generation/fd_pixels"])
     (refusal,) = comparison.refusals
     assert refusal.startswith("generation/fd_pixels: 2 columns, not one, because protocols differ: ")
-    assert f"{told} for c" in refusal
+    assert f"{qualifier} for c" in refusal
     for text in (terminal(comparison), markdown(comparison).replace("\\", ""), latex(comparison)):
         assert refusal in text
     with pytest.raises(UserError, match="generation/fd_pixels needs 2 columns"):
@@ -111,13 +111,13 @@ def test_another_extractor_of_the_same_task_does_not_matter(tmp_path):
         [made(tmp_path / "a"), made(tmp_path / "b", protocol={"extractors": PROTOCOL["extractors"] | judges})]
     )
     assert len(columns_of(runs, "generation/fd_pixels")) == 1
-    assert by_told(runs, "generation/fd_judge") == {"judge sha256 = aa": {"a"}, "judge sha256 = other": {"b"}}
+    assert by_qualifier(runs, "generation/fd_judge") == {"judge sha256 = aa": {"a"}, "judge sha256 = other": {"b"}}
 
 
-def test_inceptions_figures_are_named_after_no_extractor_but_are_its(tmp_path):
+def test_inception_figures_depend_on_their_extractor(tmp_path):
     one, other = ({"extractors": {"inception": {"sha256": sha, "features": 2048}}} for sha in ("aa", "bb"))
     runs = read_records([made(tmp_path / "a", {"fid": 5.0}, one), made(tmp_path / "b", {"fid": 6.0}, other)])
-    assert by_told(runs, "generation/fid") == {"inception sha256 = aa": {"a"}, "inception sha256 = bb": {"b"}}
+    assert by_qualifier(runs, "generation/fid") == {"inception sha256 = aa": {"a"}, "inception sha256 = bb": {"b"}}
 
 
 def test_other_data_is_another_column(tmp_path):
@@ -125,12 +125,12 @@ def test_other_data_is_another_column(tmp_path):
     runs = read_records(
         [made(tmp_path / "a"), made(tmp_path / "b", data=same), made(tmp_path / "c", data={"max_train": 9})]
     )
-    told = by_told(runs, "generation/fd_pixels")
-    assert list(map(sorted, told.values())) == [["a", "b"], ["c"]]
-    assert "max train = 9" in list(told)[1]
+    columns = by_qualifier(runs, "generation/fd_pixels")
+    assert list(map(sorted, columns.values())) == [["a", "b"], ["c"]]
+    assert "max train = 9" in list(columns)[1]
 
 
-def test_what_is_the_methods_own_is_shown_and_not_refused(tmp_path):
+def test_settings_of_the_method_itself_do_not_split_columns(tmp_path):
     chain = {"chains": {"full": {"start": "generator", "steps": 15, "temperature": 5e-5}}}
     runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", {"nfe": 16.0}, chain)])
     comparison = compare(runs, ["generation/fd_pixels"])
@@ -151,8 +151,8 @@ def test_what_is_the_methods_own_is_shown_and_not_refused(tmp_path):
 
 def test_seconds_of_two_machines_are_two_columns(tmp_path):
     runs = read_records([made(tmp_path / "a"), made(tmp_path / "b", protocol={"threads": 2}, threads=2)])
-    assert by_told(runs, "generation/seconds") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
-    assert by_told(runs, "training/seconds_per_iteration") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
+    assert by_qualifier(runs, "generation/seconds") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
+    assert by_qualifier(runs, "training/seconds_per_iteration") == {"threads = 1": {"a"}, "threads = 2": {"b"}}
     assert len(columns_of(runs, "training/parameters")) == len(columns_of(runs, "generation/fd_pixels")) == 1
 
 
@@ -164,18 +164,21 @@ def test_seconds_are_not_split_by_extractors(tmp_path):
 def test_detection_counts_only_the_sets_of_the_figure(tmp_path):
     figures = {"uniform/auroc_score": 0.9, "interpolation/auroc_score": 0.6, "near/auroc_score": 0.6}
     figures |= {"far/auroc_score": 0.9}
-    a = asked(made(tmp_path / "a"), figures)
+    a = with_ood(made(tmp_path / "a"), figures)
     other = {"out_images": {"uniform": 50, "interpolation": 198}, "scores": {"score": "another"}, "resamples": 10}
-    b = asked(made(tmp_path / "b", data={"max_train": 9}), figures, other)
+    b = with_ood(made(tmp_path / "b", data={"max_train": 9}), figures, other)
     runs = read_records([a, b])
     for of_near in ("interpolation", "near"):
         assert len(columns_of(runs, f"ood/{of_near}/auroc_score")) == 1
     for of_far in ("uniform", "far"):
-        assert set(by_told(runs, f"ood/{of_far}/auroc_score")) == {"images of uniform = 297", "images of uniform = 50"}
+        assert set(by_qualifier(runs, f"ood/{of_far}/auroc_score")) == {
+            "images of uniform = 297",
+            "images of uniform = 50",
+        }
 
 
 def test_what_the_task_writes_is_what_is_read(tmp_path):
-    """The protocol above is written by hand; this one by the task itself."""
+    """The protocol above is written by hand; the task itself writes this one."""
     from ebmzoo.data import Inverted, UniformNoise
     from ebmzoo.tasks import OutOfDistributionDetection
     from support.tiny import TinyData, without_latent
@@ -196,7 +199,7 @@ def test_what_the_task_writes_is_what_is_read(tmp_path):
 def test_means_over_other_sets_are_other_columns(tmp_path):
     figures = {"far/auroc_score": 0.9}
     more = {"out_images": {"uniform": 297, "inverted": 297}, "kinds": {"uniform": "far", "inverted": "far"}}
-    runs = read_records([asked(made(tmp_path / "a"), figures), asked(made(tmp_path / "b"), figures, more)])
+    runs = read_records([with_ood(made(tmp_path / "a"), figures), with_ood(made(tmp_path / "b"), figures, more)])
     assert len(columns_of(runs, "ood/far/auroc_score")) == 2
 
 
@@ -218,7 +221,7 @@ def test_best_is_lowest_or_highest_and_none_where_all_are_equal(tmp_path):
     assert best["generation/fd_pixels"] == best["generation/nfe"] == best["training/parameters"] == set()
 
 
-def test_what_is_not_a_number_is_never_best(tmp_path):
+def test_a_value_that_is_not_finite_is_never_best(tmp_path):
     nan = float("nan")
     runs = read_records(
         [made(tmp_path / "a", {"fd_pixels": nan}), made(tmp_path / "b"), made(tmp_path / "c", {"fd_pixels": 5})]
@@ -244,15 +247,15 @@ def test_runs_that_were_not_tested_make_a_table_that_says_so(tmp_path):
     (tmp_path / "a" / "config.yaml").write_text("{}")
     comparison = compare(read_records([tmp_path / "a"]))
     assert comparison.columns == []
-    assert "a: no answers of `ebmzoo test`" in terminal(comparison)
+    assert "a: no results of `ebmzoo test`" in terminal(comparison)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_with_one_name_are_distinguished(tmp_path):
     runs = read_records([made(tmp_path / "x" / "run"), made(tmp_path / "y" / "run"), tmp_path / "x" / "run"])
     assert [run.name for run in runs] == ["x/run", "y/run"]
 
 
-def test_notes_of_several_runs_are_said_once(tmp_path):
+def test_notes_of_several_runs_appear_once(tmp_path):
     note = "no Inception weights"
     runs = read_records([made(tmp_path / "a", notes=[note]), made(tmp_path / "b", notes=[note])])
     assert f"a, b: generation: {note}" in compare(runs).notes
@@ -299,7 +302,7 @@ def test_a_terminals_width_is_kept(tmp_path):
         ("something/else", "something else", None),
     ],
 )
-def test_what_is_known_of_a_figure(key, label, better):
+def test_labels_and_directions_of_figures(key, label, better):
     assert known(key) == (label, better)
 
 
@@ -321,11 +324,11 @@ def test_the_command_writes_all_and_prints_the_table(tmp_path, capsys):
     main(["compare", *runs, str(tmp_path / "out"), "--out", str(tmp_path / "out"), *flags])
     printed = capsys.readouterr()
     assert printed.out == (tmp_path / "out" / "compare.csv").read_text()
-    assert "passed over" in printed.err
+    assert "skipped" in printed.err
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["nowhere"], "there is no run folder nowhere"),
         (["empty"], "empty is not a run's folder"),
@@ -337,7 +340,7 @@ def test_the_command_writes_all_and_prints_the_table(tmp_path, capsys):
         ([], "the following arguments are required: RUN"),
     ],
 )
-def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, told):
+def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)
     made(Path("a"))
     made(Path("b"), protocol={"n": 250})
@@ -349,7 +352,7 @@ def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, told)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ebmzoo: ")
-    assert told in line
+    assert message in line
     assert not Path("compare").exists()
 
 

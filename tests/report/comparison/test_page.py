@@ -1,4 +1,4 @@
-"""The page of `ebmzoo compare`: it asks nothing of a network, and shows what runs say as text."""
+"""The page of `ebmzoo compare`: it needs no network, and shows text from runs as text."""
 
 import csv
 import json
@@ -13,7 +13,8 @@ from PIL import Image
 
 from ebmzoo.report.comparison.compare import compare
 from ebmzoo.report.comparison.html import Html, joined, tag
-from ebmzoo.report.comparison.page import POLICY, colours, contrast, page
+from ebmzoo.report.comparison.page import POLICY, page
+from ebmzoo.report.comparison.page_tables import colours, contrast
 from ebmzoo.report.comparison.records import read_records
 from ebmzoo.report.comparison.svg import Axis, Series, plot
 
@@ -26,18 +27,18 @@ PROTOCOL = {
 
 
 def made(folder, distance, nfe=6, method="LIEBM", note="", no_mcmc=True, auroc=0.9):
-    """A run with answers, curves, pictures and costs."""
+    """A run with results, curves, pictures and costs."""
     (folder / "test").mkdir(parents=True)
     (folder / "csv" / "version_0").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": f"ebmzoo.methods.{method}"}}))
     figures = {"fd_pixels": distance, "nfe": nfe, "seconds": nfe / 10}
     if no_mcmc:
         figures |= {"no_mcmc/fd_pixels": distance + 1, "no_mcmc/nfe": 1, "no_mcmc/seconds": 0.1}
-    told = {"task": "generation", "figures": figures, "protocol": PROTOCOL, "notes": [note] if note else []}
-    (folder / "test" / "generation.json").write_text(json.dumps(told))
+    content = {"task": "generation", "figures": figures, "protocol": PROTOCOL, "notes": [note] if note else []}
+    (folder / "test" / "generation.json").write_text(json.dumps(content))
     outside = {"in": "digits", "in_images": 9, "out_images": {"noise": 9}}
-    told = {"task": "ood", "figures": {"noise/auroc_score": auroc}, "protocol": outside}
-    (folder / "test" / "ood.json").write_text(json.dumps(told))
+    content = {"task": "ood", "figures": {"noise/auroc_score": auroc}, "protocol": outside}
+    (folder / "test" / "ood.json").write_text(json.dumps(content))
     (folder / "training.json").write_text(json.dumps({"parameters": {"net": 1000 * nfe}}))
     with (folder / "csv" / "version_0" / "metrics.csv").open("w") as file:
         rows = csv.writer(file)
@@ -78,8 +79,8 @@ class Read(HTMLParser):
             setattr(self, self.open[-1], getattr(self, self.open[-1]) + data)
 
 
-def test_nothing_is_asked_of_a_network(html):
-    """No element, style or script names another place, and the policy forbids a browser to follow one."""
+def test_the_page_needs_no_network(html):
+    """No element, style or script refers to another address, and the policy forbids a browser to load one."""
     read = Read(html)
     for name, attributes in read.elements:
         assert name not in ("link", "iframe", "object", "embed", "base", "form", "video", "audio", "source"), name
@@ -106,7 +107,7 @@ def test_nothing_is_asked_of_a_network(html):
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'")
 
 
-def test_the_policy_stands_before_all_that_it_rules(html):
+def test_the_policy_precedes_everything_that_it_governs(html):
     assert html.index("Content-Security-Policy") < html.index("<style") < html.index("<body")
 
 
@@ -117,15 +118,15 @@ def test_every_link_leads_to_a_section(html):
     assert links == {"figures", "samples", "cost", "ood", "curves", "papers", "protocols"}
 
 
-def test_what_runs_say_is_text(tmp_path):
+def test_text_from_runs_is_escaped(tmp_path):
     named = tmp_path / ATTACK.replace("/", "")  # a folder's name has no slash
     first = made(named, 3.0, note=f'"{ATTACK}', method=ATTACK)
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed" / "failed.json").write_text(json.dumps({"error": f"<img src=x onerror=alert(1)>{ATTACK}"}))
-    told = json.loads((first / "test" / "ood.json").read_text())
-    told["figures"] = {f"{ATTACK}'\"/auroc_score": 0.5}
-    told["protocol"] |= {"in": ATTACK}
-    (first / "test" / "ood.json").write_text(json.dumps(told))
+    content = json.loads((first / "test" / "ood.json").read_text())
+    content["figures"] = {f"{ATTACK}'\"/auroc_score": 0.5}
+    content["protocol"] |= {"in": ATTACK}
+    (first / "test" / "ood.json").write_text(json.dumps(content))
     html = page(compare(read_records([first, tmp_path / "failed"]), ["*"]))
     read = Read(html)
     assert [n for n, _ in read.elements].count("script") == 1
@@ -181,7 +182,7 @@ def test_a_large_picture_is_made_smaller(tmp_path):
     assert "<img" not in page(compare(read_records([run])))
 
 
-def test_runs_without_answers_make_a_page(tmp_path):
+def test_runs_without_results_make_a_page(tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.yaml").write_text("{}")
     read = Read(page(compare(read_records([tmp_path / "new"]))))

@@ -10,7 +10,7 @@ from ebmzoo.report.comparison.papers import papers
 
 FIVE = {"LIEBM", "Dual-MCMC", "CDRL", "CLEL", "Denoising-EBM"}
 SAME = {"sngan": "SNGAN", "ebmig": "IGEBM", "jointtriangle": "Divergence Triangle"}
-"""Rows that papers name otherwise."""
+"""Rows with another name in a paper."""
 
 
 def name(row):
@@ -19,18 +19,18 @@ def name(row):
 
 
 def agree(a, b):
-    """Whether two numbers agree to the digits of the one with fewer."""
+    """Whether two numbers agree to the smaller number of digits."""
     digits = min(len(str(v).partition(".")[2]) if v != int(v) else 0 for v in (a, b))
     return round(a, digits) == round(b, digits)
 
 
 def test_every_figure_has_its_source():
-    told = papers()
-    assert set(told.titles) == FIVE
-    assert {row.paper for row in told.rows} == FIVE
-    assert all(row.table and row.data and row.metric and row.printed for row in told.rows)
-    assert {row.role for row in told.rows} == {"method", "baseline", "other"}
-    assert len(told.rows) == 704
+    printed_papers = papers()
+    assert set(printed_papers.titles) == FIVE
+    assert {row.paper for row in printed_papers.rows} == FIVE
+    assert all(row.table and row.data and row.metric and row.printed for row in printed_papers.rows)
+    assert {row.role for row in printed_papers.rows} == {"method", "baseline", "other"}
+    assert len(printed_papers.rows) == 704
 
 
 @pytest.mark.parametrize(
@@ -51,26 +51,28 @@ def test_figures_as_printed(paper, table, data, metric, printed, value):
 
 
 def test_disagreements_are_of_figures_that_are_printed_and_differ():
-    told = papers()
-    for conflict in told.conflicts:
+    printed_papers = papers()
+    for conflict in printed_papers.conflicts:
         for paper, table, printed, value in conflict.values:
             place = (paper, table, printed)
-            rows = [r for r in told.of(conflict.data, conflict.metric) if (r.paper, r.table, r.printed) == place]
+            rows = [
+                r for r in printed_papers.of(conflict.data, conflict.metric) if (r.paper, r.table, r.printed) == place
+            ]
             assert value in [getattr(row, conflict.quantity) for row in rows], (str(conflict), place)
         assert len({value for *_, value in conflict.values}) > 1, str(conflict)
         assert len({paper for paper, *_ in conflict.values}) > 1, str(conflict)
 
 
 def test_no_disagreement_is_left_out():
-    """Rows of one name, data and metric in two papers agree, or are told to differ."""
-    told = papers()
+    """Rows with one name, data and metric in two papers agree, or are listed as a conflict."""
+    printed_papers = papers()
     groups = {}
-    for row in [row for row in told.rows if row.value is not None]:
+    for row in [row for row in printed_papers.rows if row.value is not None]:
         groups.setdefault((row.data, row.metric, name(row)), []).append(row)
     pairs = [pair for rows in groups.values() for pair in combinations(rows, 2) if pair[0].paper != pair[1].paper]
     assert len(pairs) > 100
     for a, b in pairs:
-        shared = set(map(str, told.disputed(a))) & set(map(str, told.disputed(b)))
+        shared = set(map(str, printed_papers.disputed(a))) & set(map(str, printed_papers.disputed(b)))
         assert agree(a.value, b.value) or shared, (a, b)
 
 
@@ -80,6 +82,6 @@ def test_a_disagreement_names_each_value_with_its_places():
 
 
 def test_methods_are_mapped_to_names_that_papers_print():
-    told = papers()
-    assert set(told.classes.values()) <= {row.method for row in told.rows}
-    assert set(told.classes) >= {c for c in baselines.__all__ if c not in ("ClippedAdam", "MDSMCooling")}
+    printed_papers = papers()
+    assert set(printed_papers.classes.values()) <= {row.method for row in printed_papers.rows}
+    assert set(printed_papers.classes) >= {c for c in baselines.__all__ if c not in ("ClippedAdam", "MDSMCooling")}

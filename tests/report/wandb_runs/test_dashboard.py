@@ -1,4 +1,4 @@
-"""`ebmzoo dashboard`: one description is what is told and what is built; and the sweeps, against the real parser."""
+"""`ebmzoo dashboard`: one description for the text and the W&B report; and the sweeps, with the real parser."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def no_key(monkeypatch, tmp_path):
 
 
 def run_of(name, data, figures=()):
-    """A run's folder as far as the dashboard reads it."""
+    """A run folder with the files that the dashboard reads."""
     folder = Path("runs") / name
     (folder / "test").mkdir(parents=True)
     identity = {"id": f"id-{name}", "method": "LIEBM", "data": data, "kind": "method"}
@@ -53,7 +53,7 @@ def three_runs():
 
 
 def models(report):
-    """The panels of each section of a report, as W&B would be sent them: title and what its configuration names."""
+    """The panels of each section of a report as they are sent to W&B: title and configuration."""
     spec = json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))["spec"]
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
     return [(grid["runSets"], grid["panelBankSectionConfig"]["panels"]) for grid in grids]
@@ -76,7 +76,7 @@ def keys_of(panel):
     return "table", ("scorecard",) if '"scorecard"' in json.dumps(config) else (), False
 
 
-def test_what_is_told_is_what_is_built(three_runs):
+def test_the_text_and_the_built_report_agree(three_runs):
     pytest.importorskip("wandb_workspaces")
     planned = comparison("p", "e", three_runs)
     report = build(planned)
@@ -90,8 +90,8 @@ def test_what_is_told_is_what_is_built(three_runs):
         assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("group", "=", section.name)
         described = [(panel.kind, panel.keys, panel.logarithmic) for panel in section.panels]
         assert [keys_of(panel) for panel in panels] == described
-        told = str(planned)
-        assert all(key in told for panel in section.panels for key in panel.keys)
+        text = str(planned)
+        assert all(key in text for panel in section.panels for key in panel.keys)
 
 
 def test_panels_are_of_the_figures_that_runs_have(three_runs):
@@ -105,7 +105,7 @@ def test_panels_are_of_the_figures_that_runs_have(three_runs):
     assert {"train/energy_gap", "train/displacement_ratio", "train/grad_norm"} <= lines
 
 
-def test_runs_that_are_named_are_the_only_ones(three_runs):
+def test_only_the_listed_runs(three_runs):
     digits, _ = comparison("p", "e", three_runs, only=True).sections
     assert digits.runs == "ID in ['id-a', 'id-c']"
     pytest.importorskip("wandb_workspaces")
@@ -114,26 +114,26 @@ def test_runs_that_are_named_are_the_only_ones(three_runs):
     assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("name", "IN", ["id-a", "id-c"])
 
 
-def test_without_a_key_it_says_what_it_would_build(three_runs, capsys):
+def test_without_a_key_it_prints_the_report(three_runs, capsys):
     main(["dashboard", "--project", "mine", "--entity", "us"])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for part in ("no W&B key", "us/mine", "Digits", "CIFAR10", "train/energy_gap", "SVHN", "wandb login"):
-        assert part in told
+        assert part in text
     main(["dashboard", "--runs", str(three_runs[1])])
-    told = capsys.readouterr().out
-    assert "id-b" in told
-    assert "Digits" not in told
+    text = capsys.readouterr().out
+    assert "id-b" in text
+    assert "Digits" not in text
 
 
 def test_without_runs_it_has_the_keys_that_all_have(capsys):
     main(["dashboard"])
-    told = capsys.readouterr().out
-    assert "all runs" in told
-    assert "test/ood/uniform/auroc_score" in told
+    text = capsys.readouterr().out
+    assert "all runs" in text
+    assert "test/ood/uniform/auroc_score" in text
     pytest.importorskip("wandb_workspaces")
     (((run_set,), panels),) = models(build(comparison("p", "e")))
     assert run_set["filters"]["filters"] == []
-    assert len(panels) == told.count("\n  ")
+    assert len(panels) == text.count("\n  ")
 
 
 def test_switched_off_it_builds_nothing(monkeypatch, capsys):
@@ -166,12 +166,12 @@ def test_wrong_command_lines_end_in_one_sentence(args, words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["dashboard", *args])
     assert stopped.value.code == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("ebmzoo: ")
-    assert all(word in told for word in words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ebmzoo: ")
+    assert all(word in line for word in words)
 
 
-def test_what_wandb_refuses_is_one_sentence(monkeypatch, capsys):
+def test_an_error_of_wandb_is_one_sentence(monkeypatch, capsys):
     def refused():
         raise ConnectionError("no\nline")
 
@@ -179,7 +179,7 @@ def test_what_wandb_refuses_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr("ebmzoo.commands.dashboard.build", lambda planned: SimpleNamespace(save=refused))
     with pytest.raises(SystemExit):
         main(["dashboard"])
-    assert "W&B did not take the report (ConnectionError: no line)" in capsys.readouterr().err
+    assert "W&B did not accept the report (ConnectionError: no line)" in capsys.readouterr().err
 
 
 def test_without_wandbs_reports_it_says_what_to_install(monkeypatch):
@@ -202,7 +202,7 @@ def test_without_a_key_neither_torch_nor_wandb_is_loaded():
 
 
 def calls_of(sweep, values, folder, monkeypatch):
-    """The command lines of `ebmzoo` that an agent's run of a sweep comes to, by W&B's own code of its agent."""
+    """The command lines of `ebmzoo` in a sweep's run, according to the code of W&B's agent."""
     fake = folder / "ebmzoo"
     fake.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     fake.chmod(0o755)
@@ -225,8 +225,8 @@ def test_sweep_is_taken_by_the_real_parser(path, tmp_path, monkeypatch, capsys):
     assert sweep["metric"]["goal"] in ("minimize", "maximize")
     assert all(set(parameter) == {"values"} for parameter in sweep["parameters"].values())
     for values in zip(*(parameter["values"] for parameter in sweep["parameters"].values()), strict=True):
-        asked = dict(zip(sweep["parameters"], values, strict=True))
-        fit, test = calls_of(sweep, asked, tmp_path, monkeypatch)
+        chosen = dict(zip(sweep["parameters"], values, strict=True))
+        fit, test = calls_of(sweep, chosen, tmp_path, monkeypatch)
         assert fit[0] == "fit"
         with pytest.raises(SystemExit) as stopped:
             main([*fit, "--print_config"])
@@ -234,7 +234,7 @@ def test_sweep_is_taken_by_the_real_parser(path, tmp_path, monkeypatch, capsys):
         assert stopped.value.code == 0, shown.err
         config = yaml.safe_load(shown.out)
         assert config["run_dir"] == "runs/sweeps/abc", "runs of one sweep do not share a folder"
-        for key, value in asked.items():
+        for key, value in chosen.items():
             at = config
             for part in key.split("."):
                 at = at[part] if part in at else at["init_args"][part]

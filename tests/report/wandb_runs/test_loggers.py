@@ -33,7 +33,7 @@ from support.marginal import igebm, improved_cd, short_run
 from support.paths import ROOT
 from support.shrinking import shrink
 from support.tiny import TinyData, trainer
-from support.wandb_file import told
+from support.wandb_file import logged
 
 IDENTITY = RunIdentity("LIEBM", "TinyData", "method")
 
@@ -48,7 +48,7 @@ def no_key(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])  # where `wandb login` keeps it for
-def test_key_is_found_without_asking(host, monkeypatch, tmp_path):
+def test_key_is_found_without_a_prompt(host, monkeypatch, tmp_path):
     assert not has_key()
     (tmp_path / ".netrc").write_text(f"machine {host} login user password secret\n")
     (tmp_path / ".netrc").chmod(0o600)
@@ -139,7 +139,7 @@ LACKS = {
     ScoreNetwork: NO_ENERGY_OF_CHAINS,
     DivergenceTriangle: {"train/displacement"},  # its generator stands in for the chain
 }
-"""The common keys that a method has no notion of."""
+"""The common keys that do not apply to a method."""
 MAKERS = {
     "CDRL": tiny.cdrl,
     "CLEL": clel,
@@ -160,7 +160,7 @@ MAKERS = {
 
 
 def every_method():
-    """The final classes of methods that the package has."""
+    """The concrete methods of the package."""
     for module in pkgutil.walk_packages(ebmzoo.methods.__path__, "ebmzoo.methods."):
         importlib.import_module(module.name)
     open_, found = [Method], {}
@@ -174,7 +174,7 @@ def every_method():
 
 
 class Memory(Logger):
-    """Keeps what it is told."""
+    """Keeps what is logged."""
 
     name, version = "memory", 0
 
@@ -189,7 +189,7 @@ class Memory(Logger):
         pass
 
 
-def test_there_is_a_maker_for_every_method():
+def test_every_method_has_a_maker():
     assert set(MAKERS) == set(every_method())
 
 
@@ -211,7 +211,7 @@ def test_common_keys_are_logged_by_every_method(name, tmp_path):
 
 
 class Broken:
-    """A W&B run that takes one call and is then gone."""
+    """A W&B run that accepts one call and then fails."""
 
     id = "broken"
 
@@ -232,7 +232,7 @@ def lines_of(folder):
         return [row for row in csv.DictReader(file) if row["train/energy_gap"]]
 
 
-def test_error_of_wandb_is_told_once_and_the_run_goes_on(tmp_path, capsys):
+def test_an_error_of_wandb_is_reported_once_and_the_run_continues(tmp_path, capsys):
     run = Broken()
     chosen = [ZooCSVLogger(tmp_path, name="csv"), ZooWandbLogger(experiment=run, offline=True)]
     fit = trainer(tmp_path, max_epochs=2, logger=chosen, log_every_n_steps=1, callbacks=[SampleGrid(3, n=4)])
@@ -240,7 +240,7 @@ def test_error_of_wandb_is_told_once_and_the_run_goes_on(tmp_path, capsys):
     assert fit.global_step == len(lines_of(tmp_path)) == 8
     assert run.calls == 2, "after the error it is not called again"
     err = capsys.readouterr().err
-    assert err.count("W&B is lost (ConnectionResetError: the service has gone)") == err.count("W&B") == 1
+    assert err.count("W&B failed (ConnectionResetError: the service has gone)") == err.count("W&B") == 1
     assert len(list((tmp_path / "samples").iterdir())) == 3
     log_scorecard(chosen, tmp_path, [])
     chosen[1].log_hyperparams({"a": 1})
@@ -256,17 +256,17 @@ def test_wandb_that_cannot_start_does_not_stop_the_run(tmp_path, capsys, monkeyp
     fit = trainer(tmp_path, max_steps=2, logger=chosen, log_every_n_steps=1)
     fit.fit(tiny.without_latent(), TinyData())
     assert len(lines_of(tmp_path)) == 2
-    assert capsys.readouterr().err.count("W&B is lost (CommError: timed out)") == 1
+    assert capsys.readouterr().err.count("W&B failed (CommError: timed out)") == 1
 
 
-# ── what W&B is told of a test ──────────────────────────────────────────────────────────────────────────────────────
+# ── W&B after a test ────────────────────────────────────────────────────────────────────────────────────────────────
 
 EDGES = [0.0, 0.5, 2.0, 3.0]
 BINS = {"edges": EDGES, "in": [5, 3, 0], "out": [0, 1, 7]}
 
 
 class Binned(Task):
-    """An answer that is known."""
+    """A task with a known result."""
 
     name = "ood"
 
@@ -284,7 +284,7 @@ def test_tables_hold_figures_pictures_and_histograms(tmp_path):
     Result(
         "ood", figures, {"n": 8}, [str(picture), "gone.png"], histograms={"uniform/score": BINS}, spread={"plain": 0.1}
     ).write(tmp_path)
-    made = tables(tmp_path, ["ood", "never_asked"])
+    made = tables(tmp_path, ["ood", "never_run"])
     assert set(made) == {
         "scorecard",
         "pictures",
@@ -312,7 +312,7 @@ def test_tables_hold_figures_pictures_and_histograms(tmp_path):
 
 
 def test_offline_run_holds_all_of_it(tmp_path, monkeypatch, capsys):
-    """Fit and test without a key, and everything stands in the run's folder, as `wandb sync` would send it."""
+    """After fit and test without a key, the run folder holds everything that `wandb sync` would send."""
     monkeypatch.chdir(tmp_path)
     config = shrink(read_config(config_path("short_run_digits")))
     config["data"] = {"class_path": "support.tiny.TinyData", "init_args": {"n": 16}}
@@ -332,11 +332,11 @@ def test_offline_run_holds_all_of_it(tmp_path, monkeypatch, capsys):
 
     folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
-    found = told(folders)
+    found = logged(folders)
     run = found["run"]
     assert (run.project, run.run_group, run.display_name) == ("ebmzoo", "TinyData", "run")
     assert list(run.tags) == ["ShortRunEBM", "TinyData", "baseline"]
-    assert {told([folder])["run"].run_id for folder in folders} == {run.run_id}
+    assert {logged([folder])["run"].run_id for folder in folders} == {run.run_id}
     assert found["config"]["method"] == "ShortRunEBM"
     assert found["config"]["kind"] == "baseline"
     assert found["config"]["model.sampler.steps"] == 2
@@ -378,4 +378,4 @@ def test_offline_run_holds_all_of_it(tmp_path, monkeypatch, capsys):
     assert json.loads(binned.read_text())["data"][2] == ["uniform", "score", 2.0, 3.0, 0, 7]
     histogram = next(row for row in found["history"] if "test/ood/uniform/score/out/values" in row)
     assert histogram["test/ood/uniform/score/out/values"] == [0, 1, 7]
-    assert "W&B is lost" not in capsys.readouterr().err
+    assert "W&B failed" not in capsys.readouterr().err

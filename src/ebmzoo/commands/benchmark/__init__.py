@@ -1,4 +1,4 @@
-"""Several methods trained and tested under one budget, each in a process of its own."""
+"""Training and testing several methods under one budget, each in its own process."""
 
 from ebmzoo.commands.benchmark.plan import Plan, Run
 from ebmzoo.commands.benchmark.runner import Outcome, execute

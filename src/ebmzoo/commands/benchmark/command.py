@@ -1,4 +1,4 @@
-"""`ebmzoo benchmark`: several methods trained and tested under one budget, and compared."""
+"""`ebmzoo benchmark`: train and test several methods under one budget, and compare them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ebmzoo.training.config import ZooParser
 
 
 def main(args: list[str]) -> None:
-    """Read the flags after `benchmark` and carry the plan out."""
+    """Parse the flags after `benchmark` and execute the plan."""
     parser = ZooParser(prog="ebmzoo benchmark", description="Train and test several methods under one budget.")
     parser.add_argument("plan", type=str, help="a YAML file such as configs/benchmarks/digits.yaml")
-    given = parser.parse_args(args[1:])
-    plan = Plan.read(given.plan)
+    flags = parser.parse_args(args[1:])
+    plan = Plan.read(flags.plan)
     outcomes = execute(plan)
     if int(os.environ.get("RANK", 0)) != 0:
-        return  # torchrun's other processes leave the comparison to the first
+        return  # under torchrun only the first process compares
     for outcome in outcomes:
         if outcome.error is not None:
             print(f"{outcome.run.name} failed: {outcome.error}")

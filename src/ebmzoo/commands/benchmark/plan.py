@@ -1,4 +1,4 @@
-"""What a benchmark is: its runs, and what they have in common, read from a YAML file."""
+"""The plan of a benchmark, its runs and their common settings, read from a YAML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ RUN_KEYS = ("name", "config", "fit")
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a benchmark: `ebmzoo fit --config <config>` with `fit` on the command line, into `run_dir`."""
+    """One run of a benchmark: `ebmzoo fit --config <config>` with the flags `fit`, into `run_dir`.
+
+    >>> Run("cdrl", Path("cdrl.yaml"), Path("runs/cdrl")).checkpoint.name
+    'last.ckpt'
+    """
 
     name: str
     config: Path
@@ -31,21 +35,25 @@ class Run:
         return self.run_dir / "last.ckpt"
 
     def wanted(self) -> dict[str, Any]:
-        """The config with what `fit` changes of it, as the resolved config of the run must have it."""
+        """The config with the changes of `fit`, with which the resolved config of the run must agree."""
         config = read_config(self.config)
         for key, value in self.fit.items():
             _set(config, key.split("."), value)
         config.pop("run_dir", None)
-        config.pop("tasks", None)  # what a test asks does not change what was trained
+        config.pop("tasks", None)  # the tasks of a test do not affect training
         return config
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A benchmark: what is trained first, the runs, and the flags of `ebmzoo test` for all of them.
+    """A benchmark: the prerequisites, the runs, and the flags of `ebmzoo test` for all of them.
 
-    `prepare` are runs that others need, such as the scorecard's feature extractor; each is made where its config says,
-    if it is not there. `columns` are those of the table at the end, all that `ebmzoo compare` shows where None.
+    `prepare` are runs that others need, such as the scorecard's feature extractor; each is made at the `run_dir` of its
+    config, unless it exists. `columns` are those of the final table; None shows the defaults of `ebmzoo compare`.
+
+    >>> run = Run("cdrl", Path("configs/cdrl/digits.yaml"), Path("runs/bench/cdrl"))
+    >>> Plan(Path("runs/bench"), prepare=(), runs=(run,), test={"budget": "quick"}).runs[0].name
+    'cdrl'
     """
 
     run_dir: Path
@@ -56,32 +64,33 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """A plan from a YAML file with the keys `run_dir`, `prepare`, `runs`, `fit`, `test` and `columns`.
+        """Read a plan from a YAML file with the keys `run_dir`, `prepare`, `runs`, `fit`, `test` and `columns`.
 
         An entry of `runs` or `prepare` is the path of a config, or a mapping with `config`, its own `fit` and a `name`.
 
         Raises:
-            UserError: the file is not there, has other keys, names no runs, a config twice, or one that is not there.
+            UserError: The file does not exist or has other keys, has no runs, or lists a config twice or one that is
+                missing.
         """
         path = Path(path)
         if not path.is_file():
             raise UserError(f"there is no file {path}")
         try:
-            told = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        _check_keys(told, KEYS, str(path))
-        if not told.get("runs"):
+        _check_keys(content, KEYS, str(path))
+        if not content.get("runs"):
             raise UserError(f"{path}: `runs` is empty; list the configs to run there")
-        run_dir = Path(told.get("run_dir") or f"runs/benchmarks/{path.stem}")
-        common = _mapping(told.get("fit"), f"{path}: fit")
-        runs = tuple(_run(entry, common, run_dir, f"{path}: runs") for entry in told["runs"])
+        run_dir = Path(content.get("run_dir") or f"runs/benchmarks/{path.stem}")
+        common = _mapping(content.get("fit"), f"{path}: fit")
+        runs = tuple(_run(entry, common, run_dir, f"{path}: runs") for entry in content["runs"])
         names = [run.name for run in runs]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: runs has '{repeated.pop()}' twice; give one of them another `name`")
-        prepare = tuple(_run(entry, {}, None, f"{path}: prepare") for entry in told.get("prepare") or ())
-        columns = told.get("columns")
-        return cls(run_dir, prepare, runs, _mapping(told.get("test"), f"{path}: test"), columns and tuple(columns))
+        prepare = tuple(_run(entry, {}, None, f"{path}: prepare") for entry in content.get("prepare") or ())
+        columns = content.get("columns")
+        return cls(run_dir, prepare, runs, _mapping(content.get("test"), f"{path}: test"), columns and tuple(columns))
 
 
 def _run(entry: Any, common: Mapping[str, Any], folder: Path | None, where: str) -> Run:
@@ -97,16 +106,16 @@ def _run(entry: Any, common: Mapping[str, Any], folder: Path | None, where: str)
     return Run(name, config, folder / name, {**common, **own})
 
 
-def _mapping(told: Any, where: str) -> dict[str, Any]:
-    if told is not None and not isinstance(told, dict):
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if content is not None and not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping of keys, such as `trainer.max_steps: 1000`")
-    return told or {}
+    return content or {}
 
 
-def _check_keys(told: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(told, dict):
+def _check_keys(content: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(content, dict):
         raise UserError(f"{where}: a mapping with the keys {', '.join(keys)} is needed")
-    for key in told:
+    for key in content:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(keys)}"
@@ -125,7 +134,7 @@ def _set(config: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def agrees(wanted: Any, resolved: Any) -> str | None:
-    """The first key at which a resolved config has not what is wanted of it, None where it has it all."""
+    """The first key at which a resolved config differs from the wanted one; None if it agrees."""
     if isinstance(wanted, dict) and isinstance(resolved, dict):
         for key, value in wanted.items():
             if key not in resolved:

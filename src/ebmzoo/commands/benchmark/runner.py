@@ -1,4 +1,4 @@
-"""Carrying a benchmark out: each run in processes of its own, so that one that fails is a row and no more."""
+"""Executing a benchmark: each run in its own processes, so that a failed run costs only its row."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from ebmzoo.training.checkpoint import read
 from ebmzoo.training.migration import KEY
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells its processes; one that trains on a single device must not take itself for one of many."""
+"""Variables that torchrun sets; a run on a single device must not see them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `made` now, `kept` from before, or `failed` with a sentence; and its seconds now."""
+    """The outcome of a run: `made` now, `kept` from before, or `failed` with an error; and the seconds spent now.
+
+    >>> Outcome(Run("cdrl", Path("cdrl.yaml"), Path("runs/cdrl")), "kept").seconds
+    0.0
+    """
 
     run: Run
     status: Literal["made", "kept", "failed"]
@@ -35,33 +39,37 @@ class Outcome:
 
 
 Command = Callable[[Sequence[str], Path, Mapping[str, str]], int]
-"""Runs `ebmzoo` with arguments, writes what it prints into a file, and gives its exit status."""
+"""A function that runs `ebmzoo` with arguments, writes its output into a file, and returns its exit status."""
 
 
-def in_a_process(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """`python -m ebmzoo ARGS` in a process of its own."""
+def in_own_process(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Run `python -m ebmzoo ARGS` in its own process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         command = [sys.executable, "-m", "ebmzoo", *args]
         return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
 
 
-def execute(plan: Plan, command: Command = in_a_process, tell: Callable[[str], None] = print) -> list[Outcome]:
-    """Make what the plan prepares, then train and test each of its runs; what is done is kept, failures are told.
+def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str], None] = print) -> list[Outcome]:
+    """Make the prerequisites of the plan, then train and test each run; finished runs are kept, failures are reported.
 
     Several processes may execute one plan at once, on one machine: `torchrun --nproc-per-node G -m ebmzoo benchmark …`
     gives each a GPU, and a run belongs to the process that locks its folder first. A lock ends with its process.
 
+    >>> from ebmzoo.commands.benchmark import Plan
+    >>> execute(Plan(Path("runs/bench"), prepare=(), runs=(), test={}))
+    []
+
     Raises:
-        UserError: a run's folder holds what another config made, or what the plan prepares cannot be made.
+        UserError: A run's folder holds a run of another config, or a prerequisite cannot be made.
     """
     environment = _environment()
     for run in plan.prepare:
         with _locked(run.run_dir, wait=True):
             if not run.checkpoint.exists():
-                tell(f"{run.name}: making {run.checkpoint}")
+                report(f"{run.name}: making {run.checkpoint}")
                 if (error := _do(command, _fit(run), run.run_dir / "fit.log", environment)) is not None:
-                    raise UserError(f"{run.config} failed: {error} (all it said: {run.run_dir / 'fit.log'})")
+                    raise UserError(f"{run.config} failed: {error} (see {run.run_dir / 'fit.log'})")
     for run in plan.runs:
         _check(run)
     start, done = time.monotonic(), 0
@@ -69,14 +77,16 @@ def execute(plan: Plan, command: Command = in_a_process, tell: Callable[[str], N
     for at, run in enumerate(plan.runs, start=1):
         with _locked(run.run_dir, wait=False) as mine:
             if not mine:
-                continue  # another process is at it
+                continue  # another process is working on it
             place = f"{at}/{len(plan.runs)}"
-            outcomes[run.name] = _one(run, plan.test, command, environment, partial(_tell, tell, place))
+            outcomes[run.name] = _one(run, plan.test, command, environment, partial(_prefixed, report, place))
         if outcomes[run.name].status == "made":
             done += 1
             left = (time.monotonic() - start) / done * (len(plan.runs) - at)
-            tell(f"    {outcomes[run.name].seconds:.0f} s; about {left / 60:.0f} min left if the others take as long")
-    for run in plan.runs:  # those of other processes, which the caller may want to compare
+            report(
+                f"    {outcomes[run.name].seconds:.0f} s; about {left / 60:.0f} min left if the other runs take as long"
+            )
+    for run in plan.runs:  # the runs of other processes, which the caller may want to compare
         if run.name not in outcomes:
             with _locked(run.run_dir, wait=True):
                 error = _failure(run)
@@ -84,29 +94,29 @@ def execute(plan: Plan, command: Command = in_a_process, tell: Callable[[str], N
     return [outcomes[run.name] for run in plan.runs]
 
 
-def _tell(tell: Callable[[str], None], place: str, sentence: str) -> None:
-    tell(f"{place} {sentence}")
+def _prefixed(report: Callable[[str], None], place: str, sentence: str) -> None:
+    report(f"{place} {sentence}")
 
 
 def _one(
-    run: Run, test: Mapping[str, Any], command: Command, environment: Mapping[str, str], tell: Callable[[str], None]
+    run: Run, test: Mapping[str, Any], command: Command, environment: Mapping[str, str], report: Callable[[str], None]
 ) -> Outcome:
     start, worked = time.monotonic(), False
     (run.run_dir / "failed.json").unlink(missing_ok=True)
     if not _trained(run):
-        tell(f"{run.name}: {'going on with' if run.checkpoint.exists() else 'training'} {run.config}")
+        report(f"{run.name}: {'resuming' if run.checkpoint.exists() else 'training'} {run.config}")
         worked = True
         if (error := _do(command, _fit(run), run.run_dir / "fit.log", environment)) is not None:
             return _failed(run, "fit", error, start)
     tested = {"test": dict(test), "checkpoint": _stamp(run.checkpoint)}
     if _marker(run) != tested:
-        tell(f"{run.name}: testing")
+        report(f"{run.name}: testing")
         worked = True
         if (error := _do(command, _test(run, test), run.run_dir / "test.log", environment)) is not None:
             return _failed(run, "test", error, start)
         (run.run_dir / "benchmark.json").write_text(json.dumps(tested, indent=2) + "\n")
     if not worked:
-        tell(f"{run.name}: done before")
+        report(f"{run.name}: up to date")
     return Outcome(run, "made" if worked else "kept", time.monotonic() - start)
 
 
@@ -120,45 +130,48 @@ def _test(run: Run, test: Mapping[str, Any]) -> list[str]:
     return ["test", "--ckpt_path", str(run.checkpoint), *_flags(test), "--trainer.enable_progress_bar", "false"]
 
 
-def _flags(told: Mapping[str, Any]) -> list[str]:
+def _flags(values: Mapping[str, Any]) -> list[str]:
     return [
         part
-        for key, value in told.items()
+        for key, value in values.items()
         for part in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
     ]
 
 
 def _do(command: Command, args: Sequence[str], log: Path, environment: Mapping[str, str]) -> str | None:
-    """What went wrong, in a sentence; None where nothing did."""
+    """Run a command; returns its error in a sentence, and None if it succeeded."""
     before = log.stat().st_size if log.exists() else 0
     status = command(args, log, environment)
     if status == 0:
         return None
-    said = log.read_bytes()[before:].decode(errors="replace").splitlines() if log.exists() else []
-    told = [line.removeprefix("ebmzoo: ") for line in said if line.startswith("ebmzoo: ")] or [
-        s for s in said if s.strip()
-    ]
+    lines = log.read_bytes()[before:].decode(errors="replace").splitlines() if log.exists() else []
+    errors = [line.removeprefix("ebmzoo: ") for line in lines if line.startswith("ebmzoo: ")]
+    errors = errors or [line for line in lines if line.strip()]
     ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
-    return f"{told[-1].strip()} ({ended})" if told else ended
+    return f"{errors[-1].strip()} ({ended})" if errors else ended
 
 
 def _failed(run: Run, stage: str, error: str, start: float) -> Outcome:
-    told = {"stage": stage, "error": error, "log": f"{stage}.log"}
+    failure = {"stage": stage, "error": error, "log": f"{stage}.log"}
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    (run.run_dir / "failed.json").write_text(json.dumps(told, indent=2) + "\n")
+    (run.run_dir / "failed.json").write_text(json.dumps(failure, indent=2) + "\n")
     return Outcome(run, "failed", time.monotonic() - start, f"{stage}: {error}")
 
 
 def _failure(run: Run) -> str | None:
     path = run.run_dir / "failed.json"
     if path.exists():
-        told = json.loads(path.read_text())
-        return f"{told['stage']}: {told['error']}"
-    return None if run.checkpoint.exists() else "nothing was made"
+        failure = json.loads(path.read_text())
+        return f"{failure['stage']}: {failure['error']}"
+    return None if run.checkpoint.exists() else "there is no checkpoint"
 
 
 def _check(run: Run) -> None:
-    """Raises `UserError` where the run's folder holds a checkpoint of another config."""
+    """Check that the run's folder holds no checkpoint of another config.
+
+    Raises:
+        UserError: It does.
+    """
     if not run.checkpoint.exists():
         return
     import yaml
@@ -166,13 +179,13 @@ def _check(run: Run) -> None:
     made = yaml.safe_load(read(run.checkpoint)[KEY]["config"])
     if (key := agrees(run.wanted(), made)) is not None:
         raise UserError(
-            f"{run.run_dir} holds a run of another config than {run.config} now asks for: {key} differs; "
+            f"{run.run_dir} holds a run with another config than {run.config} with the plan's changes: {key} differs; "
             "move it away, or give the benchmark another run_dir"
         )
 
 
 def _trained(run: Run) -> bool:
-    """Whether the checkpoint is of the end of the run."""
+    """Whether the checkpoint is from the end of the run."""
     if not run.checkpoint.exists():
         return False
     record = run.run_dir / "training.json"
@@ -205,7 +218,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _locked(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the folder's lock; gives whether it was had. The system takes it back when the process ends, however."""
+    """Hold the folder's lock and yield whether it was acquired; the system releases it when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:

@@ -1,1 +1,1 @@
-"""Published checkpoints of the authors, read into ours."""
+"""Importing the authors' published checkpoints."""

@@ -1,4 +1,4 @@
-"""`ebmzoo import`: make a checkpoint of ours from one that a paper's authors publish."""
+"""`ebmzoo import`: convert a checkpoint published by a paper's authors to one of `ebmzoo`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from ebmzoo.training.migration import FORMAT, KEY
 from ebmzoo.version import __version__
 
 SHOWN = 3
-"""How many mismatches an error lists."""
+"""The largest number of mismatches that an error lists."""
 
 
 def main(args: list[str]) -> None:
-    """Read the flags after `import` and write the checkpoint."""
+    """Parse the flags after `import` and write the checkpoint."""
     parser = ZooParser(
-        prog="ebmzoo import", description="Make a checkpoint of ours from one that a paper's authors publish."
+        prog="ebmzoo import", description="Convert a checkpoint published by a paper's authors to one of ebmzoo."
     )
     parser.add_argument("file", type=str, help="the published file")
-    parser.add_argument("--as", type=Literal[tuple(LAYOUTS)], required=True, help="what the file is")
     parser.add_argument(
-        "--out", type=str, default=None, help="the folder of the run that is made (runs/<name>_imported)"
+        "--as", type=Literal[tuple(LAYOUTS)], required=True, help="the published checkpoint that the file holds"
+    )
+    parser.add_argument(
+        "--out", type=str, default=None, help="the run folder to create (default: runs/<name>_imported)"
     )
     flags = parser.parse_args(args[1:]).as_dict()
     name = flags["as"]
@@ -48,7 +50,7 @@ def import_checkpoint(file: str | Path, name: str, out: Path) -> Path:
     """Write `out/last.ckpt` with the weights of a published file; returns its path.
 
     Raises:
-        UserError: The file cannot be read, holds another network, or the folder holds a run already.
+        UserError: The file cannot be read or holds another network, or the folder already holds a run.
     """
     if (out / LAST).exists():
         raise UserError(f"out: {out} holds a run already; give another folder with --out")
@@ -85,7 +87,7 @@ def import_checkpoint(file: str | Path, name: str, out: Path) -> Path:
 
 
 def filled(config: str, layout: Layout, contents: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of the method with the file's weights, and what of the file does not fit."""
+    """The state dict of the method with the file's weights, and the mismatches between the two."""
     method = build_model(config)
     assert isinstance(method, Method)
     state = method.state_dict()
@@ -105,7 +107,7 @@ def filled(config: str, layout: Layout, contents: Mapping[str, Any]) -> tuple[di
             state[name] = value.reshape(ours[name].shape).to(ours[name].dtype)
         for part in layout.parts:
             if (count := f"averages.{part.network}.n_averaged") in state:
-                # Past the iterations in which an average is the network itself, so that a fit would keep it.
+                # Past the iterations in which an average equals the network, so that training would keep it.
                 state[count] = torch.as_tensor(1 + getattr(method.averages[part.network], "start", 0))
     return state, []
 

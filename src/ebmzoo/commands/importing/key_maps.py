@@ -1,4 +1,4 @@
-"""The names of the authors' tensors in our networks, one map for each published network.
+"""The names of the authors' tensors in our networks, one map per published network.
 
 A map takes the name of a tensor in the authors' state dict and returns its name in ours. It understands both spellings
 of spectral norm: `weight_orig`, `weight_u`, `weight_v` of `torch.nn.utils.spectral_norm`, and the parametrization that
@@ -126,7 +126,7 @@ _CDRL_BLOCK = {"conv1": "layer1", "conv2": "layer2", "temb_map": "time", "short_
 
 
 def cdrl_energy(depth: int) -> KeyMap:
-    """CDRL's energy (AlvinZhuyx/CDRL), `depth` blocks and a pooling layer a stage, to `RecoveryResNet`."""
+    """CDRL's energy (AlvinZhuyx/CDRL), `depth` blocks and a pooling layer per stage, to `RecoveryResNet`."""
 
     def block(found: re.Match[str]) -> str:
         stage, place = divmod(int(found[1]) - 1, depth + 1)
@@ -184,10 +184,10 @@ def cdrl_initializer(depth: int, resolutions: int, attention: Sequence[int]) -> 
 
 
 def renamed(state: dict[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
-    """The authors' state dict under our names; a leading `module.` of data-parallel training is dropped.
+    """The authors' state dict under our names, without the prefix `module.` of data-parallel training.
 
     Raises:
-        KeyError: A name that the map does not know, or two names that become one with different values.
+        KeyError: The map does not know a name, or maps two names with different values to one.
     """
     ours: dict[str, Tensor] = {}
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""What the files that the authors publish hold, and which networks of ours they fill."""
+"""The layouts of the files that the authors publish, and the networks of ours that they fill."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Part:
     """One network of a published file.
 
     Args:
-        network: Its name in our method.
-        section: Where the file holds its state dict: a key of the file.
-        prefix: What the names in that section begin with, where several networks share it.
-        key_map: From the authors' names to ours.
-        average_section: Where the file holds the averaged weights; empty where it has none.
-        average_prefix: What the averages' names begin with.
+        network: The name of the network in our method.
+        section: The key of the file that holds the state dict.
+        key_map: The map from the authors' names to ours.
+        prefix: The prefix of the names in that section, if several networks share it.
+        average_section: The key of the file that holds the averaged weights; empty if there are none.
+        average_prefix: The prefix of the names of the averages.
     """
 
     network: str
@@ -48,7 +48,7 @@ class Layout:
     """A published checkpoint: the configuration of ours that it fits, its networks and its source.
 
     Args:
-        config: The configuration, by its name.
+        config: The name of the configuration.
         parts: The networks.
         source: Repository and commit of the code that writes such files.
     """
@@ -92,7 +92,7 @@ def _network(contents: Mapping[str, Any], section: str, prefix: str, key_map: Ke
 
 
 def shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[str]:
-    """What does not fit, one phrase a tensor; shapes that differ only by sides of one are the same."""
+    """Yield a phrase for each tensor that does not fit; shapes that differ only by dimensions of size one are equal."""
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs:
             yield f"'{name}' is missing"

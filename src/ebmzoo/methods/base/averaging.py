@@ -19,7 +19,8 @@ class Average(AveragedModel):
 
     def __init__(self, network: nn.Module, decay: float, start: int) -> None:
         super().__init__(network)
-        self.decay, self.start = decay, start
+        self.decay = decay
+        self.start = start
         # The base copies the weights again at its first update; the average starts at the initial weights.
         self.n_averaged.fill_(1)
         self.updates = 1
@@ -42,16 +43,28 @@ def _count(average: Average, _: Any) -> None:
     average.updates = int(average.n_averaged)
 
 
+def check_name(name: str, where: str) -> None:
+    """Check the name of a network, which is part of the keys of checkpoints and of error messages.
+
+    Raises:
+        UserError: If it is not a Python identifier, such as a name with a dot or a slash.
+    """
+    if not name.isidentifier():
+        raise UserError(f"{where} names a network '{name}'; a name of letters, digits and underscores is needed")
+
+
 def averaged(decay: float, start: int = 0, **networks: nn.Module | None) -> nn.ModuleDict:
     """The `Average` of each network by name; those that are None are left out. The averages need no gradient.
 
     At the first `start` updates d is 0: the average is θ itself.
 
     Raises:
-        UserError: the decay is not in [0, 1], or `start` is negative.
+        UserError: the decay is not in [0, 1], `start` is negative, or a name is not an identifier.
     """
     if not 0 <= decay <= 1:
         raise UserError(f"ema_decay is {decay}; it must be between 0 and 1")
     if start < 0:
         raise UserError(f"ema_start is {start}; it must be 0 or more")
+    for name in networks:
+        check_name(name, "averaged")
     return nn.ModuleDict({name: Average(net, decay, start) for name, net in networks.items() if net is not None})

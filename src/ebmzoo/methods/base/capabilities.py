@@ -1,4 +1,7 @@
-"""What a method can do beyond what all can, declared by inheritance and asked by `isinstance`."""
+"""Capabilities that only some methods have, declared by inheritance and tested by `isinstance`.
+
+One file because it is the list to choose from: each class is a few signatures, and many extend each other.
+"""
 
 from __future__ import annotations
 
@@ -208,6 +211,10 @@ class SampleStage:
     """One of the chains that samples go through: states `(n, C, H, W)`, the first of which is its start.
 
     `nfe` counts the network evaluations of an image up to each state, over all stages so far.
+
+    >>> stage = SampleStage("texture", [torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)], nfe=[1, 31])
+    >>> stage.nfe[-1] - stage.nfe[0]  # evaluations from the stage's start to its end
+    30
     """
 
     name: str
@@ -266,7 +273,8 @@ class RestorationSettings:
         latent_rate: their η is latent_rate/(1 + CHW/(σ²d)), d the dimension of the latent: in units of the posterior's
             own curvature, so that it fits images of every size. τ = √(2η).
         sigma: σ of Eq. 16, in units of [-1, 1], or that of the noise on y where it is larger.
-        starts: without an inference network, so many latents of N(0, I) are refined, and the likeliest is kept.
+        starts: The number of latents of N(0, I) that are refined where there is no inference network; the likeliest is
+            kept.
         projections: alternating projections on A x = y and [-1, 1] at the end, where y has no noise; 0 leaves them out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What data-parallel processes tell each other of gradients: those of the networks that descend, and no others."""
+"""Data-parallel processes exchange the gradients of the networks that take a step, and no others."""
 
 # no `from __future__ import annotations`: DDP reads the hook's annotations, and not as strings
 
@@ -12,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.futures import Future
 
 SelectedParameters = Callable[[], set[int]]
-"""The ids of the parameters whose gradients the backward pass at work is for."""
+"""The ids of the parameters that the present backward pass is for."""
 
 
 def average_selected_gradients(meant: SelectedParameters, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]

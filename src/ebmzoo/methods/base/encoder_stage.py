@@ -22,12 +22,16 @@ from ebmzoo.ssrl.schedule import warmup_then_drops
 class EncoderStage:
     """How an encoder is trained in the run of the method that uses it.
 
+    >>> from ebmzoo.ssrl import SimCLR
+    >>> EncoderStage(SimCLR(), epochs=30).jointly
+    False
+
     Args:
         objective: the self-supervised loss.
         epochs: how many of the trainer's epochs come first and train the encoder alone.
         optimizer: of the encoder (and of the objective's own weights, if it has any).
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        drop_epochs: the learning rate is multiplied by 0.2 so many epochs before the stage's end.
+        drop_epochs: The numbers of epochs before the stage's end at which the learning rate is multiplied by 0.2.
         jointly: train the encoder in every iteration of the method instead, with the model's own latents as extra
             negatives (CLEL); `epochs` then has no effect.
     """
@@ -43,7 +47,7 @@ class EncoderStage:
         at_least(0, epochs=self.epochs, warmup_steps=self.warmup_steps, drop_epochs=min(self.drop_epochs, default=None))
 
     def network_optimizer(self, encoder: Encoder, trainer: Trainer, batches: int = 1) -> NetworkOptimizer:
-        """The encoder's optimizer and its schedule over the stage, with a step in each so many `batches`."""
+        """The encoder's optimizer and its schedule over the stage, with one step in every `batches` batches."""
         schedule = partial(self._schedule, trainer, batches)
         return NetworkOptimizer(nn.ModuleList([encoder, self.objective]), self.optimizer, schedule)
 

@@ -1,4 +1,4 @@
-"""What every method with an energy and a chain tells of an iteration, and the terms that losses are made of."""
+"""What every method with an energy and a chain logs in an iteration, and the terms that losses are made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ebmzoo.energy import Energy
 from ebmzoo.sampling.langevin import Langevin
 
 LogValues = dict[str, Tensor]
-"""What an iteration tells of itself, by the key that it is logged under after `train/`."""
+"""The values that an iteration logs, by their keys after `train/`."""
 
 
 def contrast(energy: Energy, x: Tensor, chain: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base.checks import check_log_values, check_networks, check_overrides
+from ebmzoo.methods.base.checks import CheckedMeta, check_class, check_log_values, check_networks
 from ebmzoo.methods.base.log_values import LogValues
 from ebmzoo.methods.base.optimization import NetworkOptimizer, Optimization
 from ebmzoo.methods.base.paper import Paper
@@ -26,7 +26,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 SHOWN_IN_BAR = ("energy_gap", "displacement", "ssrl_loss")
 
 
-class Method(LightningModule, ABC):
+class Method(LightningModule, ABC, metaclass=CheckedMeta):
     """An energy-based model with the algorithm that trains it.
 
     A method is one file: `trained_networks` names the networks with their optimizers, `iterate` is the algorithm box.
@@ -47,7 +47,7 @@ class Method(LightningModule, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        check_overrides(cls, Method)
+        check_class(cls)
 
     # ── what a concrete method defines ──────────────────────────────────────────────────────────────────────────────
 
@@ -139,7 +139,8 @@ class Method(LightningModule, ABC):
         (`Optimization`).
 
         Raises:
-            UserError: Gradients are accumulated, and a network would step twice in one iteration.
+            UserError: A name is not one of `trained_networks`, or gradients are accumulated and a network would step
+                twice in one iteration.
         """
         return self.optimization.minimize(loss, names, self._averages)
 
@@ -204,7 +205,7 @@ class Method(LightningModule, ABC):
                 "averages of the weights; use ddp (see docs/scaling.md)"
             )
         if stage == "fit":
-            check_networks(self, self.trained_networks(), self._averages)
+            check_networks(self, self.trained_networks())
         self.to(memory_format=torch.channels_last)
         # 64-true: Lightning converts after this, too late for the dry run.
         self.trainer.precision_plugin.convert_module(self)

@@ -46,7 +46,14 @@ def optimizers_of(
     schedule: Callable[[Optimizer], LRScheduler] | None = None,
     clip_norm: float | None = None,
 ) -> dict[str, NetworkOptimizer]:
-    """A `NetworkOptimizer` for each network of `owner` that has an optimizer, by name; a network may be None."""
+    """A `NetworkOptimizer` for each network of `owner` that has an optimizer, by name; a network may be None.
+
+    Raises:
+        UserError: `owner` has no attribute of a name.
+    """
+    for name in optimizers:
+        if not hasattr(owner, name):
+            raise UserError(f"{type(owner).__name__} has an optimizer for '{name}', but no network of that name")
     networks = {name: getattr(owner, name) for name in optimizers}
     return {
         name: NetworkOptimizer(network, optimizers[name], schedule, clip_norm)
@@ -118,10 +125,16 @@ class Optimization:
         """One gradient step on `loss` for the networks named; returns the norm of the gradient, before any limit.
 
         Raises:
-            UserError: Gradients are accumulated, and a network would step twice in one iteration.
+            UserError: No network is named, or one that is not trained, or gradients are accumulated and a network would
+                step twice in one iteration.
         """
         trainer = self._method.trainer
         order = self._networks()
+        if not names or not set(names) <= set(order):
+            named = ", ".join(name for name in names if name not in order) or "no network"
+            raise UserError(
+                f"{type(self._method).__name__} minimizes {named}, but trained_networks() has {', '.join(order)}"
+            )
         optimizers = dict(zip(order, trainer.optimizers, strict=True))
         scheduled = [name for name, trained in order.items() if trained.schedule is not None]
         configs = trainer.lr_scheduler_configs

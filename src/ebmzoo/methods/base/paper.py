@@ -13,7 +13,7 @@ class Paper:
         title: As printed.
         authors: Names, with commas.
         year: Of the venue.
-        venue: Conference or journal.
+        venue: Conference, journal, or that it is a preprint.
         arxiv: The arXiv number, such as 1903.08689; None where there is none.
     """
 
@@ -25,4 +25,5 @@ class Paper:
 
     def __str__(self) -> str:
         arxiv = f", arXiv:{self.arxiv}" if self.arxiv else ""
-        return f"{self.authors}: {self.title}. {self.venue} {self.year}{arxiv}"
+        stop = "" if self.title.endswith("?") else "."
+        return f"{self.authors}: {self.title}{stop} {self.venue} {self.year}{arxiv}"

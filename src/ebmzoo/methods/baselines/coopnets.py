@@ -1,4 +1,4 @@
-"""CoopNets: an energy and a generator that teach each other; Dual-MCMC without data for the generator and without q."""
+"""CoopNets: an energy and a generator that learn from each other; Dual-MCMC without q or data for the generator."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.generator_chain import ChainFromGenerator
 from ebmzoo.networks.base import Generator
 from ebmzoo.sampling.energies import Tilted
@@ -24,6 +25,9 @@ from ebmzoo.sampling.posterior import positive
 @final
 class CoopNets(ChainFromGenerator):
     """An energy whose chains start from a generator, and a generator that learns from where they end.
+
+    Paper: Jianwen Xie, Yang Lu, Ruiqi Gao, Song-Chun Zhu, Ying Nian Wu: Cooperative training of descriptor and
+    generator networks. IEEE TPAMI 2018, arXiv:1609.09408.
 
     p(x) ∝ exp(−E(x) − |x|²/2s²), the second term being the reference N(0, s²I), if there is one. An iteration is
 
@@ -46,6 +50,15 @@ class CoopNets(ChainFromGenerator):
         ema_decay: of the averages that evaluation uses; 0 is none.
     """
 
+    paper = Paper(
+        "Cooperative training of descriptor and generator networks",
+        "Jianwen Xie, Yang Lu, Ruiqi Gao, Song-Chun Zhu, Ying Nian Wu",
+        year=2018,
+        venue="IEEE TPAMI",
+        arxiv="1609.09408",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: EnergyNet,
@@ -60,11 +73,15 @@ class CoopNets(ChainFromGenerator):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.energy_net, self.generator, self.sampler = energy_net, generator, sampler
-        self.sigma, self.range = positive(sigma, "model.sigma"), ImageRange(-1, 1)
+        self.energy_net = energy_net
+        self.generator = generator
+        self.sampler = sampler
+        self.sigma = positive(sigma, "model.sigma")
+        self.range = ImageRange(-1, 1)
         self.reference_std = None if reference_std is None else positive(reference_std, "model.reference_std")
         self.optimizer_of = {"energy_net": energy_optimizer, "generator": generator_optimizer}
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
@@ -72,18 +89,18 @@ class CoopNets(ChainFromGenerator):
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         m = torch.randn(len(images), self.latent, device=images.device)
-        made = self.generator(m)
-        chain = self.sampler(self._tilted(self.energy_net), made)
+        generated = self.generator(m)
+        chain = self.sampler(self._tilted(self.energy_net), generated)
 
         data, ends = contrast(self.energy_net, images, chain)  # the reference has nothing to learn
         loss_energy = data.mean() - ends.mean()
         grad_norm = self.minimize(loss_energy, "energy_net")
 
-        revision = squared_error(chain, made).mean()
+        revision = squared_error(chain, generated).mean()
         self.minimize(revision / (2 * self.sigma**2), "generator")
         return (
             energy_log_values(data, ends)
-            | chain_log_values(self.sampler, made, chain)
+            | chain_log_values(self.sampler, generated, chain)
             | {
                 "grad_norm": grad_norm,
                 "loss_energy": loss_energy.detach(),

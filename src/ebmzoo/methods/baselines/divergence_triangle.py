@@ -16,6 +16,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.log_values import LogValues, contrast, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.generator_chain import GeneratorAlone, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -24,6 +25,9 @@ from ebmzoo.networks.base import Generator, InferenceNet
 @final
 class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
     """Three networks, each of which learns from the joint densities of the other two; the chains are the generator's.
+
+    Paper: Tian Han, Erik Nijkamp, Xiaolin Fang, Mitch Hill, Song-Chun Zhu, Ying Nian Wu: Divergence triangle for
+    joint training of generator model, energy-based model, and inferential model. CVPR 2019, arXiv:1812.10907.
 
     p(x) ∝ exp(−E(x)), z ~ N(0, I), m ~ N(0, I), z_q ~ q(z|x). An iteration is, one step after the other,
 
@@ -48,6 +52,15 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
         ema_decay: of the averages that evaluation uses; 0 is none.
     """
 
+    paper = Paper(
+        "Divergence triangle for joint training of generator model, energy-based model, and inferential model",
+        "Tian Han, Erik Nijkamp, Xiaolin Fang, Mitch Hill, Song-Chun Zhu, Ying Nian Wu",
+        year=2019,
+        venue="CVPR",
+        arxiv="1812.10907",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: EnergyNet,
@@ -63,14 +76,17 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
     ) -> None:
         super().__init__()
         check_latents(generator, inference)
-        self.energy_net, self.generator, self.inference = energy_net, generator, inference
+        self.energy_net = energy_net
+        self.generator = generator
+        self.inference = inference
         self.latent_weight = latent_weight
         self.optimizer_of = {
             "energy_net": energy_optimizer,
             "generator": generator_optimizer,
             "inference": inference_optimizer,
         }
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
@@ -79,9 +95,9 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = images
         m = torch.randn(len(x), self.latent, device=x.device)
-        made = self.generator(m)
+        generated = self.generator(m)
 
-        data, ends = contrast(self.energy_net, x, made.detach())
+        data, ends = contrast(self.energy_net, x, generated.detach())
         loss_energy = data.mean() - ends.mean()
         grad_norm = self.minimize(loss_energy, "energy_net")
 
@@ -89,21 +105,24 @@ class DivergenceTriangle(GeneratorAlone, DecodesGaussian, Encodes):
         with frozen(self.generator):
             fit = squared_error(x, self.generator(gaussian.draw(mu, logvar))).mean()
         kl = gaussian.kl(mu, logvar).mean()
-        of_made = gaussian.nll(m, *self.inference(made.detach())).mean()
-        self.minimize(fit + kl + self.latent_weight * of_made, "inference")
+        nll_generated = gaussian.nll(m, *self.inference(generated.detach())).mean()
+        self.minimize(fit + kl + self.latent_weight * nll_generated, "inference")
 
         # the inference network and the energy just updated
         z = gaussian.draw(*self.inference(x)).detach()
         fit = squared_error(x, self.generator(z)).mean()
         with frozen(self.inference, self.energy_net):
-            of_made, energy_made = gaussian.nll(m, *self.inference(made)).mean(), self.energy_net(made).mean()
-        self.minimize(fit + energy_made + self.latent_weight * of_made, "generator")
+            nll_generated, energy_generated = (
+                gaussian.nll(m, *self.inference(generated)).mean(),
+                self.energy_net(generated).mean(),
+            )
+        self.minimize(fit + energy_generated + self.latent_weight * nll_generated, "generator")
         return energy_log_values(data, ends) | {
             "grad_norm": grad_norm,
             "loss_energy": loss_energy.detach(),
             "reconstruction_mse": fit.detach() / x[0].numel(),
             "kl": kl.detach(),
-            "nll_chain": of_made.detach(),
+            "nll_chain": nll_generated.detach(),
         }
 
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────

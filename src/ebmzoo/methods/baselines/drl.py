@@ -13,6 +13,7 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.level_sampler import Condition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood
 from ebmzoo.networks.base import LevelEnergyNet
@@ -23,6 +24,9 @@ from ebmzoo.sampling.noise_schedule import DRLSchedule, NoiseSchedule, column
 @final
 class DRL(RecoveryLikelihood):
     """Diffusion recovery likelihood: T energies, one for each noise level, whose chains start from the level above.
+
+    Paper: Ruiqi Gao, Yang Song, Ben Poole, Ying Nian Wu, Diederik P. Kingma: Learning energy-based models by
+    diffusion recovery likelihood. ICLR 2021, arXiv:2012.08125.
 
     p(y|x_i) ∝ exp(−E(y) − |y − x_i|²/2σ_i²), y = m_i x_{i−1}. An iteration, with i ~ U{1 … T}, is
 
@@ -50,6 +54,15 @@ class DRL(RecoveryLikelihood):
         UserError: a number is out of its range.
     """
 
+    paper = Paper(
+        "Learning energy-based models by diffusion recovery likelihood",
+        "Ruiqi Gao, Yang Song, Ben Poole, Ying Nian Wu, Diederik P. Kingma",
+        year=2021,
+        venue="ICLR",
+        arxiv="2012.08125",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: LevelEnergyNet,
@@ -68,11 +81,17 @@ class DRL(RecoveryLikelihood):
         at_least(1, in_channels=in_channels, size=size)
         if not 0 <= drop_classes <= 1:
             raise UserError(f"model.drop_classes is {drop_classes}; it must be between 0 and 1")
-        self.energy_net, self.schedule = energy_net, schedule or DRLSchedule()
+        self.energy_net = energy_net
+        self.schedule = schedule or DRLSchedule()
         self.chain = chain or RecoveryChain(steps=30, variance=2e-4, noise=0.99)
-        self.coder, self.coder_checkpoint, self.shape = None, None, (in_channels, size, size)
-        self.drop_classes, self.denoise = drop_classes, denoise
-        self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
+        self.coder = None
+        self.coder_checkpoint = None
+        self.shape = (in_channels, size, size)
+        self.drop_classes = drop_classes
+        self.denoise = denoise
+        self.energy_optimizer = energy_optimizer
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:

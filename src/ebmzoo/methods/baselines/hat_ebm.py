@@ -19,17 +19,21 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import RunsChain, StartsFromGenerator
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.generator_chain import WithGenerator
 from ebmzoo.methods.families.restoration import RestoresByEnergy
 from ebmzoo.networks.base import Generator
-from ebmzoo.sampling.energies import Hat, OfLatent, OfResidual
 from ebmzoo.sampling.langevin import Langevin
+from ebmzoo.sampling.latent_energies import Hat, OfLatent, OfResidual
 
 
 @final
 class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     """An image is the sum of a generator's and a residual, x = G(z) + y, and the energy is of the sum.
+
+    Paper: Mitch Hill, Erik Nijkamp, Jonathan Mitchell, Bo Pang, Song-Chun Zhu: Learning probabilistic models from
+    generator latent spaces with Hat EBM. NeurIPS 2022, arXiv:2210.16486.
 
     p(y | z) ∝ exp(−E(G(z) + y)), z ~ N(0, I). An iteration is
 
@@ -46,8 +50,8 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         energy_net: E.
         generator: G.
         sampler: the chain on y, in units of [-1, 1]; the authors' limit of a step's norm is 2.5.
-        latent_sampler: the step on z, of which `steps` is not used; None holds z.
-        bank_size: pairs in the bank. Until it is full, only the pairs that it has teach G.
+        latent_sampler: the step on z, of which `steps` is not used; None keeps z fixed.
+        bank_size: pairs in the bank. Until it is full, G learns only from the pairs in it.
         generator_weight: w.
         data_noise: δ, standard deviation of the noise on the data.
         by_temperature: divide L_E by T.
@@ -60,6 +64,15 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     Raises:
         UserError: the bank is smaller than a batch, or the temperature to divide by is zero.
     """
+
+    paper = Paper(
+        "Learning probabilistic models from generator latent spaces with Hat EBM",
+        "Mitch Hill, Erik Nijkamp, Jonathan Mitchell, Bo Pang, Song-Chun Zhu",
+        year=2022,
+        venue="NeurIPS",
+        arxiv="2210.16486",
+    )
+    is_baseline = True
 
     calibrates = False
     range = ImageRange(-1, 1)
@@ -91,11 +104,16 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
                 f"model.by_temperature divides by the sampler's temperature, which is {sampler.temperature}: "
                 "give the sampler noise and a step size, or set by_temperature: false"
             )
-        self.energy_net, self.generator = energy_net, generator
-        self.sampler, self.latent_sampler = sampler, latent_sampler
-        self.generator_weight, self.data_noise, self.by_temperature = generator_weight, data_noise, by_temperature
+        self.energy_net = energy_net
+        self.generator = generator
+        self.sampler = sampler
+        self.latent_sampler = latent_sampler
+        self.generator_weight = generator_weight
+        self.data_noise = data_noise
+        self.by_temperature = by_temperature
         self.optimizer_of = {"energy_net": energy_optimizer, "generator": generator_optimizer}
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator)
         generator.eval()
         with torch.no_grad():
@@ -120,14 +138,14 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
         data, ends = contrast(self.energy_net, x, chain)
         loss_energy = data.mean() - ends.mean()
         grad_norm = self.minimize(loss_energy / (self.sampler.temperature if self.by_temperature else 1), "energy_net")
-        loss_generator = self._teach_generator(z, chain)
+        loss_generator = self._train_generator(z, chain)
         return (
             energy_log_values(data, ends)
             | chain_log_values(self.sampler, start, chain)
             | {"grad_norm": grad_norm, "loss_energy": loss_energy.detach(), "loss_generator": loss_generator}
         )
 
-    def _teach_generator(self, z: Tensor, chain: Tensor) -> Tensor:
+    def _train_generator(self, z: Tensor, chain: Tensor) -> Tensor:
         """L_G on pairs of the bank, which then make room for the new ones."""
         slots = torch.randperm(len(self.bank_filled), device=z.device)[: len(z)]
         taught = self.bank_filled[slots].float()
@@ -194,7 +212,7 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     def revise(
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        """The chain of the residual, with the latent held."""
+        """The chain of the residual, with the latent fixed."""
         sampler = self.sampler.lasting(steps)
         path = sampler.path(OfResidual(self.network("energy_net"), x), torch.zeros_like(x), generator=generator)
         return (x + y for y in path)
@@ -206,6 +224,6 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     def long_chain(
         self, n: int, steps: int, *, generator: torch.Generator | None = None
     ) -> tuple[str, Iterator[Tensor]]:
-        """The chain of the residual, with the latent held."""
+        """The chain of the residual, with the latent fixed."""
         x0 = self.decode(self.prior(n, None, generator))
         return "generator", self.revise(x0, steps=steps, generator=generator)

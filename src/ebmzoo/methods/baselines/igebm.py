@@ -15,6 +15,7 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.noise_chain import ChainFromReplay, noise_first
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
@@ -39,7 +40,7 @@ class ClippedAdam(Adam):
 
     @torch.no_grad()
     def clamp_gradients(self) -> None:
-        """Clamp what the parameters' `grad` holds, in place."""
+        """Clamp the gradients of the parameters in place."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -52,7 +53,10 @@ class ClippedAdam(Adam):
 
 @final
 class IGEBM(ChainFromReplay):
-    """An energy whose chains go on from where past chains ended, or start anew with a small probability.
+    """An energy whose chains continue past chains, or start anew with a small probability.
+
+    Paper: Yilun Du, Igor Mordatch: Implicit generation and modeling with energy-based models. NeurIPS 2019,
+    arXiv:1903.08689.
 
     p(x) ∝ exp(−E(x)). An iteration is
 
@@ -83,6 +87,15 @@ class IGEBM(ChainFromReplay):
         ema_decay: of the average that evaluation uses; 0 is none, as theirs.
     """
 
+    paper = Paper(
+        "Implicit generation and modeling with energy-based models",
+        "Yilun Du, Igor Mordatch",
+        year=2019,
+        venue="NeurIPS",
+        arxiv="1903.08689",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: EnergyNet,
@@ -105,21 +118,28 @@ class IGEBM(ChainFromReplay):
         super().__init__()
         at_least(1, in_channels=in_channels, size=size, rounds=rounds)
         at_least(0, alpha=alpha)
-        self.energy_net, self.sampler, self.alpha = energy_net, sampler, alpha
+        self.energy_net = energy_net
+        self.sampler = sampler
+        self.alpha = alpha
         self.replay = ReplayBuffer(
             replay_size, (in_channels, size, size), "ring", reinit_prob=reinit_prob, storage=replay_storage
         )
-        self.range, self.dequantize = ImageRange(*image_range), dequantize
-        self.rounds, self.sample_from_replay = rounds, sample_from_replay
-        self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
+        self.range = ImageRange(*image_range)
+        self.dequantize = dequantize
+        self.rounds = rounds
+        self.sample_from_replay = sample_from_replay
+        self.energy_optimizer = energy_optimizer
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = self.range.inward(dequantized(images) if self.dequantize else images)
         drawn, slots = self.replay.draw(len(x))
         x0 = self.range.inward(drawn)
-        chain = self.walk(self.sampler, self.energy_net, x0, None)
-        self.replay.store(self.range.outward(chain), slots)
+        kept = self.range.outward(self.walk(self.sampler, self.energy_net, x0, None))
+        self.replay.store(kept, slots)
+        chain = self.range.inward(kept)  # E is trained on the states that the buffer keeps, to the last bit
 
         data, ends = contrast(self.energy_net, x, chain)
         penalty = data.square().mean() + ends.square().mean()

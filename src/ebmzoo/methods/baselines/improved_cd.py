@@ -14,6 +14,7 @@ from ebmzoo.energy import Energy, EnergyNet, frozen
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.noise_chain import ChainFromReplay, before_last, noise_first
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
@@ -49,6 +50,9 @@ def nearest_neighbour_entropy(x: Tensor, others: Tensor) -> Tensor:
 @final
 class ImprovedCD(ChainFromReplay):
     """Contrastive divergence with the term that it leaves out: the chain's end moves with the energy too.
+
+    Paper: Yilun Du, Shuang Li, Joshua B. Tenenbaum, Igor Mordatch: Improved contrastive divergence training of
+    energy-based models. ICML 2021, arXiv:2012.01316.
 
     p(x) ∝ exp(−E_θ(x)), sg(θ) is θ held fixed. An iteration is
 
@@ -92,6 +96,15 @@ class ImprovedCD(ChainFromReplay):
         UserError: the sampler has no steps, or limits the gradient in a way that the last step does not.
     """
 
+    paper = Paper(
+        "Improved contrastive divergence training of energy-based models",
+        "Yilun Du, Shuang Li, Joshua B. Tenenbaum, Igor Mordatch",
+        year=2021,
+        venue="ICML",
+        arxiv="2012.01316",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: EnergyNet,
@@ -124,15 +137,23 @@ class ImprovedCD(ChainFromReplay):
             raise UserError(
                 "model.sampler.clip and max_step_norm must be null: the last step, learnt from, has no limit"
             )
-        self.energy_net, self.sampler = energy_net, sampler
+        self.energy_net = energy_net
+        self.sampler = sampler
         self.augment = augment or Augment((0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.4), grayscale_prob=0.2)
         self.replay = ReplayBuffer(
             replay_size, (in_channels, size, size), "reservoir", reinit_prob=reinit_prob, storage=replay_storage
         )
-        self.range, self.dequantize = ImageRange(*image_range), dequantize
-        self.alpha, self.kl_weight, self.entropy_weight = alpha, kl_weight, entropy_weight
-        self.neighbours, self.rounds, self.sample_from_replay = neighbours, rounds, sample_from_replay
-        self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
+        self.range = ImageRange(*image_range)
+        self.dequantize = dequantize
+        self.alpha = alpha
+        self.kl_weight = kl_weight
+        self.entropy_weight = entropy_weight
+        self.neighbours = neighbours
+        self.rounds = rounds
+        self.sample_from_replay = sample_from_replay
+        self.energy_optimizer = energy_optimizer
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:

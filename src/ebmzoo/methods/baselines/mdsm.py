@@ -18,13 +18,14 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
-from ebmzoo.methods.families.denoiser_energy import falling, linked
+from ebmzoo.methods.families.denoiser_energy import linked
 from ebmzoo.methods.families.restoration import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
-from ebmzoo.sampling.energies import DenoisingPotential
+from ebmzoo.sampling.denoiser_energies import DenoisingPotential
 from ebmzoo.sampling.langevin import Langevin
-from ebmzoo.sampling.noise_schedule import GeometricNoise, column
+from ebmzoo.sampling.noise_schedule import GeometricNoise, column, geometric_sequence
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class MDSMCooling:
     def temperatures(self) -> list[float]:
         """One number for each step."""
         ending = [k / max(self.last - 1, 1) for k in reversed(range(self.last))]
-        return [self.temperature] * self.hot + falling(self.temperature, 1.0, self.steps) + ending
+        return [self.temperature] * self.hot + geometric_sequence(self.temperature, 1.0, self.steps) + ending
 
     def lasting(self, steps: int) -> MDSMCooling:
         """With `steps` in all, in the same proportions."""
@@ -58,6 +59,9 @@ class MDSMCooling:
 @final
 class MDSM(RestoresByDenoiser):
     """Multi-scale denoising score matching: an energy E whose one step −σ₀²∇E restores images from noise of any σ.
+
+    Paper: Zengyi Li, Yubei Chen, Friedrich T. Sommer: Learning energy-based models in high-dimensional spaces with
+    multi-scale denoising score matching. Preprint 2019, arXiv:1910.07762.
 
     p(x) ∝ exp(−E(x)), E(x) = x·(x − r(x, σ₀))/2σ₀² with the network of a denoiser, which makes ∇E conservative:
 
@@ -86,6 +90,15 @@ class MDSM(RestoresByDenoiser):
         UserError: a number is out of its range.
     """
 
+    paper = Paper(
+        "Learning energy-based models in high-dimensional spaces with multi-scale denoising score matching",
+        "Zengyi Li, Yubei Chen, Friedrich T. Sommer",
+        year=2019,
+        venue="Preprint",
+        arxiv="1910.07762",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         denoiser: Denoiser,
@@ -104,11 +117,15 @@ class MDSM(RestoresByDenoiser):
         at_least(1, in_channels=in_channels, size=size)
         if not (sigma0 > 0 and step_size > 0):
             raise UserError(f"model.sigma0 is {sigma0} and step_size {step_size}; both must be above 0")
-        self.denoiser, self.noise = denoiser, noise or GeometricNoise(128, sigma_max=2.4, sigma_min=0.1)
-        self.sigma0, self.step_size, self.cooling = sigma0, step_size, cooling
+        self.denoiser = denoiser
+        self.noise = noise or GeometricNoise(128, sigma_max=2.4, sigma_min=0.1)
+        self.sigma0 = sigma0
+        self.step_size = step_size
+        self.cooling = cooling
         self.shape = (in_channels, size, size)
         self.optimizer_of = {"denoiser": denoiser_optimizer}
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
@@ -123,8 +140,8 @@ class MDSM(RestoresByDenoiser):
             error = squared_error(noisy.detach() - self.sigma0**2 * grad, images)
             loss = (error / sigma.square()).mean()
             norm = self.minimize(loss, "denoiser")
-        told = {"energy_noisy": energies.detach().mean(), "loss_denoising": error.detach().mean()}
-        return told | {"loss_score": loss.detach(), "grad_norm": norm}
+        values = {"energy_noisy": energies.detach().mean(), "loss_denoising": error.detach().mean()}
+        return values | {"loss_score": loss.detach(), "grad_norm": norm}
 
     def _of(self, denoiser: Denoiser, n: int) -> DenoisingPotential:
         return DenoisingPotential(denoiser, torch.full((n,), self.sigma0, device=self.device))

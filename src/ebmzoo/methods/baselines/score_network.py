@@ -14,10 +14,11 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.denoiser_energy import ScoresByDenoising, check_scoring, linked
 from ebmzoo.networks.denoiser import Denoiser
-from ebmzoo.sampling.energies import OfScore
+from ebmzoo.sampling.denoiser_energies import OfScore
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.noise_schedule import GeometricNoise, column
 
@@ -25,6 +26,9 @@ from ebmzoo.sampling.noise_schedule import GeometricNoise, column
 @final
 class ScoreNetwork(ScoresByDenoising):
     """A noise-conditional score s(x, σ) = (r(x, σ) − x)/σ², a field that need not be the gradient of an energy.
+
+    Paper: Yang Song, Stefano Ermon: Generative modeling by estimating gradients of the data distribution. NeurIPS
+    2019, arXiv:1907.05600.
 
         L = mean ½ σ² |s(x̃, σ) + (x̃ − x)/σ²|² = mean |r(x̃, σ) − x|²/2σ², x̃ = x + σε          (Eq. 5 and 6)
         x ← x + ½ α_k s(x, σ_k) + √α_k ξ, α_k = `rate`·σ_k², K steps at each σ_k from the highest  (Alg. 1)
@@ -52,6 +56,15 @@ class ScoreNetwork(ScoresByDenoising):
         UserError: a number is out of its range.
     """
 
+    paper = Paper(
+        "Generative modeling by estimating gradients of the data distribution",
+        "Yang Song, Stefano Ermon",
+        year=2019,
+        venue="NeurIPS",
+        arxiv="1907.05600",
+    )
+    is_baseline = True
+
     sigma_floor = 0.0
 
     def __init__(
@@ -75,11 +88,17 @@ class ScoreNetwork(ScoresByDenoising):
         check_scoring(energy_sigma, ood_seeds)
         if steps < 0 or not rate > 0:
             raise UserError(f"model.steps is {steps} and rate {rate}; steps must be 0 or more and rate above 0")
-        self.denoiser, self.noise = denoiser, noise or GeometricNoise(levels=10)
-        self.steps, self.rate, self.ends_clean, self.shape = steps, rate, denoise, (in_channels, size, size)
-        self.energy_sigma, self.ood_seeds = energy_sigma, ood_seeds
+        self.denoiser = denoiser
+        self.noise = noise or GeometricNoise(levels=10)
+        self.steps = steps
+        self.rate = rate
+        self.ends_clean = denoise
+        self.shape = (in_channels, size, size)
+        self.energy_sigma = energy_sigma
+        self.ood_seeds = ood_seeds
         self.optimizer_of = {"denoiser": denoiser_optimizer}
-        self.lr_schedule, self.clip_norm = lr_schedule, clip_norm
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, denoiser=denoiser)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:

@@ -14,13 +14,17 @@ from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import at_least
 from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.noise_chain import ChainFromNoise
 from ebmzoo.sampling.langevin import Langevin
 
 
 @final
 class ShortRunEBM(ChainFromNoise):
-    """An energy whose chains are short, of always as many steps, and start from noise each time.
+    """An energy whose chains are short, of a fixed number of steps, and always start from noise.
+
+    Paper: Erik Nijkamp, Mitch Hill, Song-Chun Zhu, Ying Nian Wu: Learning non-convergent non-persistent short-run
+    MCMC toward energy-based model. NeurIPS 2019, arXiv:1904.09770.
 
     p(x) ∝ exp(−E(x)); the samples are those of the K-step chain, which need not have reached p. An iteration is
 
@@ -42,6 +46,15 @@ class ShortRunEBM(ChainFromNoise):
         ema_decay: of the average that evaluation uses; 0 is none, as theirs.
     """
 
+    paper = Paper(
+        "Learning non-convergent non-persistent short-run MCMC toward energy-based model",
+        "Erik Nijkamp, Mitch Hill, Song-Chun Zhu, Ying Nian Wu",
+        year=2019,
+        venue="NeurIPS",
+        arxiv="1904.09770",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         energy_net: EnergyNet,
@@ -57,9 +70,15 @@ class ShortRunEBM(ChainFromNoise):
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
         at_least(0, data_noise=data_noise)
-        self.energy_net, self.sampler, self.data_noise = energy_net, sampler, data_noise
-        self.shape, self.range, self.rounds = (in_channels, size, size), ImageRange(-1, 1), 1
-        self.energy_optimizer, self.lr_schedule, self.clip_norm = energy_optimizer, lr_schedule, clip_norm
+        self.energy_net = energy_net
+        self.sampler = sampler
+        self.data_noise = data_noise
+        self.shape = (in_channels, size, size)
+        self.range = ImageRange(-1, 1)
+        self.rounds = 1
+        self.energy_optimizer = energy_optimizer
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, energy_net=energy_net)
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:

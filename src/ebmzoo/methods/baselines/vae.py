@@ -13,6 +13,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
 from ebmzoo.methods.base.log_values import LogValues, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
+from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.families.generator_chain import GeneratorAlone, check_latents
 from ebmzoo.networks import gaussian
 from ebmzoo.networks.base import Generator, InferenceNet
@@ -22,6 +23,8 @@ from ebmzoo.sampling.posterior import PosteriorSampler, positive
 @final
 class VAE(GeneratorAlone, DecodesGaussian, Encodes):
     """The generator and its Gaussian posterior by the evidence lower bound.
+
+    Paper: Diederik P. Kingma, Max Welling: Auto-encoding variational Bayes. ICLR 2014, arXiv:1312.6114.
 
     L = mean [ |x − G(z)|²/2σ² + KL(q(z|x) ‖ N(0, I)) ], z ~ q(z|x): −log p(x) ≤ L, but for a constant.
     Source: Kingma & Welling 2014, Auto-encoding variational Bayes, Eq. 10.
@@ -38,6 +41,15 @@ class VAE(GeneratorAlone, DecodesGaussian, Encodes):
         ema_decay: of the averages that evaluation uses; 0 is none.
     """
 
+    paper = Paper(
+        "Auto-encoding variational Bayes",
+        "Diederik P. Kingma, Max Welling",
+        year=2014,
+        venue="ICLR",
+        arxiv="1312.6114",
+    )
+    is_baseline = True
+
     def __init__(
         self,
         generator: Generator,
@@ -50,8 +62,12 @@ class VAE(GeneratorAlone, DecodesGaussian, Encodes):
     ) -> None:
         super().__init__()
         check_latents(generator, inference)
-        self.generator, self.inference, self.sigma = generator, inference, positive(sigma, "model.sigma")
-        self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
+        self.generator = generator
+        self.inference = inference
+        self.sigma = positive(sigma, "model.sigma")
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.clip_norm = clip_norm
         self.averages = averaged(ema_decay, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:

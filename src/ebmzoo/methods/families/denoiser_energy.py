@@ -14,7 +14,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import HasStochasticScore
 from ebmzoo.methods.families.restoration import RestoresByDenoiser
 from ebmzoo.networks.denoiser import Denoiser
-from ebmzoo.sampling.energies import DenoisingError
+from ebmzoo.sampling.denoiser_energies import DenoisingError
 from ebmzoo.sampling.langevin import Langevin
 
 Link = tuple[Langevin, Energy]
@@ -26,11 +26,6 @@ def linked(links: Iterable[Link], x: Tensor, generator: torch.Generator | None =
     for sampler, energy in links:
         x = sampler(energy, x, generator=generator)
         yield x
-
-
-def falling(first: float, last: float, steps: int) -> list[float]:
-    """`steps` numbers from `first` to `last` in geometric progression; one alone is `last`."""
-    return [first * (last / first) ** (k / (steps - 1)) for k in range(steps)] if steps > 1 else [last][:steps]
 
 
 @contextmanager

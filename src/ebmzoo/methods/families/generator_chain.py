@@ -52,8 +52,8 @@ class WithGenerator(Method, Generates):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         with self.evaluating():
-            made = self.network("generator")(torch.zeros(1, self.latent, device=self.device))
-        return cast(tuple[int, int, int], tuple(made.shape[1:]))
+            image = self.network("generator")(torch.zeros(1, self.latent, device=self.device))
+        return cast(tuple[int, int, int], tuple(image.shape[1:]))
 
     @final
     def decode(self, z: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class WithGenerator(Method, Generates):
         """m ~ N(0, I), `(n, latent)`.
 
         Raises:
-            UserError: Labels are given, which these methods cannot follow.
+            UserError: Labels are given, which an unconditional method does not take.
         """
         self.refuse_labels(labels)
         return torch.randn(n, self.latent, device=self.device, generator=generator)

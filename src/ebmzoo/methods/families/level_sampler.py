@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ebmzoo.methods.families.restoration import Known, MeasuredAtLevels
 from ebmzoo.networks.base import LevelEnergyNet
-from ebmzoo.sampling.energies import AtLevel, Recovery
 from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.level_energies import AtLevel, Recovery
 from ebmzoo.sampling.noise_schedule import NoiseSchedule, column
 
 Proposal = Callable[[Tensor, Tensor], Tensor]

@@ -103,7 +103,7 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
         `nfe` counts this call's evaluations, not those that made a state of the buffer.
 
         Raises:
-            UserError: Labels are given, which these methods cannot follow.
+            UserError: Labels are given, which an unconditional method does not take.
         """
         self.refuse_labels(labels)
         info = self.chain_info(steps)

@@ -1,4 +1,7 @@
-"""What CDRL and DRL share: a sequence of energies learnt by recovery likelihood, and sampling down its levels."""
+"""What CDRL and DRL share: a sequence of energies learnt by recovery likelihood, and sampling down its levels.
+
+One file because it is one class: training, sampling and every task go down the same levels.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recov
 from ebmzoo.methods.families.restoration import Known, Measured, MeasuredAtLevels, projected
 from ebmzoo.networks.autoencoder import ImageCoder, load_coder
 from ebmzoo.networks.base import LevelEnergyNet
-from ebmzoo.sampling.energies import AtLevel, guided
 from ebmzoo.sampling.level_chain import RecoveryChain
+from ebmzoo.sampling.level_energies import AtLevel, guided
 from ebmzoo.sampling.noise_schedule import NoiseSchedule, column
 
 
@@ -172,8 +175,8 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         """
         if labels is None and self.classes:
             drawn = torch.randint(self.classes, (n,), device=self.device, generator=generator)
-            made = self.sample_from_classes(drawn, steps=steps, generator=generator)
-            return replace(made, start=f"{made.start}, of classes drawn uniformly,")
+            samples = self.sample_from_classes(drawn, steps=steps, generator=generator)
+            return replace(samples, start=f"{samples.start}, of classes drawn uniformly,")
         if labels is not None:
             return self.sample_from_classes(labels, steps=steps, generator=generator)
         return self._samples(n, Condition(), steps, generator)
@@ -248,7 +251,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     def restored(
         self, y: Tensor, operator: Operator, restoring: RestorationSettings, *, generator: torch.Generator | None = None
     ) -> list[SampleStage]:
-        """As `inpaint`, with what y tells of the image in place of what is not hidden."""
+        """As `inpaint`, with what y determines of the image in place of what is not hidden."""
         known = MeasuredAtLevels(Measured(y, operator), self._noise(len(y), generator), self.schedule)
         samples = self._samples(len(y), Condition(), restoring.steps, generator, known)
         stage = SampleStage("levels", [operator.pinv(y), samples.images], [0, samples.nfe])

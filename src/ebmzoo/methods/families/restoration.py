@@ -22,9 +22,10 @@ from ebmzoo.methods.base.capabilities import (
     SampleStage,
 )
 from ebmzoo.methods.base.method import Method
-from ebmzoo.sampling.energies import Observed, OfDecoder, Tilted
+from ebmzoo.sampling.energies import Observed, Tilted
 from ebmzoo.sampling.langevin import Langevin
-from ebmzoo.sampling.noise_schedule import GeometricNoise, NoiseSchedule
+from ebmzoo.sampling.latent_energies import OfDecoder
+from ebmzoo.sampling.noise_schedule import GeometricNoise, NoiseSchedule, geometric_sequence
 
 
 class RestoresByEnergy(Method, HasChain, Restores):
@@ -117,7 +118,7 @@ def projected(last: SampleStage, y: Tensor, operator: Operator, restoring: Resto
 
 @dataclass(frozen=True)
 class Measured:
-    """What y = A x + nε' tells of noisier images ᾱx + σ̄ε: their part in the range of A⁺, with the noise that it lacks.
+    """What y = A x + nε' determines of noisier images ᾱx + σ̄ε: their part in the range of A⁺, and the noise it lacks.
 
     P x_noisy = ᾱA⁺y + √(σ̄² − ᾱ²n²) P ε, P = A⁺A, n that of A⁺ε'; where σ̄ < ᾱn nothing is known.
     Source: Wang et al. 2023 (DDNM, Eq. 7 and 17–19) and, for levels, Choi et al. 2021 (ILVR, Eq. 8).
@@ -165,10 +166,10 @@ class MeasuredAtLevels:
 
 
 class RestoresByDenoiser(Method, Restores, Denoises):
-    """A method with a denoiser r of many σ: x ← r(x̃_k, σ_k), x̃_{k+1} = x + σ_{k+1} ε with what y tells put back.
+    """A method with a denoiser r of many σ: x ← r(x̃_k, σ_k), x̃_{k+1} = x + σ_{k+1} ε with what y determines put back.
 
     σ_k falls geometrically from the largest to the smallest of training, `restoring.steps` of them, 50 for None; with
-    noise on y to that of A⁺y, where what y tells needs no more: for A = I the answer is r(y, σ) itself.
+    noise on y to that of A⁺y, where what y determines needs no more: for A = I the answer is r(y, σ) itself.
     Source: Wang et al. 2023 (DDNM), Algorithm 1, with the noise of training in place of a diffusion's.
     """
 
@@ -183,8 +184,7 @@ class RestoresByDenoiser(Method, Restores, Denoises):
         last = max(float(self.noise.sigma[-1]), operator.noise * operator.amplification(x.shape[-1]))
         first = max(float(self.noise.sigma[0]), last)
         with self.evaluating():
-            for k in range(steps):
-                sigma = max(last, first * (last / first) ** (k / (steps - 1))) if steps > 1 else last
+            for sigma in (max(last, each) for each in geometric_sequence(first, last, steps)):
                 eps = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
                 x = self.denoise(measured.put_back(x + sigma * eps, eps, 1.0, sigma), sigma)
             stage = SampleStage("denoised", [start, x], [0, steps])

@@ -12,12 +12,12 @@ from ebmzoo.networks.norms import GroupNorm
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """LDM's 32 groups from 128 channels on; below, groups of 4 channels."""
+    """Return a group norm with LDM's 32 groups from 128 channels on, and with groups of 4 channels below."""
     return GroupNorm(gcd(32, channels // 4), channels, eps=1e-6)
 
 
 class AutoEncoderResBlock(nn.Module):
-    """y = W₂ silu(gn(W₁ silu(gn(x)))) + S x; S = 1 where the channels do not change."""
+    """A block y = W₂ silu(gn(W₁ silu(gn(x)))) + S x; S = 1 if the channels do not change."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class AutoEncoderResBlock(nn.Module):
 
 
 class AutoEncoderAttention(nn.Module):
-    """y = x + W softmax(qᵀk/√C) v: all positions attend to all, in one head of C channels; q, k, v are of gn(x)."""
+    """Attention y = x + W softmax(qᵀk/√C) v, (q, k, v) = V gn(x), between all positions, in one head of C channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class AutoEncoderAttention(nn.Module):
 
 
 class Halve(nn.Module):
-    """A 3×3 convolution of stride 2 that sees zeros beyond the right and the lower edge only; sizes are even."""
+    """A 3×3 convolution of stride 2 with zero padding at the right and the lower edge only; sizes are even."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Halve(nn.Module):
 
 
 def double(channels: int) -> nn.Sequential:
-    """Each pixel four times, then a 3×3 convolution."""
+    """Return nearest-neighbour upsampling by two, followed by a 3×3 convolution."""
     return nn.Sequential(nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
 
 
@@ -81,9 +81,10 @@ def _end(channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def encoder(in_channels: int, width: int, multiples: Sequence[int], depth: int, out_channels: int) -> nn.Sequential:
-    """`(B, in_channels, H, W)` to `(B, out_channels, H/f, W/f)`, f = 2^(number of multiples − 1).
+    """Return the encoder `(B, in_channels, H, W)` to `(B, out_channels, H/f, W/f)`, f = 2^(number of multiples − 1).
 
-    One level for each multiple, of `depth` residual blocks with width·multiple channels; each but the last halves.
+    There is one level for each multiple, of `depth` residual blocks with width·multiple channels; each level but the
+    last halves the size.
     """
     layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1)]
     channels = width
@@ -95,7 +96,7 @@ def encoder(in_channels: int, width: int, multiples: Sequence[int], depth: int, 
 
 
 def decoder(out_channels: int, width: int, multiples: Sequence[int], depth: int, in_channels: int) -> nn.Sequential:
-    """`(B, in_channels, h, w)` to `(B, out_channels, f h, f w)`: the encoder in reverse, a block more in each level."""
+    """Return the decoder `(B, in_channels, h, w)` to `(B, out_channels, f h, f w)`: one block more in each level."""
     channels = width * multiples[-1]
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1), *_middle(channels)]
     for i, multiple in enumerate(reversed(multiples)):

@@ -1,4 +1,4 @@
-"""The published auto-encoders of latent diffusion models, through the package diffusers."""
+"""The published auto-encoders of latent diffusion models, loaded by the package diffusers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ebmzoo.networks.autoencoder.base import ImageCoder
 
 @final
 class DiffusersAutoencoder(ImageCoder):
-    """A `diffusers.AutoencoderKL`, frozen: latents are s (μ(x) − m), s its config's scaling_factor, m its shift_factor.
+    """A frozen `diffusers.AutoencoderKL`: latents are s (μ(x) − m), s its config's scaling_factor, m its shift_factor.
 
     Args:
-        name: A folder with the weights, or their name on the Hugging Face hub, from where they are then downloaded.
-        subfolder: Where in it they lie, such as `vae`.
+        name: A folder with the weights, or their name on the Hugging Face hub, from which they are then downloaded.
+        subfolder: Folder of the weights inside `name`, such as `vae`.
 
     Raises:
-        UserError: If diffusers is not installed, or the weights cannot be had.
+        UserError: If diffusers is not installed, or the weights cannot be loaded.
     """
 
     def __init__(self, name: str, subfolder: str | None = None) -> None:
@@ -37,8 +37,8 @@ class DiffusersAutoencoder(ImageCoder):
         except (OSError, ValueError, RuntimeError) as error:
             where = name if subfolder is None else f"{name}/{subfolder}"
             raise UserError(
-                f"coder.name is {where}, where no AutoencoderKL can be had ({type(error).__name__}); it must be a "
-                "folder with its config and weights, or a name on the hub while that can be reached"
+                f"coder.name is {where}, where no AutoencoderKL can be loaded ({type(error).__name__}); it must be a "
+                "folder with its config and weights, or a name on the hub if that can be reached"
             ) from error
         config: dict[str, Any] = self.model.config
         self.scale = float(config["scaling_factor"])
@@ -55,7 +55,7 @@ class DiffusersAutoencoder(ImageCoder):
 
     def shape(self, channels: int, size: int) -> tuple[int, int, int]:
         if channels != self.in_channels:
-            raise UserError(f"coder.name is of images with {self.in_channels} channels; the data's have {channels}")
+            raise UserError(f"coder.name encodes images with {self.in_channels} channels; the data's have {channels}")
         if size % self.factor:
             raise UserError(f"coder.name makes images {self.factor} times smaller, which must divide their {size}")
         return self.latent, size // self.factor, size // self.factor

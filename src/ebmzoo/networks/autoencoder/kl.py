@@ -1,4 +1,4 @@
-"""The auto-encoder of latent diffusion models whose latents are kept near N(0, I) by a KL divergence."""
+"""The auto-encoder of latent diffusion models with a KL divergence that keeps the latents near N(0, I)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ LEAST_LOGVAR, MOST_LOGVAR = -30.0, 20.0
 
 @final
 class KLAutoEncoder(ImageCoder):
-    """q(z|x) = N(μ(x), diag exp(logvar(x))) and a decoder D; the latents are s μ(x), and D(latents/s) is the image.
+    """An auto-encoder q(z|x) = N(μ(x), diag exp(logvar(x))), D(z): latents s μ(x), and images D(latents/s).
 
-    Source: Rombach et al. (2022), §3.1 and G, "KL-reg."; the defaults are their f = 8 model, 83,653,863 parameters. s,
-    the buffer `scale`, is 1 until `standardise`.
+    s, the buffer `scale`, is 1 until `standardise` is called. Source: Rombach et al. (2022), §3.1 and G, "KL-reg."; the
+    defaults are their f = 8 model with 83,653,863 parameters.
+
+    >>> coder = KLAutoEncoder(in_channels=1, width=4, multiples=(1, 2), depth=1, latent=2)
+    >>> latents = coder.encode(torch.zeros(5, 1, 8, 8))
+    >>> latents.shape, coder.decode(latents).shape
+    (torch.Size([5, 2, 4, 4]), torch.Size([5, 1, 8, 8]))
 
     Args:
-        in_channels: channels of an image.
-        width: channels of the first level, a multiple of 4.
-        multiples: of the width, one for each level; each level after the first halves the image.
-        depth: residual blocks in each level of the encoder; the decoder has one more.
-        latent: channels of the latents.
+        in_channels: Channels of an image.
+        width: Channels of the first level, a multiple of 4.
+        multiples: Factor of the width in each level; each level after the first halves the image.
+        depth: Residual blocks in each level of the encoder; the decoder has one more.
+        latent: Channels of the latents.
 
     Raises:
-        UserError: A number is out of its range.
+        UserError: If a number is out of its range.
     """
 
     scale: Tensor
@@ -61,13 +66,13 @@ class KLAutoEncoder(ImageCoder):
         self.register_buffer("scale", torch.ones(()))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and logvar of q(z|x), `(B, c, h, w)` each, before the scale; logvar is clamped to [-30, 20] as in LDM."""
+        """Return μ and logvar of q(z|x), each `(B, c, h, w)`, not scaled by s; logvar is clamped to [-30, 20]."""
         self.shape(x.shape[1], x.shape[2])
         mu, logvar = at_least_fp32(self.encoder(x)).chunk(2, 1)
         return mu, logvar.clamp(LEAST_LOGVAR, MOST_LOGVAR)
 
     def render(self, z: Tensor) -> Tensor:
-        """D(z): z of `posterior`, `(B, c, h, w)` before the scale, to images."""
+        """Return the images D(z) for z of `posterior`, `(B, c, h, w)`, not scaled by s."""
         return at_least_fp32(self.decoder(z))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -85,9 +90,9 @@ class KLAutoEncoder(ImageCoder):
 
     @torch.no_grad()
     def standardise(self, images: Tensor, batch_size: int) -> None:
-        """s ← 1/std of μ(x) over all numbers of `images`, `(N, C, H, W)` uint8, seen `batch_size` at a time.
+        """Set s ← 1/std of μ(x) over all elements for `images`, `(N, C, H, W)` uint8, in batches of `batch_size`.
 
-        LDM takes the one batch that its second stage begins with (Rombach et al., 2022, G).
+        LDM uses only the first batch of its second stage (Rombach et al., 2022, G).
         """
         parts = torch.split(images, batch_size)
         _, std = mean_and_std(self.posterior(to_float(part.to(self.scale.device)))[0] for part in parts)
@@ -95,7 +100,7 @@ class KLAutoEncoder(ImageCoder):
 
 
 def mean_and_std(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of all numbers in `parts`, in double precision."""
+    """Return the mean and standard deviation of all elements of `parts`, in double precision."""
     sums = [torch.stack([x.new_tensor(x.numel()), x.sum(), x.square().sum()]) for x in (p.double() for p in parts)]
     n, total, squares = torch.stack(sums).sum(0)
     return total / n, (squares / n - (total / n).square()).sqrt()

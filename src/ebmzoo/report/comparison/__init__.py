@@ -1,1 +1,1 @@
-"""Runs held against each other: records, protocols, tables and the HTML page."""
+"""Comparison of runs: records, protocols, tables and the HTML page."""

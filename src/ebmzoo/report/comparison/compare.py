@@ -1,4 +1,4 @@
-"""Runs side by side: which figures stand in one column, and which are refused one, and why."""
+"""Runs side by side: which figures may share a column, and which may not, and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.figures import Better, known, number
-from ebmzoo.report.comparison.protocols import conditions, protocol_lines
+from ebmzoo.report.comparison.protocols import condition_text, conditions
 from ebmzoo.report.comparison.records import Record
 
 DEFAULT = (
@@ -28,12 +28,12 @@ DEFAULT = (
     "training/parameters",
     "training/seconds_per_iteration",
 )
-"""The columns where none are asked for; NFE and chain come with the figures of samples."""
+"""The default columns; NFE and chain are added to the figures of samples."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, NaN where it was not finite, with its standard deviation over seeds where there are several."""
+    """A figure, NaN if it was not finite, with its standard deviation over seeds if there are several."""
 
     value: float
     spread: float | None = None
@@ -44,16 +44,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """Figures that may be compared: all of one name and under one protocol; `cells` by the name of the run.
+    """Comparable figures, all of one name and under one protocol; `cells` are keyed by the name of the run.
 
-    `told` is what the protocol has that those of the figure's other columns have not, empty for an only column.
+    `qualifier` holds the conditions in which the protocol differs from the other columns of the figure; it is empty for
+    an only column.
     """
 
     key: str
     label: str
     better: Better | None
     cells: Mapping[str, Cell]
-    told: str = ""
+    qualifier: str = ""
 
     @property
     def name(self) -> str:
@@ -61,10 +62,10 @@ class Column:
 
     @property
     def heading(self) -> str:
-        return self.name + (f" ({self.told})" if self.told else "")
+        return self.name + (f" ({self.qualifier})" if self.qualifier else "")
 
     def best(self) -> set[str]:
-        """The runs that no other is better than; none where all are equal, or where there is only one."""
+        """The runs with the best value; none if all are equal, or if there is only one."""
         finite = {name: cell.value for name, cell in self.cells.items() if math.isfinite(cell.value)}
         if self.better is None or len(set(finite.values())) < 2:
             return set()
@@ -77,7 +78,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Words:
-    """A column of words, by the name of the run: how the samples beside it were drawn."""
+    """A column of text, keyed by the name of the run: the chain that the samples beside it came from."""
 
     key: str
     name: str
@@ -93,10 +94,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs and the columns that hold them against each other.
+    """Runs and the columns that compare them.
 
-    `refusals` are sentences that say which figures stand in several columns, and why; `notes` what else a reader of
-    the figures must know.
+    `refusals` are sentences that say which figures need several columns, and why; `notes` are other sentences that
+    qualify the figures.
     """
 
     records: Sequence[Record]
@@ -106,17 +107,17 @@ class Comparison:
 
 
 def compare(records: Sequence[Record], patterns: Sequence[str] | None = None, strict: bool = False) -> Comparison:
-    """Hold runs against each other in the columns that fit `patterns`, those of `DEFAULT` where None.
+    """Compare runs in the columns that match `patterns`, those of `DEFAULT` if None.
 
-    Figures of one name whose protocols differ are not put in one column, but in one for each protocol.
+    Figures of one name whose protocols differ are put into one column per protocol.
 
     Args:
-        records: the runs, in the order of the rows.
-        patterns: names of figures, such as `generation/fd_*` or `ood/*`, in the order of the columns.
-        strict: differing protocols are an error.
+        records: The runs, in the order of the rows.
+        patterns: Names of figures, such as `generation/fd_*` or `ood/*`, in the order of the columns.
+        strict: Whether differing protocols are an error.
 
     Raises:
-        UserError: a pattern fits no figure, or with `strict` protocols differ.
+        UserError: A pattern matches no figure, or with `strict` protocols differ.
     """
     columns: list[Column | Words] = []
     refusals: list[tuple[str, str]] = []
@@ -126,17 +127,17 @@ def compare(records: Sequence[Record], patterns: Sequence[str] | None = None, st
             continue
         of_figure = columns_of(records, key)
         if len(of_figure) > 1:
-            where = "; ".join(f"{column.told} for {', '.join(column.cells)}" for column in of_figure)
+            where = "; ".join(f"{column.qualifier} for {', '.join(column.cells)}" for column in of_figure)
             refusals.append((key, f"{len(of_figure)} columns, not one, because protocols differ: {where}"))
         columns += of_figure
     if strict and refusals:
         key, reason = refusals[0]
-        raise UserError(f"{key} needs {reason}; test the runs alike, or leave out --strict")
+        raise UserError(f"{key} needs {reason}; test the runs with the same settings, or omit --strict")
     return Comparison(records, columns, _merged(refusals), _notes(records, columns))
 
 
 def columns_of(records: Sequence[Record], key: str) -> list[Column]:
-    """The columns of one figure, one for each protocol under which it was found, that of most runs first."""
+    """The columns of one figure, one for each protocol that it was measured under, the most common first."""
     groups: dict[tuple[tuple[str, str], ...], dict[str, Cell]] = {}
     for record in records:
         if (value := record.figures.get(key)) is not None:
@@ -147,13 +148,13 @@ def columns_of(records: Sequence[Record], key: str) -> list[Column]:
     differing = [c for c in dict.fromkeys(c for under in every for c in under) if len({u.get(c) for u in every}) > 1]
     label, better = known(key)
     return [
-        Column(key, label, better, cells, ", ".join(protocol_lines(c, under.get(c)) for c in differing))
+        Column(key, label, better, cells, ", ".join(condition_text(c, under.get(c)) for c in differing))
         for under, (_, cells) in zip(every, ordered, strict=True)
     ]
 
 
 def _chosen(records: Sequence[Record], patterns: Sequence[str] | None) -> list[str]:
-    """The figures that fit, in the order of the patterns, with those that must stand beside them."""
+    """The matching figures, in the order of the patterns, with those that must stand beside them."""
     every = list(dict.fromkeys(key for record in records for key in record.figures))
     chosen: list[str] = []
     for pattern in patterns or DEFAULT:
@@ -176,27 +177,27 @@ def _chosen(records: Sequence[Record], patterns: Sequence[str] | None) -> list[s
 
 
 def _chain(record: Record, row: str) -> str | None:
-    """How the samples of a row of a task's figures were drawn."""
+    """The chain that the samples of a row of a task's figures came from, in words."""
     task, _, name = row.partition("/")
     chains = record.results.get(task, {}).get("protocol", {}).get("chains") or {}
-    told = chains.get(name or "full") or chains.get("full")
+    chain = chains.get(name or "full") or chains.get("full")
     has_row = any(key.rpartition("/")[0] == row for key in record.figures)
-    if not told or not has_row:
+    if not chain or not has_row:
         return None
-    if not told["steps"]:
-        return f"no chain, from {told['start'].rstrip(',')}"
-    temperature = told.get("temperature")
+    if not chain["steps"]:
+        return f"no chain, from {chain['start'].rstrip(',')}"
+    temperature = chain.get("temperature")
     at = f", temperature {temperature:.3g}" if isinstance(temperature, float | int) else ""
-    return f"{told['steps']} steps from {told['start'].rstrip(',')}{at}"
+    return f"{chain['steps']} steps from {chain['start'].rstrip(',')}{at}"
 
 
 def _chains(records: Sequence[Record], key: str) -> Words:
     row = key.removesuffix("/chain")
-    cells = {record.name: told for record in records if (told := _chain(record, row)) is not None}
+    cells = {record.name: chain for record in records if (chain := _chain(record, row)) is not None}
     of_row = row.partition("/")[2]
     task = row.partition("/")[0]
-    named = "chain" if task == "generation" else f"{task} chain"
-    return Words(key, f"{named} {of_row}".rstrip().replace("no_mcmc", "w/o MCMC"), cells)
+    heading = "chain" if task == "generation" else f"{task} chain"
+    return Words(key, f"{heading} {of_row}".rstrip().replace("no_mcmc", "w/o MCMC"), cells)
 
 
 def _tasks(keys: Iterable[str]) -> list[str]:
@@ -204,7 +205,7 @@ def _tasks(keys: Iterable[str]) -> list[str]:
 
 
 def _merged(refusals: Sequence[tuple[str, str]]) -> list[str]:
-    """Figures that are refused one column for the same reason, as one sentence."""
+    """Figures that need several columns for the same reason, as one sentence."""
     reasons: dict[str, list[str]] = {}
     for figure, reason in refusals:
         reasons.setdefault(reason, []).append(figure)
@@ -212,14 +213,14 @@ def _merged(refusals: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _notes(records: Sequence[Record], columns: Sequence[Column | Words]) -> list[str]:
-    """What the runs' files tell that their figures do not, each sentence once, with the runs that it is of."""
+    """The notes in the files of the runs, each sentence once, with the names of its runs."""
     runs: dict[str, list[str]] = {}
     shown = {column.key.partition("/")[0] for column in columns}
     for record in records:
-        said = [f"failed: {record.error}"] if record.error else list(record.missing)
+        sentences = [f"failed: {record.error}"] if record.error else list(record.missing)
         for task, result in record.results.items():
-            said += [f"{task}: {note}" for note in result.get("notes", []) if task in shown]
-        for sentence in said:
+            sentences += [f"{task}: {note}" for note in result.get("notes", []) if task in shown]
+        for sentence in sentences:
             runs.setdefault(sentence, []).append(record.name)
     notes = [f"{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
     spread = any(cell.spread is not None for c in columns if isinstance(c, Column) for cell in c.cells.values())

@@ -14,10 +14,10 @@ KEYS = ("train/energy_gap", "train/displacement_ratio", "train/agreement")
 
 
 def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
-    """The steps and values of `key` in the CSV files of a run, in the order of the steps.
+    """The steps and values of `key` in the CSV files of a run, ordered by step.
 
     Raises:
-        UserError: the run has no curves, or none of that name.
+        UserError: The run has no curves, or none of that name.
     """
     found: dict[int, float] = {}
     files = sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
@@ -33,12 +33,16 @@ def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The running mean of the last `window` values, of as many as there are at the start."""
+    """The running mean over the last `window` values, or over all so far if there are fewer."""
     return [math.fsum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
 
 
 def draw_curves(runs: Sequence[Path], keys: Sequence[str], out: Path, window: int = 10) -> None:
-    """One panel a key, one line a run, each a running mean of `window` logged values."""
+    """Draw one panel per key and one line per run, each a running mean over `window` logged values.
+
+    Raises:
+        UserError: A run has no such curve, or matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -63,9 +67,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     parser.add_argument("--keys", nargs="+", default=list(KEYS))
-    given = parser.parse_args()
+    flags = parser.parse_args()
     try:
-        draw_curves(given.runs, given.keys, given.out)
+        draw_curves(flags.runs, flags.keys, flags.out)
     except UserError as error:
         parser.error(str(error))
 

@@ -1,4 +1,4 @@
-"""What is known of a figure by its name: what a table calls it, and whether a lower or a higher value is better."""
+"""What the name of a figure implies: its label in a table, and whether lower or higher values are better."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ NAMES: tuple[tuple[str, str, Better | None], ...] = (
     (r"seconds_per_iteration", "s/iteration", "lower"),
     (r"cpu_seconds_per_iteration", "CPU s/iteration", "lower"),
 )
-"""A pattern of a figure's last part, what a table calls it, and which value is better, None where neither is."""
+"""A pattern for the last part of a figure's name, its label, and which value is better, None if neither is."""
 ROWS = {"no_mcmc": "w/o MCMC"}
 PLAIN = ("generation", "ood", "representation", "training")
-"""The tasks whose names a heading need not say."""
+"""The tasks that a heading does not name."""
 
 
 def known(key: str) -> tuple[str, Better | None]:
@@ -50,9 +50,9 @@ def known(key: str) -> tuple[str, Better | None]:
     task, _, name = key.partition("/")
     row, _, column = name.rpartition("/")
     label, better = column.replace("_", " "), None
-    for pattern, called, which in NAMES:
+    for pattern, name_in_table, which in NAMES:
         if (match := re.fullmatch(pattern, column)) is not None:
-            label, better = match.expand(called).replace("_", " "), which
+            label, better = match.expand(name_in_table).replace("_", " "), which
             break
     if row:
         label = f"{label} {ROWS.get(row, row.replace('_', ' ').replace('/', ' '))}"
@@ -60,7 +60,7 @@ def known(key: str) -> tuple[str, Better | None]:
 
 
 def number(value: float | None, spread: float | None = None) -> str:
-    """A figure as a table shows it: – where it was not asked, nan where it was not finite."""
+    """Format a figure for a table: – if it was not measured, nan if it was not finite."""
     if value is None:
         return "–"
     if math.isnan(value):

@@ -1,4 +1,4 @@
-"""A comparison as a table: for a terminal, in Markdown, CSV and LaTeX."""
+"""A comparison as a table for a terminal and in Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ TEX = {
 
 
 def terminal(comparison: Comparison, width: int = 100) -> str:
-    """The table, folded where it is wider than the terminal; * marks the best of a column."""
+    """The table, folded if it is wider than the terminal; * marks the best value of a column."""
     names = [record.name + (" (failed)" if record.error else "") for record in comparison.records]
     blocks = [
         _aligned(names, [[*_head(column), *(_starred(column, r) for r in comparison.records)] for column in columns])
         for columns in _folded(comparison, width - max(map(len, names), default=0))
     ]
     if any(isinstance(column, Column) and column.best() for column in comparison.columns):
-        blocks[-1] += "\n* the best of a column"
-    said = [f"! {sentence}" for sentence in (*comparison.refusals, *comparison.notes)]
-    return "\n\n".join([*blocks, *(["\n".join(said)] if said else [])])
+        blocks[-1] += "\n* the best value of a column"
+    sentences = [f"! {sentence}" for sentence in (*comparison.refusals, *comparison.notes)]
+    return "\n\n".join([*blocks, *(["\n".join(sentences)] if sentences else [])])
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table in GitHub's Markdown; the best of a column is bold."""
+    """The table in GitHub's Markdown; the best value of a column is bold."""
 
     def bold(column: Column | Words, record: Record) -> str:
         text = _cell(column.text(record.name))
@@ -56,12 +56,12 @@ def markdown(comparison: Comparison) -> str:
         for record in comparison.records
     ]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    said = "\n".join(f"- {_cell(sentence)}" for sentence in (*comparison.refusals, *comparison.notes))
-    return f"{rows}\n\n{said}\n" if said else f"{rows}\n"
+    sentences = "\n".join(f"- {_cell(sentence)}" for sentence in (*comparison.refusals, *comparison.notes))
+    return f"{rows}\n\n{sentences}\n" if sentences else f"{rows}\n"
 
 
 def comma_separated(comparison: Comparison) -> str:
-    """The table with all digits, one row a run; a figure over seeds has a column of its standard deviation."""
+    """The table with all digits, one row per run; figures over several seeds have a column of standard deviations."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     columns = comparison.columns
@@ -70,8 +70,8 @@ def comma_separated(comparison: Comparison) -> str:
     }
     heads: list[str] = ["run", "method", "data", "failed"]
     for column in columns:
-        told = f"{column.key} ({column.told})" if isinstance(column, Column) and column.told else column.key
-        heads += [told, f"{told} std"] if column.heading in spreads else [told]
+        head = f"{column.key} ({column.qualifier})" if isinstance(column, Column) and column.qualifier else column.key
+        heads += [head, f"{head} std"] if column.heading in spreads else [head]
     writer.writerow(heads)
     for record in comparison.records:
         row: list[str] = [record.name, record.method or "", str(record.data.get("class", "")), record.error or ""]
@@ -88,7 +88,7 @@ def comma_separated(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """The table as a `tabular` that needs no package; the best of a column is bold."""
+    """The table as a `tabular` that needs no package; the best value of a column is bold."""
 
     def bold(column: Column | Words, record: Record) -> str:
         text = escaped(column.text(record.name))
@@ -104,17 +104,17 @@ def latex(comparison: Comparison) -> str:
         " & ".join([escaped(r.name), escaped(method(r)), *(bold(c, r) for c in comparison.columns)]) + r" \\"
         for r in comparison.records
     ]
-    said = [f"% {' '.join(sentence.split())}" for sentence in (*comparison.refusals, *comparison.notes)]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", *said]) + "\n"
+    sentences = [f"% {' '.join(sentence.split())}" for sentence in (*comparison.refusals, *comparison.notes)]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", *sentences]) + "\n"
 
 
 def method(record: Record) -> str:
-    """The method of a run, or why it failed."""
+    """The method of a run, or the reason why it failed."""
     return f"failed: {record.error}" if record.error else record.method or "?"
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX shows it."""
+    """Escape text for LaTeX."""
     return "".join(TEX.get(character, character) for character in " ".join(text.split()))
 
 
@@ -140,7 +140,7 @@ def _head(column: Column | Words) -> list[str]:
 
 
 def _aligned(names: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
-    """Rows of text: the names flush left, the columns flush right, a rule below the lines of the headings."""
+    """Rows of text: the names aligned left, the columns right, a rule below the lines of the headings."""
     first = ["" if i < HEAD else names[i - HEAD] for i in range(HEAD + len(names))]
     cells = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in columns)]
     lines = ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
@@ -154,7 +154,7 @@ def _padded(column: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
 
 
 def _folded(comparison: Comparison, width: int) -> Iterator[Sequence[Column | Words]]:
-    """The columns in groups, each as wide as fits; a single one may be wider. One group where there are none."""
+    """The columns in groups, each as wide as fits, at least one column; a single group if there are no columns."""
     group: list[Column | Words] = []
     used = 0
     for column in comparison.columns:

@@ -1,4 +1,4 @@
-"""What the five papers print in their tables, where it stands there, and where they disagree."""
+"""The numbers in the tables of the five papers, with their places, and where papers disagree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Printed:
-    """A figure as a paper prints it: `paper` and `table` say where, `printed` how the row is named there.
+    """A figure as a paper prints it: `paper` and `table` are its place, `printed` is the label of the row there.
 
-    `value` is None for a run that did not converge; `nfe` and `parameters`, in millions, are None where that table does
-    not tell them. `role` is `method` for one of the five papers', `baseline`, or `other`.
+    `value` is None for a run that did not converge; `nfe` and `parameters`, in millions, are None if the table does not
+    have them. `role` is `method` for one of the five papers' methods, `baseline`, or `other`.
     """
 
     paper: str
@@ -33,7 +33,7 @@ class Printed:
 
 @dataclass(frozen=True)
 class Conflict:
-    """The figures of one model in which papers differ: `values` are (paper, table, name of the row, value)."""
+    """Figures of one model in which papers differ: `values` are (paper, table, label of the row, value)."""
 
     data: str
     metric: str
@@ -46,12 +46,12 @@ class Conflict:
         places: dict[float, list[str]] = {}
         for paper, table, _, value in self.values:
             places.setdefault(value, []).append(f"{paper} {where(table)}")
-        told = "; ".join(f"{value:g} ({', '.join(found)})" for value, found in places.items())
+        values = "; ".join(f"{value:g} ({', '.join(found)})" for value, found in places.items())
         what = self.metric if self.quantity == "value" else "NFE"
-        return f"{self.name}, {self.data}, {what}: {told}" + (f"; {self.note}" if self.note else "")
+        return f"{self.name}, {self.data}, {what}: {values}" + (f"; {self.note}" if self.note else "")
 
     def covers(self, row: Printed) -> bool:
-        """Whether the row is one of those that differ."""
+        """Whether the row is one of the differing figures."""
         if (self.data, self.metric) != (row.data, row.metric):
             return False
         return any((row.paper, row.table, row.printed) == place[:3] for place in self.values)
@@ -59,9 +59,9 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Papers:
-    """The papers by their short names with their titles, what they print, and where they disagree.
+    """The papers by their short names with their titles, the numbers they print, and where they disagree.
 
-    `classes` maps a method's class to the papers' name for it.
+    `classes` maps the class of a method to its name in the papers.
     """
 
     titles: Mapping[str, str]
@@ -70,11 +70,11 @@ class Papers:
     conflicts: Sequence[Conflict]
 
     def of(self, data: str, metric: str) -> list[Printed]:
-        """What is printed of a metric on a data set."""
+        """The printed numbers for a metric on a data set."""
         return [row for row in self.rows if (row.data, row.metric) == (data, metric)]
 
     def disputed(self, row: Printed) -> list[Conflict]:
-        """The disagreements that a row is part of."""
+        """The disagreements that include this row."""
         return [conflict for conflict in self.conflicts if conflict.covers(row)]
 
 
@@ -90,11 +90,11 @@ def methods_of(rows: Iterable[Printed]) -> list[str]:
 
 @cache
 def papers() -> Papers:
-    """The figures that come with the package, `papers.json`."""
-    told = json.loads(files("ebmzoo.report.comparison").joinpath("papers.json").read_text(encoding="utf-8"))
+    """The numbers that come with the package, `papers.json`."""
+    content = json.loads(files("ebmzoo.report.comparison").joinpath("papers.json").read_text(encoding="utf-8"))
     rows = [
-        Printed(table["paper"], table["table"], **dict(zip(told["columns"], row, strict=True)))
-        for table in told["tables"]
+        Printed(table["paper"], table["table"], **dict(zip(content["columns"], row, strict=True)))
+        for table in content["tables"]
         for row in table["rows"]
     ]
     conflicts = [
@@ -106,6 +106,6 @@ def papers() -> Papers:
             tuple((v["paper"], v["table"], v["printed"], v["value"]) for v in c["values"]),
             c.get("note"),
         )
-        for c in told["conflicts"]
+        for c in content["conflicts"]
     ]
-    return Papers(told["papers"], told["classes"], rows, conflicts)
+    return Papers(content["papers"], content["classes"], rows, conflicts)

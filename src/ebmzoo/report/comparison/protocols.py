@@ -1,4 +1,4 @@
-"""Under what conditions a figure was found, and which of them must agree before two figures stand in one column."""
+"""The conditions under which a figure was measured, and those that must agree within one column."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ebmzoo.report.comparison.records import Record
 
-BY_NATURE = {
+NOT_CONDITIONS = {
     *("seed", "seeds", "checkpoint", "checkpoint_sha256", "versions", "settings", "steps"),
     *("chains", "latent_chain", "auroc_score_of_seeds", "intervals", "chosen"),
     *(
@@ -16,24 +16,25 @@ BY_NATURE = {
         "reverse",
         "reverse_chains",
         "refuted",
+        "crossed",
         "left_out",
         "trace",
         "decoder_sigma",
         "importance_samples",
     ),
 }
-"""What a protocol tells that differs between methods, or is a result: no reason to refuse.
+"""Entries of a protocol that may differ within a column, because they belong to the method or are results.
 
-NFE, temperature and start of a chain are the method's, and stand beside its figures. `settings` restate what the
-protocol tells, and what the pictures show.
+NFE, temperature and start of a chain are the method's own, and are shown beside its figures. `settings` repeat other
+entries of the protocol, and describe the pictures.
 """
 MACHINE = ("device", "devices", "threads", "precision")
-"""What seconds depend on, and nothing else."""
+"""Conditions of seconds only."""
 ORDER = ("batch_size", "flip", "ood", "concepts", "download")
-"""Settings of the data that leave the images compared as they are."""
+"""Settings of the data that do not change the images of an evaluation."""
 TRAINING = ("max_train", "val_fraction", "seed")
-"""Settings of the data that choose among the training images."""
-TOLD = {
+"""Settings of the data that select training images."""
+CONDITION_NAMES = {
     "n": "n",
     "real_images": "real images",
     "in": "inside",
@@ -42,14 +43,14 @@ TOLD = {
     "data.class": "data",
     "image_range": "range",
 }
-"""What a reader is told of a condition's name."""
+"""Names of conditions in headings."""
 
 
 def conditions(key: str, record: Record) -> dict[str, str]:
-    """What must agree with another run's for the figure `<task>/…` to stand in one column with its: name to value.
+    """The conditions, name to value, in which runs must agree for the figure `<task>/…` to share a column.
 
-    Extractors and classifiers count only by the one that the figure is named after, if it is named after one. NFE and
-    the number of parameters have no conditions.
+    Of several extractors or classifiers only the one in the name of the figure counts, if there is one. NFE and the
+    number of parameters have no conditions.
     """
     task, _, name = key.partition("/")
     column = name.rpartition("/")[2]
@@ -59,33 +60,33 @@ def conditions(key: str, record: Record) -> dict[str, str]:
         return {}
     protocol: Mapping[str, Any] = record.results[task]["protocol"]
     if "out_images" in protocol:
-        kept = _outside(protocol, name)
+        kept = _ood_conditions(protocol, name)
     else:
-        kept = {k: _named(v, name) for k, v in protocol.items() if k not in BY_NATURE and k not in MACHINE}
+        kept = {k: _own_entry(v, name) for k, v in protocol.items() if k not in NOT_CONDITIONS and k not in MACHINE}
     if column.startswith("seconds"):
         kept = {k: v for k, v in kept.items() if k != "extractors"} | {k: protocol.get(k) for k in MACHINE}
-    told = _flat(kept)
+    found = _flat(kept)
     outside = "out_images" in protocol
-    told |= {f"data.{k}": json.dumps(v) for k, v in record.data.items() if _counts(k, record, outside)}
-    return told
+    found |= {f"data.{k}": json.dumps(v) for k, v in record.data.items() if _counts(k, record, outside)}
+    return found
 
 
-def protocol_lines(condition: str, value: str | None) -> str:
-    """A condition as a heading tells it, such as `n = 250`."""
+def condition_text(condition: str, value: str | None) -> str:
+    """A condition as it appears in a heading, such as `n = 250`."""
     *before, last = condition.split(".")
     if before[:1] == ["out_images"]:
         name = f"images of {last}"
     elif last in ("sha256", "features"):
         name = f"{before[-1]} {last}"
     else:
-        name = TOLD.get(condition, last.replace("_", " "))
+        name = CONDITION_NAMES.get(condition, last.replace("_", " "))
     return f"{name} = {'?' if value is None else value.strip(chr(34))}"
 
 
-def _outside(protocol: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Of the protocol of out-of-distribution detection what the figure of a set, or the mean of a kind of sets, needs.
+def _ood_conditions(protocol: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The conditions of out-of-distribution detection for the figure of a set, or for the mean over a kind of sets.
 
-    How a score is computed is the method's; `near/…` and `far/…` are means over the sets that the protocol lists.
+    The computation of a score belongs to the method; `near/…` and `far/…` are means over the sets in the protocol.
     """
     row, _, column = name.rpartition("/")
     sets = [k for k, kind in protocol["kinds"].items() if kind == row] if row in ("near", "far") else [row]
@@ -97,8 +98,8 @@ def _outside(protocol: Mapping[str, Any], name: str) -> dict[str, Any]:
     return kept
 
 
-def _named(value: Any, name: str) -> Any:
-    """Of a mapping the entry that the figure is named after, if there is one; else all of it."""
+def _own_entry(value: Any, name: str) -> Any:
+    """The entry of a mapping that the name of the figure contains, if there is one; otherwise the whole mapping."""
     if not isinstance(value, Mapping):
         return value
     row, _, column = name.rpartition("/")
@@ -110,7 +111,7 @@ def _named(value: Any, name: str) -> Any:
 
 
 def _counts(key: str, record: Record, outside_only: bool) -> bool:
-    """Whether a setting of the data says which images a figure is about; `outside_only`: training images are not."""
+    """Whether a setting of the data affects the images of a figure; `outside_only` means no training images."""
     if key in ORDER or record.data[key] is None:
         return False
     if key == "seed" and not record.data.get("val_fraction") and record.data.get("max_train") is None:
@@ -120,8 +121,8 @@ def _counts(key: str, record: Record, outside_only: bool) -> bool:
     return not (outside_only and key in TRAINING)
 
 
-def _flat(told: Any, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as one, with dots between the names and the values as JSON."""
-    if not isinstance(told, Mapping):
-        return {prefix.rstrip("."): json.dumps(told)}
-    return {k: v for key, value in told.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+def _flat(entries: Any, prefix: str = "") -> dict[str, str]:
+    """Flatten nested mappings, joining names by dots and writing values as JSON."""
+    if not isinstance(entries, Mapping):
+        return {prefix.rstrip("."): json.dumps(entries)}
+    return {k: v for key, value in entries.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

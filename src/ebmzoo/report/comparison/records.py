@@ -1,4 +1,4 @@
-"""What a run left on disk, as `ebmzoo compare` reads it; nothing here needs torch."""
+"""The files of a run, as `ebmzoo compare` reads them; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import yaml
 from ebmzoo.errors import UserError
 
 MARKS = ("config.yaml", "training.json", "failed.json", "test")
-"""A folder that has one of these is a run's."""
+"""A folder with one of these belongs to a run."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run.
+    """A run as its files describe it.
 
-    `name` is the folder's, with as much of its path as tells it from the other runs. `method` and `data` are the
-    config's, class names and the data's settings; `results` maps a task's name to what its file holds; `training` is
-    what the run cost. `error` is the sentence of a run that failed, `missing` says what the folder lacks.
+    `name` is that of the folder, with as much of its path as distinguishes it from the other runs. `method` and `data`
+    are those of the config, as class names and settings; `results` maps a task's name to the content of its file;
+    `training` is the cost of the run. `error` is the error of a failed run; `missing` lists what the folder lacks.
     """
 
     folder: Path
@@ -38,7 +38,7 @@ class Record:
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """All figures by `<task>/<figure>`; what was not finite is NaN. What the run cost is under `training/`."""
+        """All figures as `<task>/<figure>`, NaN if not finite; those of the run's cost are under `training/`."""
         found = {
             f"{task}/{name}": math.nan if value is None else float(value)
             for task, result in self.results.items()
@@ -53,17 +53,17 @@ class Record:
         return found
 
     def spread(self, key: str) -> float | None:
-        """The standard deviation over seeds of a figure, None where it is of one seed."""
+        """The standard deviation of a figure over seeds; None if there is one seed."""
         task, _, name = key.partition("/")
         value = self.results.get(task, {}).get("spread", {}).get(name)
         return None if value is None else float(value)
 
     def samples(self) -> Path | None:
-        """The picture of samples: the test's, or the last that training drew."""
+        """The picture of samples from the test, or the last one from training."""
         return _first(self.folder / "test" / "samples.png", *sorted(self.folder.glob("samples/step_*.png"))[::-1])
 
     def real(self) -> Path | None:
-        """The picture of real images that the test drew beside its samples."""
+        """The picture of real images from the test."""
         return _first(self.folder / "test" / "real.png")
 
 
@@ -74,21 +74,21 @@ COSTS = {
     "images": "images",
     "seconds": "seconds",
 }
-"""What `training.json` tells of the cost of a run, by the name of the figure."""
+"""The keys of `training.json` with the cost of a run, by the name of the figure."""
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
-    """The runs in these folders, in their order, each once.
+    """Read the runs in these folders, in order, each once.
 
     Raises:
-        UserError: a folder is not there, is not a run's, or has a file that cannot be read.
+        UserError: A folder does not exist, does not belong to a run, or has a file that cannot be read.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     return [_read(folder, name) for folder, name in zip(distinct, _names(distinct), strict=True)]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or as many as make all of them different."""
+    """The last part of each path, or as many parts as make all names different."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, 1 + max(map(len, parts), default=1)):
         names = ["/".join(p[-depth:]) for p in parts]
@@ -105,14 +105,14 @@ def _read(folder: Path, name: str) -> Record:
     if not any((folder / mark).exists() for mark in MARKS):
         raise UserError(f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}")
     config = _config(folder / "config.yaml")
-    results = {path.stem: told for path in sorted(folder.glob("test/*.json")) if (told := _result(path)) is not None}
+    results = {path.stem: found for path in sorted(folder.glob("test/*.json")) if (found := _result(path)) is not None}
     training = _object(folder / "training.json")
     failed = _object(folder / "failed.json")
     missing = [] if config else ["no config.yaml"]
     if not results:
-        missing.append("no answers of `ebmzoo test`")
+        missing.append("no results of `ebmzoo test`")
     if not training:
-        missing.append("no training.json, which tells parameters and seconds")
+        missing.append("no training.json, which records parameters and seconds")
     elif training.get("finished") is False:
         missing.append(f"training was not finished: {training.get('iterations', '?')} iterations")
     return Record(
@@ -122,7 +122,7 @@ def _read(folder: Path, name: str) -> Record:
         data=_data(config.get("data")),
         results=results,
         training=training,
-        error=" ".join(str(failed.get("error", "failed.json has no sentence")).split()) if failed else None,
+        error=" ".join(str(failed.get("error", "failed.json has no error")).split()) if failed else None,
         missing=tuple(missing),
     )
 
@@ -131,40 +131,40 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        told = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        config = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return told if isinstance(told, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        told = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
-    return told
+    return content
 
 
 def _result(path: Path) -> dict[str, Any] | None:
-    """A task's answer; None where the file is something else's."""
-    told = _object(path)
+    """The result of a task; None if the file is something else."""
+    content = _object(path)
     wanted = {"task": str, "figures": dict, "protocol": dict}
-    return told if all(isinstance(told.get(key), kind) for key, kind in wanted.items()) else None
+    return content if all(isinstance(content.get(key), kind) for key, kind in wanted.items()) else None
 
 
-def _class(told: Any) -> str | None:
-    path = told.get("class_path") if isinstance(told, dict) else None
+def _class(section: Any) -> str | None:
+    path = section.get("class_path") if isinstance(section, dict) else None
     return str(path).rpartition(".")[2] if path else None
 
 
-def _data(told: Any) -> dict[str, Any]:
+def _data(section: Any) -> dict[str, Any]:
     """The data's class and its settings."""
-    kind = _class(told)
-    return {} if kind is None else {"class": kind, **(told.get("init_args") or {})}
+    kind = _class(section)
+    return {} if kind is None else {"class": kind, **(section.get("init_args") or {})}
 
 
 def _first(*paths: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Plots as SVG, to stand in a page: points and lines on linear, logarithmic and inverse-sinh axes."""
+"""Plots as SVG for an HTML page: points and lines on linear, logarithmic and inverse-sinh axes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SHAPES = ("circle", "square", "triangle", "diamond")
 
 @dataclass(frozen=True)
 class Series:
-    """Points `(x, y)` of one colour and shape, which `style` counts; a line through them where asked.
+    """Points `(x, y)` of one colour and shape, numbered by `style`, optionally with a line through them.
 
-    `hollow` draws them unfilled. `words` are what a pointer over them says, one for each, the series' name where there
-    are none.
+    `hollow` draws them unfilled. `words` are the tooltips, one per point; if empty, the name of the series.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Axis:
 
     @classmethod
     def of(cls, values: Sequence[float], kind: Kind) -> Axis:
-        """An axis that shows all the values, and 0 if asinh, with a margin; logarithmic only if all are positive."""
+        """An axis that shows all values, and 0 if asinh, with a margin; logarithmic only if all values are positive."""
         finite = [v for v in values if math.isfinite(v)]
         if kind == "log" and min(finite, default=0) <= 0:
             kind = "linear"
@@ -64,7 +63,7 @@ class Axis:
         return math.asinh(value / self.unit) if self.kind == "asinh" else value
 
     def ticks(self) -> list[float]:
-        """Round values within the axis, seven at most."""
+        """At most seven round values within the axis."""
         if self.kind == "linear":
             return _round_steps(self.low, self.high)
         if self.kind == "log":
@@ -92,7 +91,7 @@ def _round_steps(low: float, high: float) -> list[float]:
 def plot(
     series: Sequence[Series], title: str, x: str, y: str, x_kind: Kind = "linear", y_kind: Kind = "linear"
 ) -> Html:
-    """A `figure` with its title as caption and the names of its axes; points that are not finite are left out."""
+    """A `figure` with its title as caption and labelled axes; points that are not finite are omitted."""
     drawn = [[p for p in s.points if all(map(math.isfinite, p))] for s in series]
     across = Axis.of([p[0] for points in drawn for p in points], x_kind)
     up = Axis.of([p[1] for points in drawn for p in points], y_kind)
@@ -128,22 +127,22 @@ def plot(
 
 
 def mark(style: int, x: float, y: float, words: str, hollow: bool = False, r: float = 4.5) -> Html:
-    """The mark of a style: its colour from the first ten, its shape from how often they were gone through."""
+    """The mark of a style: one of ten colours, and a shape that changes after every ten styles."""
     kind = f"mark s{style % COLOURS}" + (" hollow" if hollow else "")
-    shape, said = SHAPES[style // COLOURS % len(SHAPES)], tag("title", words)
+    shape, tooltip = SHAPES[style // COLOURS % len(SHAPES)], tag("title", words)
     if shape == "circle":
-        return tag("circle", said, cx=f"{x:.1f}", cy=f"{y:.1f}", r=r, class_=kind)
+        return tag("circle", tooltip, cx=f"{x:.1f}", cy=f"{y:.1f}", r=r, class_=kind)
     corners = {
         "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
         "triangle": ((0, -1.2), (1.1, 0.9), (-1.1, 0.9)),
         "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
     }[shape]
     path = " ".join(f"{x + r * a:.1f},{y + r * b:.1f}" for a, b in corners)
-    return tag("polygon", said, points=path, class_=kind)
+    return tag("polygon", tooltip, points=path, class_=kind)
 
 
 def swatch(style: int, words: str) -> Html:
-    """A mark alone, to stand in a legend."""
+    """A single mark, for a legend."""
     return tag("svg", mark(style, 8, 8, words), viewBox="0 0 16 16", class_="swatch", aria_hidden="true")
 
 
@@ -157,18 +156,18 @@ def _grid(across: Axis, up: Axis) -> Html:
     for value in across.ticks():
         x = f"{LEFT + across(value) * (right - LEFT):.1f}"
         parts.append(tag("line", x1=x, x2=x, y1=TOP, y2=bottom, class_="tick"))
-        parts.append(tag("text", _told(value), x=x, y=bottom + 15, class_="middle"))
+        parts.append(tag("text", _tick_label(value), x=x, y=bottom + 15, class_="middle"))
     for value in up.ticks():
         y = bottom - up(value) * (bottom - TOP)
         parts.append(tag("line", x1=LEFT, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="tick"))
-        parts.append(tag("text", _told(value), x=LEFT - 5, y=f"{y + 4:.1f}", class_="end"))
+        parts.append(tag("text", _tick_label(value), x=LEFT - 5, y=f"{y + 4:.1f}", class_="end"))
     return joined(*parts)
 
 
-def _told(value: float) -> str:
+def _tick_label(value: float) -> str:
     size = abs(value)
     if size >= 1e5:
-        told = f"{value / 1e6:g}M" if size < 1e9 else f"{value:.0e}"
+        label = f"{value / 1e6:g}M" if size < 1e9 else f"{value:.0e}"
     else:
-        told = f"{value:.6g}" if size >= 1 or size < 1e-4 else f"{value:.3g}"
-    return told.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+        label = f"{value:.6g}" if size >= 1 or size < 1e-4 else f"{value:.3g}"
+    return label.replace("e-0", "e-").replace("e+0", "e").replace("-", "−")

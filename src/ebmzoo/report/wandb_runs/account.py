@@ -1,4 +1,4 @@
-"""Whether this machine has a W&B account, found without importing wandb, asking anyone or sending anything."""
+"""Whether this machine has a W&B account, determined without importing wandb, a prompt or network access."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import netrc
 import os
 from urllib.parse import urlsplit
 
-HOW = "`wandb login` says where to get a key, and keeps it; or set WANDB_API_KEY"
+HOW = "`wandb login` explains how to get a key and stores it; or set WANDB_API_KEY"
 """How to get a key."""
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
-"""Where W&B's own service is, since its version 0.31 and before; a key that is kept for either is one for both."""
+"""The hosts of W&B's own service, since version 0.31 and before; a key stored for either is valid for both."""
 
 
 def has_key() -> bool:
@@ -18,7 +18,7 @@ def has_key() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", f"https://{HOSTS[0]}")).netloc
     try:
-        kept = netrc.netrc(os.environ.get("NETRC"))
+        stored = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return any(kept.authenticators(name) is not None for name in (HOSTS if host in HOSTS else (host,)))
+    return any(stored.authenticators(name) is not None for name in (HOSTS if host in HOSTS else (host,)))

@@ -1,4 +1,4 @@
-"""The report that holds runs against each other in W&B: what is in it as plain data, as text, and as W&B's objects."""
+"""The W&B report that compares runs: its contents as plain data, as text, and as W&B's objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ebmzoo.errors import UserError
 
 AXIS = "trainer/global_step"
-"""The x-axis of all curves: training batches, whatever the method (`WandbLogger` names it so)."""
+"""The x-axis of all curves: training batches, for every method, under the name that `WandbLogger` uses."""
 CURVES = {
     "train/energy_gap": "Energy gap, chains minus data",
     "train/displacement_ratio": "Displacement over that of noise alone",
@@ -29,12 +29,12 @@ MEDIA = {
 }
 DISTANCES = ("fd_pixels",)
 OOD_SETS = ("uniform", "constant", "inverted", "permuted", "interpolation")
-"""The Fréchet distances and the out-of-distribution sets of runs that are not known; every machine can have these."""
+"""The Fréchet distances and out-of-distribution sets to assume without runs; they are available on every machine."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. Of a scatter the keys are x and y, of a line what is drawn over `AXIS`."""
+    """One chart. The keys of a scatter are x and y; those of a line are drawn over `AXIS`."""
 
     title: str
     kind: Literal["line", "scatter", "bar", "media", "table"]
@@ -44,7 +44,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Panels over a set of runs; `runs` is W&B's filter of runs, all of the project where it is empty."""
+    """Panels over a set of runs; `runs` is a W&B filter, and an empty one selects all runs of the project."""
 
     name: str
     runs: str
@@ -53,7 +53,7 @@ class Section:
 
 @dataclass(frozen=True)
 class RunsReport:
-    """A report of W&B's: a section for each data set, for figures on different data are not comparable."""
+    """A W&B report with one section per data set, since figures on different data are not comparable."""
 
     title: str
     project: str
@@ -76,10 +76,10 @@ class RunsReport:
 
 
 def comparison(project: str, entity: str | None, runs: Sequence[Path] = (), only: bool = False) -> RunsReport:
-    """The report over the runs in these folders, with `only` over no others of the project's.
+    """The report over the runs in these folders and, unless `only`, the other runs of the project.
 
     Raises:
-        UserError: a folder is of no run that W&B was told of.
+        UserError: A folder has no run that was logged to W&B.
     """
     by_data: dict[str, list[Path]] = {}
     known = {run: _identity(run) for run in runs}
@@ -96,7 +96,7 @@ def comparison(project: str, entity: str | None, runs: Sequence[Path] = (), only
 
 
 def panels(runs: Iterable[Path]) -> tuple[Panel, ...]:
-    """Curves, quality against cost, AUROC, samples, scorecard, by the figures that runs have."""
+    """Curves, quality against cost, AUROC, samples and scorecard, for the figures that the runs have."""
     names = dict.fromkeys(name for run in runs for name in _figures(run))  # in order, once
     distances = [n for n in names if n.startswith("test/generation/fd_") or n == "test/generation/fid"]
     detections = [n for n in names if n.startswith("test/ood/") and n.endswith("/auroc_score")]
@@ -111,8 +111,8 @@ def panels(runs: Iterable[Path]) -> tuple[Panel, ...]:
     )
 
 
-def build(told: RunsReport) -> Any:
-    """The report as W&B's object, a `wandb_workspaces.reports.v2.Report`; it is there for others after its `save`.
+def build(report: RunsReport) -> Any:
+    """Build the report as a `wandb_workspaces.reports.v2.Report`; others can see it after its `save`.
 
     Raises:
         UserError: W&B's library of reports is not installed.
@@ -122,14 +122,14 @@ def build(told: RunsReport) -> Any:
     except ModuleNotFoundError as error:
         raise UserError("W&B's reports need its package wandb-workspaces: pip install 'ebmzoo[dashboard]'") from error
     blocks: list[Any] = []
-    for section in told.sections:
+    for section in report.sections:
         runs = wr.Runset(name=section.name, filters=section.runs, visible_columns=["config:method.value"])
         blocks += [
             wr.H2(text=section.name),
             wr.PanelGrid(runsets=[runs], panels=[_panel(wr, panel) for panel in section.panels]),
         ]
-    owner = {} if told.entity is None else {"entity": told.entity}  # W&B asks for the account's own if not given
-    return wr.Report(project=told.project, title=told.title[:128], width="fluid", blocks=blocks, **owner)
+    owner = {} if report.entity is None else {"entity": report.entity}  # W&B's default is the account's own entity
+    return wr.Report(project=report.project, title=report.title[:128], width="fluid", blocks=blocks, **owner)
 
 
 def _panel(wr: Any, panel: Panel) -> Any:
@@ -155,6 +155,6 @@ def _identity(run: Path) -> dict[str, str]:
 
 
 def _figures(run: Path) -> list[str]:
-    """The figures of a run's tasks, by the keys that W&B has them under."""
+    """The figures of a run's tasks, under their W&B keys."""
     results = [json.loads(path.read_text()) for path in sorted((run / "test").glob("*.json"))]
     return [f"test/{result['task']}/{name}" for result in results for name in result["figures"]]

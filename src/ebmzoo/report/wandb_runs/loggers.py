@@ -1,4 +1,4 @@
-"""Where a run's curves go: CSV always; W&B online with a key, offline without one, nowhere when it is not installed."""
+"""The loggers of a run: CSV always; W&B online with a key, offline without one, and not at all if not installed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ebmzoo.report.wandb_runs.tables import tables
 from ebmzoo.report.write_errors import ignore_write_errors
 
 KEPT = "wandb.json"
-"""The file of a run's folder that keeps its identity."""
+"""The file in a run's folder that stores its identity."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What the dashboard knows a run by, in the same words for every method.
+    """How the dashboard identifies a run, with the same fields for every method.
 
     `id` is W&B's; `method` and `data` are the short names of the classes; `kind` is one of method, baseline, ablation
-    and network (what has no energy, such as an encoder).
+    and network (a model without an energy, such as an encoder).
     """
 
     method: str
@@ -42,17 +42,17 @@ class RunIdentity:
 
     @classmethod
     def of(cls, model: LightningModule, data: LightningDataModule, configs: Iterable[Path] = ()) -> RunIdentity:
-        """The identity of a run of a model on data, from config files of which one in `ablations/` is an ablation's."""
+        """The identity of a run of a model on data; a config file in `ablations/` makes it an ablation."""
         if not isinstance(model, Method):
             kind = "network"
         elif any(path.resolve().parent.name == "ablations" for path in configs):
             kind = "ablation"
         else:
-            kind = "baseline" if type(model).__module__.startswith("ebmzoo.methods.baselines.") else "method"
+            kind = "baseline" if model.is_baseline else "method"
         return cls(type(model).__name__, type(data).__name__, kind)
 
     def kept(self, run_dir: Path) -> RunIdentity:
-        """The identity that the run's first command kept in `run_dir`; this one where it is the first."""
+        """The identity stored in `run_dir` by the run's first command; the first command stores this one."""
         path = run_dir / KEPT
         if path.exists():
             return RunIdentity(**json.loads(path.read_text()))
@@ -62,7 +62,7 @@ class RunIdentity:
 
 
 class ZooCSVLogger(CSVLogger):
-    """A `CSVLogger` that keeps its rows until they can be written: a full disk does not cost a run."""
+    """A `CSVLogger` that keeps its rows until they can be written: a full disk does not end a run."""
 
     def save(self) -> None:
         with ignore_write_errors(f"curves in {self.root_dir}"):
@@ -74,69 +74,69 @@ class ZooCSVLogger(CSVLogger):
 
 
 class ZooWandbLogger(WandbLogger):
-    """A `WandbLogger` that never costs a run: after an error of W&B's, told once, the run goes on without it.
+    """A `WandbLogger` that never ends a run: an error of W&B is reported once, and the run continues without it.
 
-    It logs a config flat, under the names that the command line and a sweep give its keys.
+    It logs a flat config, with the keys of the command line and of sweeps.
     """
 
-    lost = False
+    failed = False
     """Whether there was such an error."""
 
     @property
     def experiment(self) -> Any:
-        if not self.lost:
-            with self.sparing():
+        if not self.failed:
+            with self.catching_errors():
                 return super().experiment
-        return _DummyExperiment()  # Lightning's own, which takes every call and does nothing
+        return _DummyExperiment()  # Lightning's own, which ignores every call
 
     def log_hyperparams(self, params: Any) -> None:
-        with self.sparing():
+        with self.catching_errors():
             super().log_hyperparams(flat(dict(params)))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with self.sparing():
+        with self.catching_errors():
             super().log_metrics(metrics, step)
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
-        with self.sparing():
+        with self.catching_errors():
             super().log_image(key, images, step, **kwargs)
 
     def finalize(self, status: str) -> None:
-        with self.sparing():
+        with self.catching_errors():
             super().finalize(status)
 
     @contextmanager
-    def sparing(self) -> Iterator[None]:
-        """Within it an error is W&B's, and ends W&B's part in the run, not the run."""
+    def catching_errors(self) -> Iterator[None]:
+        """Within the block, an error ends logging to W&B, but not the run."""
         try:
             yield
-        except Exception as error:  # W&B's own, a socket's, a full disk: none is worth a training
-            if not self.lost:
+        except Exception as error:  # from W&B, a socket or a full disk: none should end a training run
+            if not self.failed:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                print(f"W&B is lost ({reason:.200}); the run goes on, with its curves in csv/ alone", file=sys.stderr)
-            self.lost = True
+                print(f"W&B failed ({reason:.200}); the run continues and logs to csv/ only", file=sys.stderr)
+            self.failed = True
 
 
 def loggers(run_dir: Path, identity: RunIdentity) -> list[Logger]:
-    """The loggers of one command in a run; all commands in one run's folder share one W&B run."""
+    """The loggers of one command; all commands with the same run folder share one W&B run."""
     chosen: list[Logger] = [ZooCSVLogger(run_dir, name="csv")]
     wanted = find_spec("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled"
-    if wanted and getattr(rank_zero_only, "rank", 0) == 0:  # the other processes of a run have nothing to tell
+    if wanted and getattr(rank_zero_only, "rank", 0) == 0:  # only process 0 logs
         chosen.append(_wandb(run_dir, identity.kept(run_dir)))
     return chosen
 
 
 def log_scorecard(loggers: Iterable[Logger], folder: Path, tasks: Iterable[str]) -> None:
-    """Tell W&B what the tasks wrote into `folder`: their figures, pictures and histograms, as `tables` has them."""
+    """Log to W&B the results that the tasks wrote into `folder`, in the form of `tables`."""
     for logger in loggers:
-        if isinstance(logger, ZooWandbLogger) and not logger.lost:
-            with logger.sparing():
+        if isinstance(logger, ZooWandbLogger) and not logger.failed:
+            with logger.catching_errors():
                 logger.experiment.log(tables(folder, tasks))
 
 
 @contextmanager
 def closing_wandb() -> Iterator[None]:
-    """End the W&B run that the block opened, so that the next one of this process does not go on in it."""
+    """Finish the W&B run that the block opened, so that the next run of this process is a new one."""
     try:
         yield
     except BaseException:
@@ -146,7 +146,7 @@ def closing_wandb() -> Iterator[None]:
 
 
 def flat(config: Any, name: str = "") -> dict[str, Any]:
-    """`{"model": {"init_args": {"gamma": 0.1}}}` as `{"model.gamma": 0.1}`; a list of sections is numbered from 0."""
+    """Flatten `{"model": {"init_args": {"gamma": 0.1}}}` to `{"model.gamma": 0.1}`; lists of sections count from 0."""
     if isinstance(config, dict):
         parts = list(config.items())
     elif isinstance(config, list) and any(isinstance(part, dict) for part in config):
@@ -165,7 +165,7 @@ def _finish(exit_code: int) -> None:
         return
     try:
         wandb.finish(exit_code)
-    except Exception as error:  # what the run made is on disk by now
+    except Exception as error:  # the results of the run are on disk by now
         print(f"W&B could not end its run ({type(error).__name__})", file=sys.stderr)
 
 

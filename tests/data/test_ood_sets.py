@@ -42,6 +42,41 @@ class Like(ImageData):
         return found, found
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([data.ConstantColours(), data.ConstantColours(seed=1)], r"2 sets are called 'constant'"),
+        ([data.ImagesFrom("a", "mine"), data.ImagesFrom("b", "mine")], r"2 sets are called 'mine'"),
+        ([data.ImagesFrom("a", "near")], r"cannot be called 'near'"),
+        ([data.ImagesFrom("a", "far")], r"cannot be called 'far'"),
+        ([data.ImagesFrom("a", "x/y")], r"cannot be called 'x/y'"),
+        ([data.ImagesFrom("a", "")], r"cannot be called ''"),
+    ],
+)
+def test_each_set_has_a_row_of_its_own(sets, message):
+    with pytest.raises(UserError, match=message):
+        data.Digits(ood=sets)
+
+
+def test_equal_sets_have_equal_digests_and_any_difference_changes_them():
+    images = torch.arange(64, dtype=torch.uint8).view(4, 1, 4, 4)
+    labels = torch.tensor([0, 1, 0, 1])
+    one = ImageSet(images, labels, ("a", "b"), "one")
+    assert one.digest == ImageSet(images.clone(), labels.clone(), ("a", "b"), "another name").digest
+    changed = images.clone()
+    changed[3, 0, 3, 3] += 1
+    others = [
+        ImageSet(changed, labels, ("a", "b"), "one"),
+        ImageSet(images, labels.flip(0), ("a", "b"), "one"),
+        ImageSet(images, labels, ("b", "a"), "one"),
+        ImageSet(images.view(4, 1, 2, 8), labels, ("a", "b"), "one"),
+        one.take([0, 1, 2]),
+        one.take([1, 0, 2, 3]),
+    ]
+    assert len({each.digest for each in (one, *others)}) == 1 + len(others)
+    assert one.record() == {"name": "one", "n": 4, "digest": one.digest}
+
+
 @pytest.fixture
 def any_checksum(monkeypatch):
     for module in (datasets.cifar, datasets.svhn, datasets.celeba, datasets.utils):

@@ -16,9 +16,12 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import ImageSet, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Classifier, ClassifierFeatures, FeatureExtractor, InceptionV3, Pixels, extract, inception
-from ebmzoo.metrics.classifier import ResNetClassifier, augment
+from ebmzoo.metrics.classifier import ResNetClassifier, augment, one_cycle
+from ebmzoo.tasks.conditional import classifier_outputs
 
 quiet = partial(
     Trainer, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, devices=1
@@ -304,3 +307,98 @@ def test_augment_draws_every_shift_and_flip_and_nothing_else() -> None:
     assert (
         (augment(image.expand(900, -1, -1, -1), 1, flip=False)[:, None] == allowed[::2]).flatten(2).all(2).any(1).all()
     )
+
+
+class Stripes(ImageData):
+    """Stripes of two directions, whose classes are called as `names` says, in any order of the folders."""
+
+    name, size, channels = "stripes", 8, 1
+
+    def __init__(self, *names: str, n: int = 256) -> None:
+        super().__init__(batch_size=32)
+        self.names, self.n = names, n
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        images, labels = stripes(self.n, 0).tensors
+        order = sorted(self.names)  # as folders are
+        renamed = torch.tensor([order.index(name) for name in self.names])[labels]
+        found = ImageSet(to_uint8(images), renamed, tuple(order), self.name)
+        return found, found
+
+
+def fitted(data: ImageData, path: Path, **changes: Any) -> Path:
+    seed_everything(0, verbose=False)
+    trainer = quiet(max_epochs=4, default_root_dir=path.parent, enable_checkpointing=False)
+    trainer.fit(small_classifier(**changes), data)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def test_classes_are_matched_by_name_whatever_their_order(tmp_path: Path) -> None:
+    """The same images in folders of another order: the accuracy of the same names is that of the first."""
+    path = fitted(Stripes("one", "two"), tmp_path / "c.ckpt")
+    classifier = ClassifierFeatures(str(path))
+    assert classifier.classes == ("one", "two")
+    images, labels = stripes(200, 5).tensors
+    for classes, expected in ((("one", "two"), labels), (("two", "one"), 1 - labels)):
+        logits = classifier_outputs(classifier, images, classes, 100, torch.device("cpu"), "judge")[1]
+        assert (logits.argmax(1) == expected).float().mean() > 0.95
+    with pytest.raises(UserError, match=r"judge: stripes was trained with the classes one, two, but 0, 1 are needed"):
+        classifier_outputs(classifier, images, ("0", "1"), 100, torch.device("cpu"), "judge")
+
+
+def test_a_checkpoint_without_names_is_taken_by_position(tmp_path: Path, trained: tuple[Classifier, Path]) -> None:
+    classifier = ClassifierFeatures(str(trained[1]))
+    assert classifier.classes is None
+    logits = classifier_outputs(classifier, stripes(20, 5).tensors[0], ("x", "y"), 10, torch.device("cpu"), "judge")[1]
+    assert logits.shape == (20, 2)
+
+
+def test_classes_that_do_not_fit_are_told_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.num_classes is 12, but the data has 2 classes \(one, two\): set"):
+        fitted(Stripes("one", "two"), tmp_path / "c.ckpt", num_classes=12)
+    path = fitted(Stripes("one", "two"), tmp_path / "c.ckpt")
+    model = small_classifier()
+    saved = torch.load(path, weights_only=True)
+    model.on_load_checkpoint(saved)
+    with pytest.raises(UserError, match="trained with the classes one, two, but the data has 0, 1"):
+        quiet().test(model, Stripes("0", "1"), verbose=False)
+
+
+def test_a_run_resumed_with_more_epochs_follows_the_longer_cycle(tmp_path: Path) -> None:
+    path = fitted(Stripes("one", "two"), tmp_path / "c.ckpt")
+    model = small_classifier()
+    trainer = quiet(max_epochs=8, default_root_dir=tmp_path, enable_checkpointing=False)
+    trainer.fit(model, Stripes("one", "two"), ckpt_path=path)
+    assert trainer.global_step == 64
+    (schedule,) = [config.scheduler for config in trainer.lr_scheduler_configs]
+    assert schedule.get_last_lr() == [pytest.approx(1e-2 * one_cycle(64, 64), abs=1e-9)]
+    halfway = torch.load(path, weights_only=True)["lr_schedulers"][0]
+    assert halfway["last_epoch"] == 32
+    assert one_cycle(32, 64) > 100 * one_cycle(32, 32)
+
+
+def test_a_schedule_of_the_version_before_is_taken_up(tmp_path: Path) -> None:
+    path = fitted(Stripes("one", "two"), tmp_path / "c.ckpt")
+    saved = torch.load(path, weights_only=True)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    before = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.AdamW([parameter], lr=1e-2), 1e-2, 33, cycle_momentum=False
+    ).state_dict()
+    saved["lr_schedulers"] = [{k: v for k, v in before.items() if k != "_anneal_func_type"} | {"last_epoch": 32}]
+    torch.save(saved, path)
+    trainer = quiet(max_epochs=8, default_root_dir=tmp_path, enable_checkpointing=False)
+    trainer.fit(small_classifier(), Stripes("one", "two"), ckpt_path=path)
+    (schedule,) = [config.scheduler for config in trainer.lr_scheduler_configs]
+    assert schedule.base_lrs == [pytest.approx(1e-2)]
+
+
+@pytest.mark.parametrize("steps", [4, 37, 100])
+def test_one_cycle_is_that_of_torch(steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, steps, cycle_momentum=False)
+    for step in range(steps):
+        assert one_cycle(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        if step < steps - 1:
+            theirs.step()

@@ -1,4 +1,4 @@
-"""Bounds on likelihoods where the likelihood is known, and what the task tells of them."""
+"""The likelihood task: its bounds against exact likelihoods, and its notes."""
 
 import json
 import math
@@ -13,9 +13,10 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import LIEBMElbo, Method, Samples
 from ebmzoo.methods.base.capabilities import DecodesGaussian
 from ebmzoo.report.scorecard import scorecard
+from ebmzoo.sampling.ais import LogZ, Weights
 from ebmzoo.sampling.importance import importance_bound, log_normal
 from ebmzoo.sampling.posterior import PosteriorSampler
-from ebmzoo.tasks import Likelihood
+from ebmzoo.tasks import Likelihood, Result
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.likelihood import bits_per_dimension
 from support.tiny import SIZE, TinyData, cdrl, denoising_ebm, dual_mcmc, liebm, triangle, vae
@@ -24,7 +25,7 @@ D = SIZE**2
 
 
 class Known(Method):
-    """Any energy, with samples that `draw` makes, at a temperature."""
+    """A method with any energy, and samples from `draw` at a temperature."""
 
     def __init__(self, energy, draw, temperature=1.0):
         super().__init__()
@@ -45,7 +46,7 @@ class Known(Method):
 
 
 class Uniform(Known):
-    """E = 3 wherever it is asked, and samples uniform on the box."""
+    """E = 3 everywhere, and samples uniform on the box."""
 
     def __init__(self, **changes):
         super().__init__(
@@ -86,7 +87,7 @@ class LinearDecoder(Known, DecodesGaussian):
         return torch.distributions.MultivariateNormal(zero, covariance).log_prob(x.double().flatten(1))
 
 
-def asked(method, data=None, **changes):
+def evaluate(method, data=None, **changes):
     torch.manual_seed(0)
     small = {"images": 16, "temperatures": 4, "chains": 8, "settle": 2, "samples": 4}
     return Likelihood(**small | changes)(method, data or TinyData())
@@ -96,7 +97,7 @@ def asked(method, data=None, **changes):
 
 
 def test_the_uniform_density_takes_eight_bits_a_pixel():
-    figures = asked(Uniform()).figures
+    figures = evaluate(Uniform()).figures
     for side in ("lower", "upper"):
         assert figures[f"temperature_1/log_z_{side}"] == pytest.approx(D * math.log(2) - 3, abs=1e-3)
         assert figures[f"temperature_1/log_likelihood_{side}"] == pytest.approx(-D * math.log(2), abs=1e-3)
@@ -106,7 +107,7 @@ def test_the_uniform_density_takes_eight_bits_a_pixel():
 
 
 def test_bits_are_those_of_the_exact_probability_of_each_bin():
-    """Two halves of [−1, 1] of densities a and 1 − a: a level in one has the probability a/128."""
+    """Two halves of [−1, 1] with densities a and 1 − a: a level in the first has probability a/128."""
     a = 0.7
     log_p = D * math.log(a)
     assert bits_per_dimension(log_p, D) == pytest.approx(-math.log2(a / 128))
@@ -124,7 +125,7 @@ def test_an_energy_of_known_z_on_the_box():
         return -(math.exp(slope) + u * (math.exp(-slope) - math.exp(slope))).log() / slope
 
     method = Known(lambda x: slope * x.flatten(1).sum(1), exact)
-    figures = asked(method, temperatures=60, chains=40).figures
+    figures = evaluate(method, temperatures=60, chains=40).figures
     log_z = D * math.log(2 * math.sinh(slope) / slope)
     for side, sign in (("lower", -1), ("upper", 1)):
         found = figures[f"temperature_1/log_z_{side}"]
@@ -136,21 +137,21 @@ def test_an_energy_of_known_z_on_the_box():
 
 
 def test_the_temperature_of_the_chain_is_a_density_of_its_own():
-    result = asked(Uniform(temperature=0.5))
+    result = evaluate(Uniform(temperature=0.5))
     assert result.protocol["temperature"] == {"temperature_1": 1.0, "temperature_chain": 0.5}
     assert result.figures["temperature_chain/log_z_lower"] == pytest.approx(D * math.log(2) - 6, abs=1e-3)
     assert result.figures["temperature_chain/bits_per_dimension_upper"] == pytest.approx(8, abs=1e-3)
 
 
 def test_an_upper_bound_that_the_lower_refutes_is_left_out():
-    """Wells that no chain sees: the test images' own bins weigh more than the whole of what the chains found."""
+    """Wells that no chain finds: the bins of the test images have more mass than everything that the chains found."""
     wells = 2 * TinyData().test_set.images.unique(dim=0).double() / 255 - 1
 
     def energy(x):
         return 1e4 * (torch.cdist(x.flatten(1).double(), wells.flatten(1)).min(1).values - 0.5).clamp_max(0)
 
     method = Known(energy, lambda n: torch.zeros(n, 1, SIZE, SIZE))
-    result = asked(method)
+    result = evaluate(method)
     figures = result.figures
     assert figures["temperature_1/log_z_lower"] == figures["temperature_1/log_z_test_bins"] > D * math.log(2) + 100
     assert math.isnan(figures["temperature_1/log_z_upper"])
@@ -160,10 +161,23 @@ def test_an_upper_bound_that_the_lower_refutes_is_left_out():
     assert result.notes == [], "nothing is missing that another asking would find"
 
 
+@pytest.mark.parametrize(("lower", "upper", "said"), [(42.93, 42.92, True), (42.92, 42.93, False), (60.0, 42.9, False)])
+def test_bounds_that_cross_by_chance_say_so(lower, upper, said):
+    """Of weights whose mean is known; beyond chance the upper one is left out instead."""
+    found = LogZ(*(Weights(torch.full((4,), log).double(), acceptance=[]) for log in (lower, -upper)))
+    result = Result("likelihood")
+    Likelihood()._record("temperature_1", found, torch.zeros(3), 2, False, result)
+    assert ("crossed" in result.protocol) is said
+    if said:
+        assert "log_z_lower is 0.01 nats above log_z_upper" in result.protocol["crossed"]
+    assert result.figures["temperature_1/log_z_lower"] == pytest.approx(lower)
+    assert math.isnan(result.figures["temperature_1/log_z_upper"]) is (lower == 60)
+
+
 def test_on_the_plane_a_grid_and_the_truth_stand_beside_the_bracket():
     data = GaussianMixture(components=4, std=0.15, n_train=10, n_test=400)
     method = Known(lambda x: data.energy(x.flatten(1)), lambda n: data.draw(n).images)
-    result = asked(method, data, images=400, temperatures=40, chains=60)
+    result = evaluate(method, data, images=400, temperatures=40, chains=60)
     figures = result.figures
     assert figures["temperature_1/log_z_grid"] == pytest.approx(data.log_z(), abs=1e-4)
     for side in ("lower", "upper"):
@@ -176,7 +190,7 @@ def test_on_the_plane_a_grid_and_the_truth_stand_beside_the_bracket():
 
 
 def test_many_dimensions_are_refused_with_a_note():
-    result = asked(Uniform(), max_dimension=63)
+    result = evaluate(Uniform(), max_dimension=63)
     assert result.figures == {}
     assert "64 dimensions" in result.notes[0]
 
@@ -193,14 +207,14 @@ def test_with_the_exact_posterior_the_bound_is_the_likelihood(samples):
 
 
 def test_with_a_wrong_posterior_the_bound_rises_to_the_likelihood():
-    """With one sample it is short by KL(q ‖ p(z|x)) = 3 P off²/2 on the average."""
+    """With one sample the bound is too low by KL(q ‖ p(z|x)) = 3 P off²/2 on average."""
     method = LinearDecoder(off=0.4)
     x = torch.zeros(400, 1, SIZE, SIZE, dtype=torch.float64)
     exact = float(method.log_likelihood(x).mean())
     torch.manual_seed(0)
-    given = method.inferred(x)
+    moments = method.inferred(x)
     short = [
-        exact - float(importance_bound(method.decode, method.sigma, x, *given, k).mean()) for k in (1, 10, 100, 1000)
+        exact - float(importance_bound(method.decode, method.sigma, x, *moments, k).mean()) for k in (1, 10, 100, 1000)
     ]
     assert short[0] == pytest.approx(3 * method.precision * 0.4**2 / 2, rel=0.15)
     assert short[0] > short[1] > short[2] > short[3] > 0
@@ -214,9 +228,9 @@ def test_log_normal_has_its_constant():
     torch.testing.assert_close(log_normal(x, mu, logvar).float(), law)
 
 
-def test_a_generator_is_told_with_its_bits_and_its_sigma():
+def test_bits_and_sigma_of_a_generator_are_reported():
     method = LinearDecoder()
-    result = asked(method, batch_size=5)
+    result = evaluate(method, batch_size=5)
     torch.manual_seed(0)
     x = dequantized(TinyData().test_set.images.unique(dim=0) / 127.5 - 1)
     law = float(method.log_likelihood(x).mean())
@@ -245,7 +259,7 @@ def test_the_sigma_of_each_decoder_is_that_of_its_loss():
 # ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_has_a_density():
+def test_methods_with_a_density():
     task = Likelihood()
     assert [method.has_density for method in (liebm(), cdrl(), triangle(), vae(), denoising_ebm())] == [
         True,
@@ -254,13 +268,13 @@ def test_who_has_a_density():
         False,
         False,
     ]
-    assert task.can_ask(vae())
-    assert not task.can_ask(denoising_ebm())
+    assert task.supports(vae())
+    assert not task.supports(denoising_ebm())
 
 
 @pytest.mark.parametrize("made", [liebm, dual_mcmc, cdrl, vae, triangle])
-def test_methods_answer(made, tmp_path):
-    result = asked(made(), temperatures=1, chains=2, settle=1, samples=2, images=4)
+def test_bounds_of_every_method(made, tmp_path):
+    result = evaluate(made(), temperatures=1, chains=2, settle=1, samples=2, images=4)
     rows = {name.partition("/")[0] for name in result.figures}
     assert ("temperature_1" in rows) == (made is not vae)
     assert ("generator" in rows) == (made in (vae, triangle, dual_mcmc))
@@ -270,7 +284,7 @@ def test_methods_answer(made, tmp_path):
 
 def test_budgets_and_mistakes():
     task = Likelihood()
-    task.under(BUDGETS["quick"])
+    task.apply_budget(BUDGETS["quick"])
     assert (task.images, task.temperatures, task.samples) == (250, 12, 16)
     with pytest.raises(UserError, match=r"likelihood\.images is 0; it must be 1"):
         Likelihood(images=0)

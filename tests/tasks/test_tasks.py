@@ -1,4 +1,4 @@
-"""The tasks on methods whose answers are known, and the scorecard that shows them."""
+"""The tasks on methods with known results, and the scorecard that shows them."""
 
 import inspect
 import json
@@ -37,7 +37,7 @@ def test_generation_measures_the_generator_alone_too():
     assert result.figures["fd_pixels"] != result.figures["no_mcmc/fd_pixels"]
 
 
-def test_missing_extractor_is_told_and_left_out():
+def test_a_missing_extractor_is_noted_and_skipped():
     task = Generation([ClassifierFeatures("nowhere.ckpt"), Pixels()], n=16)
     assert "nowhere.ckpt" in task.missing()[0]
     result = task(without_latent(), TinyData())
@@ -45,6 +45,32 @@ def test_missing_extractor_is_told_and_left_out():
     assert {"fd_pixels"} == {name for name in result.figures if name.startswith("fd_")}
     with pytest.raises(UserError, match=r"generation\.n is 1"):
         Generation([], n=1)
+
+
+class TwoLogits(Pixels):
+    """Pixels with logits, so that there is an Inception Score to compute."""
+
+    def forward(self, images):
+        features, _ = super().forward(images)
+        return features, features[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("n", "left_out"),
+    [
+        (2, {"precision_pixels and recall_pixels", "is_pixels"}),
+        (3, {"precision_pixels and recall_pixels", "is_pixels"}),
+        (7, {"is_pixels"}),
+        (10, set()),
+    ],
+)
+def test_a_figure_that_few_samples_make_impossible_is_left_out_and_the_others_are_there(n, left_out):
+    data = TinyData(n=64)
+    result = Generation([TwoLogits()], n=n)(Oracle(data.train_set.float()), data)
+    assert {note.partition(":")[0] for note in result.notes} == left_out
+    assert {"fd_pixels", "kd_pixels", "nfe"} <= set(result.figures)
+    assert ("is_pixels" in result.figures) is (n >= 10)
+    assert ("precision_pixels" in result.figures) is (n > 3)
 
 
 def test_drawn_samples_are_bytes_in_the_order_drawn():
@@ -58,9 +84,9 @@ def test_representation_probes_what_the_method_has(tmp_path):
     task = Representation(epochs=30, tsne=16)
     result = task(liebm(encoder_stage=stage(epochs=0)), data, tmp_path)
     assert set(result.figures) == {"energy/knn", "energy/linear", "encoder/knn", "encoder/linear"}
-    assert result.figures["energy/knn"] > 0.9, "blobs in four corners are easily told apart"
+    assert result.figures["energy/knn"] > 0.9, "blobs in four corners are easy to classify"
     assert all((tmp_path / f"tsne_{name}.png").exists() for name in ("energy", "encoder"))
-    assert not task.can_ask(Oracle(data.train_set.float()))
+    assert not task.supports(Oracle(data.train_set.float()))
 
 
 def test_result_file_and_scorecard(tmp_path):
@@ -68,8 +94,8 @@ def test_result_file_and_scorecard(tmp_path):
     protocol = {"n": 9, "split": "train", "real_images": 50, "weights": "ema"}
     protocol["chains"] = {"full": {"start": "generator", "steps": 15, "temperature": 4e-8}}
     Result("generation", figures, protocol, notes=["beware"]).write(tmp_path)
-    told = json.loads((tmp_path / "generation.json").read_text())
-    assert told["figures"]["no_mcmc/fd_x"] is None
+    stored = json.loads((tmp_path / "generation.json").read_text())
+    assert stored["figures"]["no_mcmc/fd_x"] is None
     text = scorecard(tmp_path, ["generation", "absent"])
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
     assert rows["fd_x"] == ["1.235", "–"]
@@ -97,10 +123,10 @@ def test_tasks_do_not_disturb_the_random_numbers(tmp_path):
     assert (tmp_path / "test" / "generation.json").exists()
 
 
-def test_settings_are_what_a_task_was_built_with_and_nothing_of_the_trainer_s(tmp_path):
+def test_settings_are_the_arguments_of_the_task(tmp_path):
     trainer(tmp_path, callbacks=[Generation([Pixels()], n=16)]).test(
         liebm(encoder_stage=stage(epochs=0)), TinyData(), verbose=False
     )
-    told = json.loads((tmp_path / "test" / "generation.json").read_text())["protocol"]["settings"]
-    assert set(told) <= set(inspect.signature(Generation).parameters)
-    assert told["n"] == 16
+    stored = json.loads((tmp_path / "test" / "generation.json").read_text())["protocol"]["settings"]
+    assert set(stored) <= set(inspect.signature(Generation).parameters)
+    assert stored["n"] == 16

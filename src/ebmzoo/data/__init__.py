@@ -4,6 +4,7 @@ from ebmzoo.data.datamodule import ImageData, OutOfDistribution, prepare
 from ebmzoo.data.digits import Digits
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.folder import CelebAHQ256, ImageFolder
+from ebmzoo.data.image_range import ImageRange
 from ebmzoo.data.imagenet32 import ImageNet32
 from ebmzoo.data.images import Attributes, ImageSet, to_float, to_uint8
 from ebmzoo.data.lsun import LSUNChurch
@@ -50,6 +51,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageNet32",
+    "ImageRange",
     "ImageSet",
     "ImagesFrom",
     "InterpolatedImages",

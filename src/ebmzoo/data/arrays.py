@@ -16,11 +16,12 @@ from torch import Tensor
 from ebmzoo.data.decode import Frame, Pixels, check_memory, first_line, reframe
 from ebmzoo.data.images import UNLABELLED, ImageSet
 from ebmzoo.data.layout import ALL
+from ebmzoo.data.splits import by_content, digest
 from ebmzoo.errors import UserError
 
 MOST_CLASSES = 100_000
 """The largest number of classes: a file with larger labels is taken to be damaged."""
-KEYS = {"train": "train_", "test": "test_", ALL: ""}
+KEYS = {"train": "train_", "val": "val_", "test": "test_", ALL: ""}
 """The prefix of the keys of each split."""
 
 
@@ -43,22 +44,26 @@ def open_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path} is not a readable .npz file of plain arrays ({first_line(error)})") from error
 
 
-def read_npz(path: Path, frame: Frame, *, max_gib: float) -> dict[str, ImageSet]:
-    """Return the sets `train` and `test`, or the single set `ALL`, of an `.npz` file.
+def read_npz(path: Path, frame: Frame, *, max_gib: float, split: bool = False) -> dict[str, ImageSet]:
+    """Return the sets `train`, `test` and if there is one `val`, or the single set `ALL`, of an `.npz` file.
 
-    The file has uint8 arrays `train_images` and `test_images`, or `images`, of shape (N, H, W) or (N, H, W, C). Labels
-    are optional: integers from 0 in `train_labels` and `test_labels`, or `labels`.
+    The file has uint8 arrays `train_images`, `test_images` and optionally `val_images`, or `images`, of shape (N, H, W)
+    or (N, H, W, C). Labels are optional: integers from 0 in `train_labels`, `test_labels` and `val_labels`, or
+    `labels`.
 
     Args:
         path: The `.npz` file.
         frame: How each image is cropped and scaled.
         max_gib: The most memory that the images of one set may take.
+        split: Split the set `ALL` into `train` and `test` by its images' content.
 
     Raises:
         UserError: If an array is missing or has another shape or type, or the images take too much memory.
     """
     arrays = open_npz(path)
     parts = ["train", "test"] if {"train_images", "test_images"} & arrays.keys() else [ALL]
+    if parts != [ALL] and "val_images" in arrays:
+        parts.append("val")
     for part in parts:
         if KEYS[part] + "images" not in arrays:
             found = ", ".join(arrays) or "nothing"
@@ -74,6 +79,9 @@ def read_npz(path: Path, frame: Frame, *, max_gib: float) -> dict[str, ImageSet]
         label = labels[part]
         label = torch.zeros(len(images), dtype=torch.int64) if label is None else label
         sets[part] = ImageSet(reframe(images, frame), label, classes, path.stem)
+    if split and ALL in sets and len(sets[ALL]) > 1:
+        of = by_content([digest(image.tobytes()) for image in arrays[KEYS[ALL] + "images"]])
+        return {part: sets[ALL].take([k for k, p in enumerate(of) if p == part]) for part in ("train", "test")}
     return sets
 
 

@@ -33,8 +33,35 @@ def prepare(images: Tensor, *, flip: bool = False) -> Tensor:
     return to_float(images).contiguous(memory_format=torch.channels_last)
 
 
+SUMMARIES = ("near", "far")
+"""Names of rows that summarise the out-of-distribution sets of each kind, which no set can have."""
+
+
+def _check_names(names: list[str]) -> None:
+    """Check that each out-of-distribution set has a row of its own in every table.
+
+    Raises:
+        UserError: If two sets have the same name, or one has that of a summary or a `/` in it.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"ood: {names.count(name)} sets are called {name!r}, but a table has one row for each name: remove "
+                "one, or give an ImagesFrom another `name`"
+            )
+        if name in SUMMARIES or "/" in name or not name:
+            raise UserError(
+                f"ood: a set cannot be called {name!r}; choose a name without '/' other than {', '.join(SUMMARIES)}"
+            )
+
+
 class OutOfDistribution(ABC):
-    """Images that a model of another data set should assign a low likelihood."""
+    """Images that a model of another data set should assign a low likelihood.
+
+    >>> from ebmzoo.data import Digits, UniformNoise
+    >>> UniformNoise(n=5).load(Digits()).images.shape
+    torch.Size([5, 1, 8, 8])
+    """
 
     name: str
     """The name in tables."""
@@ -63,7 +90,7 @@ class ImageData(LightningDataModule, ABC):
         seed: Seed of the order of the batches, and of the choice of images for `max_train` and `val_fraction`.
         val_fraction: The fraction of the training images that is set aside for validation, at most 5,000 images. With
             0, as in the papers, none are set aside and `val_set` is 1,000 fixed images of the test set: suitable for
-            monitoring a run, not for choosing between runs.
+            monitoring a run, not for choosing between runs. A folder's own validation images need no fraction.
         max_train: Train on this many images only, chosen at random; null for all.
         ood: Out-of-distribution sets that `test` compares with the test set.
         concepts: Attributes whose values are the classes of a class-conditional model, such as `[shape, colour]`. The
@@ -105,11 +132,16 @@ class ImageData(LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.max_train = max_train
         self.ood = tuple(ood or ())
+        _check_names([source.name for source in self.ood])
         self.concepts = concepts
 
     @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the training and the test set, each `(N, channels, size, size)`; called once, on first use."""
+
+    def load_validation(self) -> ImageSet | None:
+        """Return the validation images that the data set itself has, None if it has none; called after `load`."""
+        return None
 
     @property
     def train_set(self) -> ImageSet:
@@ -154,18 +186,31 @@ class ImageData(LightningDataModule, ABC):
     def _sets(self) -> tuple[ImageSet, ImageSet, ImageSet]:
         train, test = self.load()
         needed = (self.channels, self.size, self.size)
-        for part in (train, test):
+        own = self.load_validation()
+        if own is not None and self.val_fraction:
+            raise UserError(
+                f"val_fraction: {self.val_fraction} must be 0, because {self.name} has validation images of its own"
+            )
+        for part in (train, test, *([] if own is None else [own])):
             if len(part) == 0 or part.images.shape[1:] != needed:
                 found = tuple(part.images.shape)
                 raise UserError(f"{part.name}: images are {found}; they must be (N, {', '.join(map(str, needed))})")
         order = shuffled(len(train), self.seed)
         validation = min(round(self.val_fraction * len(train)), MOST_VALIDATION)
+        if self.val_fraction and validation in (0, len(train)):
+            raise UserError(
+                f"val_fraction: {self.val_fraction} of the {len(train)} training images of {self.name} is {validation} "
+                "images; both sets need 1 or more"
+            )
         kept = len(train) - validation
         if self.max_train is not None:
             if self.max_train > kept:
                 raise UserError(f"max_train: {self.max_train} is more than the {kept} training images of {self.name}")
             kept = self.max_train
-        val = train.take(order[:validation]) if validation else test.take(shuffled(len(test), 0)[:MONITORED])
+        if own is not None:
+            val = own
+        else:
+            val = train.take(order[:validation]) if validation else test.take(shuffled(len(test), 0)[:MONITORED])
         return train.take(order[validation : validation + kept]) if kept < len(train) else train, val, test
 
     def prepare_data(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ Pixels = NDArray[np.uint8]
 Entry = tuple[str, Callable[[], bytes]]
 """A file's name and a function that returns its bytes."""
 
+UNREADABLE = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+"""Formats of Pillow that are no photographs, or that it reads only by starting another program."""
 CHUNK = 1024
 """The number of files that are decoded at once."""
 
@@ -70,6 +73,20 @@ class Frame:
         return np.ascontiguousarray(pixels)
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the names of the formats that are read: all that the installed Pillow decodes itself."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - UNREADABLE))
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of file names, such as `.jfif`, of the formats that are read."""
+    readable = formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
+
+
 def opaque(image: Image.Image) -> Image.Image:
     """Return the image with 8 bits on white: alpha is composited, and 16-bit grey v becomes round(v/257).
 
@@ -107,7 +124,7 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
     def one(entry: Entry) -> Pixels:
         name, read = entry
         try:
-            with Image.open(BytesIO(read())) as image:
+            with Image.open(BytesIO(read()), formats=formats()) as image:
                 return frame(image)
         # A damaged file makes the decoders raise almost anything.
         except Exception as error:
@@ -133,7 +150,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
         UserError: If the file is missing, is not an image, or its header claims a size beyond Pillow's limit.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             return image.size
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image file") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,57 +12,86 @@ import torch
 
 from ebmzoo.data.arrays import read_npz
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.decode import Entry, Frame, decode
 from ebmzoo.data.images import ImageSet, shuffled
 from ebmzoo.data.layout import ALL, layout
-from ebmzoo.data.sources import IMAGES, existing, image_files
+from ebmzoo.data.sources import existing, image_files
+from ebmzoo.data.splits import by_content, digest
 from ebmzoo.errors import UserError
 
-TEST_PART = 0.1
-"""The fraction of a set without splits that becomes the test set."""
 
-
-def read_images(path: str | Path, frame: Frame, *, max_gib: float = 8.0) -> dict[str, ImageSet]:
-    """Return the sets `train` and `test`, or the single set `ALL` (""), of a folder, an archive or an `.npz` file.
+def read_images(path: str | Path, frame: Frame, *, max_gib: float = 8.0, split: bool = False) -> dict[str, ImageSet]:
+    """Return the sets `train`, `test` and if there is one `val`, or the set `ALL` (""), of a folder, archive or `.npz`.
 
     The images of each set are in a random order, the same at every call, so that the first n are a random sample.
+    Files that are not images are counted in one line on the standard error stream.
 
     Args:
         path: The folder, archive or `.npz` file.
         frame: How each image is cropped and scaled.
         max_gib: The most memory that the images may take.
+        split: Split images without splits into `train` and `test` by their content (`ebmzoo.data.splits`).
 
     Raises:
         UserError: If there is no image, a file is damaged, or the images take too much memory.
     """
     source = existing(path)
     if source.suffix == ".npz":
-        sets = read_npz(source, frame, max_gib=max_gib)
+        sets = read_npz(source, frame, max_gib=max_gib, split=split)
     else:
-        names, images = decode(image_files(source), frame, max_gib=max_gib)
-        if not names:
-            raise UserError(
-                f"path: {source} contains no image files; their names must end in one of {', '.join(IMAGES)}"
-            )
-        # Archives and folders list their files in different orders: sorting by name makes them equal.
-        order = sorted(range(len(names)), key=names.__getitem__)
-        plan = layout([names[i] for i in order], str(source))
-        labels, name = torch.tensor(plan.labels), source.name.split(".")[0]
-        sets = {}
-        for part in sorted({split for split in plan.splits if split is not None}):
-            chosen = [k for k, split in enumerate(plan.splits) if split == part]
-            sets[part] = ImageSet(images[[order[k] for k in chosen]], labels[chosen], plan.classes, name)
+        sets = _read_files(source, frame, max_gib, split)
     return {part: images_of.take(shuffled(len(images_of), 0)) for part, images_of in sets.items()}
+
+
+def _read_files(source: Path, frame: Frame, max_gib: float, split: bool) -> dict[str, ImageSet]:
+    digests: dict[str, bytes] = {}
+    left_out: Counter[str] = Counter()
+
+    def with_digests() -> Iterator[Entry]:
+        for name, read in image_files(source, left_out):
+
+            def digested(name: str = name, read: Callable[[], bytes] = read) -> bytes:
+                content = read()
+                digests[name] = digest(content)
+                return content
+
+            yield name, digested
+
+    names, images = decode(with_digests(), frame, max_gib=max_gib)
+    found = ", ".join(f"{n} {ending}" for ending, n in left_out.most_common())
+    if not names:
+        raise UserError(
+            f"path: {source} contains no image files, such as .png or .jpg"
+            + (f"; it contains other files: {found}" if found else "")
+        )
+    # Archives and folders list their files in different orders: sorting by name makes them equal.
+    order = sorted(range(len(names)), key=names.__getitem__)
+    plan = layout([names[i] for i in order], str(source))
+    labels, name = torch.tensor(plan.labels), source.name.split(".")[0]
+    splits = plan.splits
+    if unused := splits.count(None):
+        found = ", ".join([*([found] if found else []), f"{unused} outside the train, val and test folders"])
+    if found:
+        print(f"{source}: files left out: {found}", file=sys.stderr)
+    if split and ALL in splits and len(splits) > 1:
+        splits = list(by_content([digests[names[i]] for i in order]))
+    sets = {}
+    for part in sorted({split for split in splits if split is not None}):
+        chosen = [k for k, of in enumerate(splits) if of == part]
+        sets[part] = ImageSet(images[[order[k] for k in chosen]], labels[chosen], plan.classes, name)
+    return sets
 
 
 class ImageFolder(ImageData):
     """Images of your own, read into memory on first use.
 
     A folder, or an archive of one (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip; nothing is extracted to disk), contains
-    `train/<class>/…` and `test/<class>/…`. The class folders are optional, and so are `train` and `test`: without them
-    a fixed random tenth of the images is the test set. Classes are sorted by name. An `.npz` file contains uint8 arrays
-    `train_images` and `test_images`, or `images`, of shape (N, H, W) or (N, H, W, C), and optionally `train_labels` and
-    `test_labels`, or `labels`.
+    `train/<class>/…` and `test/<class>/…`, and optionally `val/<class>/…`, which is then the validation set. The class
+    folders are optional, and so are the splits: without them about a tenth of the images is the test set, each chosen
+    by its own content, so that files which come or go move no other file from one set to the other. Classes are sorted
+    by name. An `.npz` file contains uint8 arrays `train_images`, `test_images` and optionally `val_images`, or
+    `images`, of shape (N, H, W) or (N, H, W, C), and optionally `train_labels`, `test_labels` and `val_labels`, or
+    `labels`.
 
     Args:
         path: The folder, archive or `.npz` file.
@@ -89,6 +121,7 @@ class ImageFolder(ImageData):
         self.max_gib = max_gib
         self.frame = Frame(size, channels, crop)
         self.name = Path(path).name.split(".")[0]
+        self._validation: ImageSet | None = None
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the images of `path`.
@@ -96,20 +129,21 @@ class ImageFolder(ImageData):
         Raises:
             UserError: If there are fewer than two images, a file is damaged, or they take too much memory.
         """
-        sets = read_images(self.path, self.frame, max_gib=self.max_gib)
-        if ALL not in sets:
-            return sets["train"], sets["test"]
-        everything = sets[ALL]
-        tests = max(1, round(TEST_PART * len(everything)))
-        if len(everything) == 1:
+        sets = read_images(self.path, self.frame, max_gib=self.max_gib, split=True)
+        if ALL in sets:
             raise UserError(f"path: {self.path} contains 1 image; a training and a test set need 2 or more")
-        return everything.take(slice(tests, None)), everything.take(slice(tests))
+        self._validation = sets.get("val")
+        return sets["train"], sets["test"]
+
+    def load_validation(self) -> ImageSet | None:
+        """Return the images of the `val` folder, None if there is none."""
+        return self._validation
 
 
 class CelebAHQ256(ImageData):
     """CelebA-HQ at 256×256 (Karras et al., 2018): a folder or archive of its 30,000 images, of any size.
 
-    Without `train` and `test` folders a fixed random tenth of the images is the test set.
+    Without `train` and `test` folders about a tenth of the images, chosen by their content, is the test set.
 
     Args:
         path: The folder or archive.
@@ -126,3 +160,7 @@ class CelebAHQ256(ImageData):
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the images of `path`."""
         return self.folder.load()
+
+    def load_validation(self) -> ImageSet | None:
+        """Return the images of the `val` folder, None if there is none."""
+        return self.folder.load_validation()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +20,20 @@ UNLABELLED = ("image",)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return x = u/127.5 − 1 of uint8 images of any shape, float32 in [-1, 1]."""
+    """Return x = u/127.5 − 1 of uint8 images of any shape, float32 in [-1, 1].
+
+    >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Return u = round(127.5 (x + 1)), clamped to 0..255, of float images: the exact inverse of `to_float`."""
+    """Return u = round(127.5 (x + 1)), clamped to 0..255, of float images: the exact inverse of `to_float`.
+
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
     return ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
@@ -33,6 +45,10 @@ def shuffled(n: int, seed: int) -> Tensor:
 @dataclass(frozen=True)
 class Attributes:
     """Attributes of N images: image i has the value `values[a][table[i, a]]` of the attribute `names[a]`.
+
+    >>> pets = Attributes(("kind", "size"), (("cat", "dog"), ("small", "big")), torch.tensor([[0, 1], [1, 1], [1, 0]]))
+    >>> pets.where({"kind": "dog", "size": "big"})
+    tensor([False,  True, False])
 
     Args:
         names: The names of the A attributes.
@@ -156,6 +172,25 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the shape, images, labels, class names and attributes.
+
+        Equal digests mean equal sets in equal order, wherever and in whatever container their files are.
+        """
+        found = sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        tensors = [self.images, self.labels]
+        if self.attributes is not None:
+            found.update(repr((self.attributes.names, self.attributes.values)).encode())
+            tensors.append(self.attributes.table)
+        for tensor in tensors:
+            found.update(np.ascontiguousarray(tensor.numpy()).data)
+        return found.hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """Return the name, number and digest of the images, as protocols and checkpoints state them."""
+        return {"name": self.name, "n": len(self), "digest": self.digest}
 
     def float(self, index: Index = slice(None)) -> Tensor:
         """Return the images at `index`, `(n, C, H, W)` float32 in [-1, 1]."""

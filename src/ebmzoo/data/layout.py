@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ebmzoo.data.images import UNLABELLED
+from ebmzoo.data.splits import NAMES, named_splits
 from ebmzoo.errors import UserError
 
 ALL = ""
@@ -17,7 +18,7 @@ class Layout:
     """The split and the label of each path.
 
     Args:
-        splits: `train`, `test` or `ALL` for each path; None for a file that is not used.
+        splits: `train`, `val`, `test` or `ALL` for each path; None for a file that is not used.
         labels: An index into `classes` for each path.
         classes: The names of the class folders, sorted.
     """
@@ -28,30 +29,26 @@ class Layout:
 
 
 def layout(paths: list[str], source: str) -> Layout:
-    """Return the layout of paths `[train|test]/[<class>/]…/<file>`, below any number of common folders.
+    """Return the layout of paths `[train|val|test]/[<class>/]…/<file>`, below any number of common folders.
 
-    If there are `train` and `test`, other folders next to them are not used. Folders below a class folder are ignored.
+    Splits may be spelled as in `ebmzoo.data.splits.NAMES`, in any case; if there are any, other folders next to them
+    are not used. Folders below a class folder are ignored.
 
     Args:
         paths: Paths of files, relative to the source.
         source: The name of the source in errors.
 
     Raises:
-        UserError: If only one of `train` and `test` exists, or only some files are in a class folder.
+        UserError: If only one of `train` and `test` exists, two folders are the same split, or only some files are in a
+            class folder.
     """
     parts = [PurePosixPath(path).parts for path in paths]
-    while len({p[0] for p in parts}) == 1 and parts[0][0] not in ("train", "test") and all(len(p) > 2 for p in parts):
+    while len({p[0] for p in parts}) == 1 and parts[0][0].casefold() not in NAMES and all(len(p) > 2 for p in parts):
         parts = [p[1:] for p in parts]
     tops = {p[0] for p in parts if len(p) > 1}
     splits: list[str | None] = [ALL] * len(parts)
-    if present := tops & {"train", "test"}:
-        if len(present) == 1:
-            (only,) = present
-            missing = "test" if only == "train" else "train"
-            raise UserError(
-                f"{source}: there are images in {only}/ but none in {missing}/; there must be both folders or neither"
-            )
-        splits = [p[0] if len(p) > 1 and p[0] in present else None for p in parts]
+    if named := named_splits(tops, source):
+        splits = [named.get(p[0]) if len(p) > 1 else None for p in parts]
         parts = [p[1:] for p in parts]
     used = [len(p) > 1 for p, split in zip(parts, splits, strict=True) if split is not None]
     if not any(used):

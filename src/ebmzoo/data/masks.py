@@ -10,17 +10,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ebmzoo.data.decode import first_line
+from ebmzoo.data.decode import first_line, formats
 from ebmzoo.errors import UserError
 
 Side = Literal["left", "right", "top", "bottom"]
 
 
 class Mask(ABC):
-    """A choice of hidden pixels."""
+    """A choice of hidden pixels.
+
+    >>> from ebmzoo.data import Half
+    >>> Half("top")(4)[:, 0]
+    tensor([ True,  True, False, False])
+    """
 
     name: str
     """The name in tables."""
@@ -173,6 +178,9 @@ def distance(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
 class FromFile(Mask):
     """A mask from an image file, as `read_mask` reads it, of the images' own size.
 
+    >>> FromFile("masks/glasses.png").name
+    'glasses'
+
     Args:
         path: The file, such as `masks/glasses.png`; the mask's name in tables is then `glasses`.
     """
@@ -200,15 +208,16 @@ class FromFile(Mask):
 def read_mask(path: Path) -> Tensor:
     """Return the mask in an image file, `(H, W)` bool, true where hidden.
 
-    If some pixel is transparent, all pixels that are not fully transparent are hidden; otherwise all that are not
-    black.
+    If some pixel is transparent, the pixels whose alpha is 128 or more are hidden; otherwise those whose brightest
+    channel is. Half of the range is the threshold because JPEG's compression leaves black pixels almost black. As in
+    photographs, the orientation that a camera notes in the file is applied.
 
     Raises:
         UserError: If the file is not an image, or hides nothing.
     """
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGBA")
+        with Image.open(path, formats=formats()) as image:
+            picture = ImageOps.exif_transpose(image).convert("RGBA")
     except UnidentifiedImageError as error:
         raise UserError(f"the mask {path} is not an image file") from error
     except Exception as error:  # a damaged file makes the decoders raise almost anything
@@ -217,7 +226,7 @@ def read_mask(path: Path) -> Tensor:
     pixels = np.array(picture)
     alpha = pixels[..., 3]
     # Some programs add an alpha channel that is opaque everywhere and has no meaning.
-    hidden = torch.from_numpy(alpha > 0 if alpha.min() < 255 else pixels[..., :3].max(-1) > 0)
+    hidden = torch.from_numpy((alpha if alpha.min() < 255 else pixels[..., :3].max(-1)) >= 128)
     if not hidden.any():
         raise UserError(
             f"the mask {path} hides nothing: paint the hidden pixels white, or paint them on a transparent background"

@@ -80,7 +80,12 @@ class SVHNTest(PublishedTest):
 
 
 class MNISTTest(PublishedTest):
-    """The 10,000 test images of MNIST."""
+    """The 10,000 test images of MNIST.
+
+    >>> from ebmzoo.data import Digits
+    >>> MNISTTest().is_near(Digits())
+    False
+    """
 
     name, near_to = "MNIST", ("Fashion-MNIST",)
 

@@ -26,6 +26,9 @@ FINE = 2**20
 class PointSet:
     """Points in the plane with their labels.
 
+    >>> len(PointSet(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)))
+    3
+
     Args:
         points: Points `(N, 2)` float32.
         labels: Labels `(N,)` int64.
@@ -52,6 +55,10 @@ class PlaneData(LightningDataModule, ABC):
 
     Loaders return `((B, 2, 1, 1) float32, labels)`, with the order, resumption and distribution of `ImageData`. All
     densities are those of x' = ᾱ x + σ̄ ε, ε ~ N(0, I); by default ᾱ = 1 and σ̄ = 0, so that x' is the data itself.
+
+    >>> from ebmzoo.data import Checkerboard
+    >>> isinstance(Checkerboard(n_train=10, n_test=10), PlaneData)
+    True
 
     Args:
         n_train: The number of training points.
@@ -228,6 +235,10 @@ class GaussianMixture(PlaneData):
     """A ring of equally likely Gaussians of one width: p(x') = e^{−E(x')}/Z with known E and Z.
 
     E(x') = −log Σ_k exp(−|x' − ᾱμ_k|²/2s²), Z = 2π s² K, s² = ᾱ² std² + σ̄². The class is the index k of the component.
+
+    >>> data = GaussianMixture(components=8, n_train=100, n_test=10)
+    >>> data.train_set.points.shape, data.energy(torch.zeros(1, 2)).shape
+    (torch.Size([100, 2]), torch.Size([1]))
 
     Args:
         components: The number of Gaussians, K.

@@ -7,14 +7,14 @@ import os
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ebmzoo.data.decode import Entry, first_line
+from ebmzoo.data.decode import Entry, first_line, image_suffixes
 from ebmzoo.errors import UserError
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 ZIP = (".zip",)
 MOST_BYTES = 2**28
@@ -34,8 +34,12 @@ def existing(path: str | Path) -> Path:
     return expanded
 
 
-def image_files(path: Path) -> Iterator[Entry]:
+def image_files(path: Path, left_out: Counter[str] | None = None) -> Iterator[Entry]:
     """Yield every image file below `path`, a folder or an archive, under its relative path; hidden files are skipped.
+
+    Args:
+        path: The folder or archive.
+        left_out: Counts the files that are not images, by the ending of their names.
 
     Raises:
         UserError: If a file cannot be read, or the archive is damaged, encrypted, or contains a link or a path outside
@@ -43,10 +47,10 @@ def image_files(path: Path) -> Iterator[Entry]:
     """
     name = path.name.lower()
     if path.is_dir():
-        yield from _in_folder(path)
+        yield from _in_folder(path, left_out)
     elif name.endswith(TAR + ZIP):
         try:
-            yield from _in_zip(path) if name.endswith(ZIP) else _in_tar(path)
+            yield from _in_zip(path, left_out) if name.endswith(ZIP) else _in_tar(path, left_out)
         except (
             tarfile.TarError,
             zipfile.BadZipFile,
@@ -64,10 +68,14 @@ def image_files(path: Path) -> Iterator[Entry]:
         raise UserError(f"path: {path} is of an unknown kind; it must be {KINDS}")
 
 
-def _wanted(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and name.lower().endswith(IMAGES)
+def _wanted(name: str, left_out: Counter[str] | None) -> bool:
+    path = PurePosixPath(name)
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return False
+    wanted = path.suffix.lower() in image_suffixes()
+    if not wanted and left_out is not None:
+        left_out[path.suffix.lower() or "no ending"] += 1
+    return wanted
 
 
 def _inside(archive: Path, member: str) -> str:
@@ -82,18 +90,16 @@ def _inside(archive: Path, member: str) -> str:
     return str(name)
 
 
-def _in_folder(folder: Path) -> Iterator[Entry]:
-    seen: set[str] = set()
+def _in_folder(folder: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
     for where, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        if (real := os.path.realpath(where)) in seen:
-            folders.clear()  # a link to a parent folder would recur forever
-            continue
-        seen.add(real)
-        folders.sort()
+        # A link to a folder that it is in would recur forever. Any other is a folder of its own: two classes, or the
+        # splits of two data sets, may share images.
+        above = {os.path.realpath(parent) for parent in (Path(where), *Path(where).parents)}
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(where, name)) not in above)
         for file in sorted(files):
             path = Path(where, file)
             name = path.relative_to(folder).as_posix()
-            if _wanted(name):
+            if _wanted(name, left_out):
                 if not path.is_file():  # opening a pipe would block
                     raise UserError(f"path: {path} is not a readable file: repair or remove it")
                 yield name, path.read_bytes
@@ -110,11 +116,11 @@ def _small(archive: Path, name: str, size: int) -> None:
         )
 
 
-def _in_tar(archive: Path) -> Iterator[Entry]:
+def _in_tar(archive: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
     with tarfile.open(archive) as tar:
         for member in tar:
             name = _inside(archive, member.name)
-            if member.isdir() or not _wanted(name):
+            if member.isdir() or not _wanted(name, left_out):
                 continue
             _small(archive, name, member.size)
             content = tar.extractfile(member) if member.isfile() else None
@@ -129,11 +135,11 @@ def _in_tar(archive: Path) -> Iterator[Entry]:
                     raise EOFError("its end marker is missing")
 
 
-def _in_zip(archive: Path) -> Iterator[Entry]:
+def _in_zip(archive: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             name = _inside(archive, member.filename)
-            if member.is_dir() or not _wanted(name):
+            if member.is_dir() or not _wanted(name, left_out):
                 continue
             if member.flag_bits & 1:
                 raise UserError(f"{archive}: {name} is encrypted: pack the images again without a password")

@@ -93,6 +93,10 @@ class CIFAR10(ImageData):
 class CIFAR100(ImageData):
     """CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 images in 100 classes, 32×32.
 
+    >>> data = CIFAR100(root="datasets", batch_size=64)  # read, or downloaded, on first use
+    >>> data.size, data.channels
+    (32, 3)
+
     Args:
         root: The folder that contains `cifar-100-python.tar.gz`, or where it is downloaded to.
         download: Whether to download missing files.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from ebmzoo.data.datamodule import ImageData
 from ebmzoo.errors import UserError, at_least
 
 
@@ -114,6 +116,7 @@ class Classifier(LightningModule):
         self.flip = flip
         self.label_smoothing = label_smoothing
         self.optimizer = optimizer
+        self.classes: tuple[str, ...] | None = None
         self.net = ResNetClassifier(**self.architecture).to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,13 +159,59 @@ class Classifier(LightningModule):
                 "the learning-rate schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps"
             )
         optimizer = self.optimizer(self.parameters())
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [group["lr"] for group in optimizer.param_groups], int(steps), cycle_momentum=False
-        )
+        # A function of the step alone, so that a run resumed with more epochs follows the longer cycle.
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(one_cycle, steps=int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
+    def setup(self, stage: str) -> None:
+        """Take the names of the classes from the data, and check their number.
+
+        Raises:
+            UserError: If the data has another number of classes than the classifier, or, when testing, other classes.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageData):
+            return
+        needed, found = self.architecture["num_classes"], data.classes
+        if len(found) != needed:
+            raise UserError(
+                f"model.num_classes is {needed}, but the data has {len(found)} classes ({', '.join(found[:5])}"
+                f"{', …' if len(found) > 5 else ''}): set --model.num_classes {len(found)}"
+            )
+        if self.classes is not None and self.classes != found:
+            raise UserError(
+                f"the classifier was trained with the classes {', '.join(self.classes)}, but the data has "
+                f"{', '.join(found)}, in this order: name the folders as they were"
+            )
+        self.classes = found
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["classifier"] = {**self.architecture, "size": self.size, "name": self.name}
+        classes = None if self.classes is None else list(self.classes)
+        checkpoint["classifier"] = {**self.architecture, "size": self.size, "name": self.name, "classes": classes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (classes := checkpoint.get("classifier", {}).get("classes")) is not None:
+            self.classes = tuple(classes)
+        for schedule in checkpoint.get("lr_schedulers", []):
+            if "lr_lambdas" not in schedule:  # OneCycleLR's of version 0.1.0: its base rates are 1/25 of the peak
+                schedule["base_lrs"] = [25 * rate for rate in schedule["base_lrs"]]
+                schedule["lr_lambdas"] = [{} for _ in schedule["base_lrs"]]
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The learning rate as a fraction of its peak: from 1/25 to 1 in the first 30 % of `steps`, then to 0, in cosines.
+
+    Source: Smith and Topin (2019), with the defaults of `torch.optim.lr_scheduler.OneCycleLR`.
+
+    >>> [round(one_cycle(step, 101), 3) for step in (0, 29, 100)]
+    [0.04, 1.0, 0.0]
+    """
+    up = 0.3 * steps - 1
+    if step <= up:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / up)) / 2
+    share = min(1.0, (step - up) / (steps - 1 - up))
+    last = 1 / 25 / 1e4
+    return last + (1 - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def augment(images: Tensor, padding: int, flip: bool) -> Tensor:

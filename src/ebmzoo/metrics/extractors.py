@@ -50,6 +50,11 @@ class FeatureExtractor(nn.Module, ABC):
         """The key of the Inception Score from these logits; `is` is reserved for Inception."""
         return f"is_{self.name}"
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes that the logits are of, in their order; None if they are not known."""
+        return None
+
     @abstractmethod
     def available(self) -> str | None:
         """Return None if the extractor can be used, else one sentence that says what to do."""
@@ -82,6 +87,7 @@ class ClassifierFeatures(FeatureExtractor):
         self.checkpoint = checkpoint
         self.net: nn.Module | None = None
         self.facts: dict[str, Any] = {}
+        self._fingerprint = ""
 
     @property
     def name(self) -> str:
@@ -98,7 +104,13 @@ class ClassifierFeatures(FeatureExtractor):
     @property
     def fingerprint(self) -> str:
         self._load()
-        return sha256(self.checkpoint)[:12]
+        return self._fingerprint
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        self._load()
+        names = self.facts.get("classes")
+        return None if names is None else tuple(names)
 
     def _load(self) -> nn.Module:
         if self.net is None:
@@ -109,6 +121,7 @@ class ClassifierFeatures(FeatureExtractor):
                 )
             how = "train one with `ebmzoo fit --config configs/classifier/<data>.yaml`"
             try:
+                self._fingerprint = sha256(path)[:12]  # of what is read now: the file may be replaced later
                 saved = read_weights(path)
             except UserError as error:
                 raise UserError(f"{error}, so it is not a classifier's checkpoint: {how}") from error

@@ -1,4 +1,4 @@
-"""How good the samples are, with and without the chain, and what they cost."""
+"""The quality of samples, with and without the chain, and their cost."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from ebmzoo.data.images import ImageSet, to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.method import Method
-from ebmzoo.methods.base.samples import Samples
+from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_grid
-from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.base import Result, Task, if_possible, stopwatch
 from ebmzoo.tasks.budget import Budget
 
 
 class Generation(Task):
     """Fréchet distance, kernel distance, Inception Score, precision and recall of n samples.
 
-    A method whose chain starts from what a network proposes is measured twice: as it samples, and without the chain
+    A method whose chain starts from the proposal of a network is measured twice: with the chain, and without it
     (`no_mcmc/…`).
 
     Args:
-        n: how many samples, against as many real images, or against all of the split where `real` is `all`.
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the real images, of the training or of the test set.
-        real: `all` of the split, as published FIDs do, or the first `n` of it.
-        batch_size: images in one chain.
-        steps: Langevin steps instead of the sampler's own.
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        n: Samples, 2 or more, compared with as many real images, or with all of the split if `real` is `all`.
+        split: The set that the real images are taken from, `train` or `test`.
+        real: `all` images of the split, as for published FIDs, or its first `n`.
+        batch_size: Images per batch of chains.
+        steps: Langevin steps; None uses the sampler's own number.
+
+    Raises:
+        UserError: `n` is below 2.
     """
 
     name = "generation"
@@ -51,14 +54,18 @@ class Generation(Task):
     ) -> None:
         if n < 2:
             raise UserError(f"generation.n is {n}; a covariance needs 2 samples or more")
-        self.extractors, self.n, self.split, self.real = extractors, n, split, real
-        self.batch_size, self.steps = batch_size, steps
+        self.extractors = extractors
+        self.n = n
+        self.split = split
+        self.real = real
+        self.batch_size = batch_size
+        self.steps = steps
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls(extractors)
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.samples_of(self.n)
 
     def missing(self) -> list[str]:
@@ -72,7 +79,7 @@ class Generation(Task):
             runs["no_mcmc/"] = 0
         result.protocol = {"n": self.n, "split": self.split, "real_images": len(real), "extractors": {}, "chains": {}}
         made = {}
-        seed = int(torch.randint(2**31, ()))  # the same chains' starts with and without their steps
+        seed = int(torch.randint(2**31, ()))  # the chains start alike with and without their steps
         for prefix, steps in runs.items():
             with stopwatch(result.figures, f"{prefix}seconds"):
                 images, sampled = draw(method, self.n, self.batch_size, steps, seed)
@@ -94,35 +101,37 @@ class Generation(Task):
         self, e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], result: Result
     ) -> None:
         for prefix, real_features, features, logits in compared(e, device, real, made, self.batch_size, result):
-            result.figures[f"{prefix}{e.fd_name}"] = frechet_distance(real_features, features)
-            subset = min(1000, len(features), len(real_features))
-            mean, _ = kernel_distance(real_features, features, subset_size=subset)
-            result.figures[f"{prefix}{e.kd_name}"] = mean
-            k = min(len(real_features), len(features))
-            precision, recall = manifold_precision_recall(real_features[:k], features[:k])
-            result.figures[f"{prefix}precision_{e.name}"] = precision
-            result.figures[f"{prefix}recall_{e.name}"] = recall
+            figures, both = result.figures, min(len(real_features), len(features))
+            with if_possible(result, f"{prefix}{e.fd_name}"):
+                figures[f"{prefix}{e.fd_name}"] = frechet_distance(real_features, features)
+            with if_possible(result, f"{prefix}{e.kd_name}"):
+                subset = min(1000, both)
+                figures[f"{prefix}{e.kd_name}"], _ = kernel_distance(real_features, features, subset_size=subset)
+            with if_possible(result, f"{prefix}precision_{e.name} and recall_{e.name}"):
+                precision, recall = manifold_precision_recall(real_features[:both], features[:both])
+                figures |= {f"{prefix}precision_{e.name}": precision, f"{prefix}recall_{e.name}": recall}
             if logits is not None:
-                result.figures[f"{prefix}{e.is_name}"], _ = inception_score(logits)
+                with if_possible(result, f"{prefix}{e.is_name}"):
+                    figures[f"{prefix}{e.is_name}"], _ = inception_score(logits)
 
 
 def real_images(data: ImageData, split: Literal["train", "test"], first: int | None) -> ImageSet:
-    """What samples are held against: the `first` images of a split, all where None."""
+    """The real images that samples are compared with: the `first` images of a split, or all if None."""
     return (data.train_set if split == "train" else data.test_set).take(slice(first))
 
 
-def chain_protocol(sampled: Samples) -> dict[str, Any]:
-    """What a protocol tells of the chain that samples came from."""
-    temperature = sampled.temperature if sampled.steps else None
-    return {"start": sampled.start, "steps": sampled.steps, "temperature": temperature}
+def chain_protocol(chain: ChainInfo | Samples) -> dict[str, Any]:
+    """The entries of a protocol that describe the chain of samples."""
+    temperature = chain.temperature if chain.steps else None
+    return {"start": chain.start, "steps": chain.steps, "temperature": temperature}
 
 
 def compared(
     e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], batch_size: int, result: Result
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
-    """For each set of images made: its name, the real features, its features and its logits; e goes into the protocol.
+    """Yield for each set of `made` images its name, the real features, its features and its logits.
 
-    Images are uint8 `(N, C, H, W)`; the features of the real ones are computed once.
+    Images are uint8 `(N, C, H, W)`; the features of the real ones are computed once. `e` is added to the protocol.
     """
     e = e.to(device)
     real_features, _ = extract(e, real, batch_size, device)
@@ -135,9 +144,12 @@ def compared(
 def draw(
     method: Method, n: int, batch_size: int, steps: int | None = None, seed: int | None = None
 ) -> tuple[Tensor, Samples]:
-    """`n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file holds them, and the last batch as it came.
+    """Draw `n` samples as uint8 `(n, C, H, W)` on the CPU, as an image file stores them; also return the last batch.
 
-    With a `seed` every batch has a random generator of its own, so that equal seeds start equal chains.
+    With a `seed` every batch has its own random generator, so that equal seeds give chains with equal starts.
+
+    Raises:
+        UserError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be 1 or more")

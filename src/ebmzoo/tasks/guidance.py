@@ -1,4 +1,4 @@
-"""What classifier-free guidance gains in classes and quality, and loses in diversity, weight by weight."""
+"""What classifier-free guidance gains in accuracy and quality, and loses in diversity, for each weight."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, frechet_distance, inception_score, precision_recall
 from ebmzoo.report.pictures import save_against, save_strips
-from ebmzoo.tasks.base import Result, Task, stopwatch
+from ebmzoo.tasks.base import Result, Task, if_possible, stopwatch
 from ebmzoo.tasks.budget import Budget
-from ebmzoo.tasks.conditional import diverging, read
+from ebmzoo.tasks.conditional import classifier_outputs, diverging
+from ebmzoo.tasks.conditioning import ByClass, check_guidance, first_indices, has_classes, sample_classes
 from ebmzoo.tasks.generation import chain_protocol, compared, real_images
-from ebmzoo.tasks.latents import ByClass, check_guidance, first_indices, has_classes, sample_classes
 
 
 class Guidance(Task):
-    """Samples under log p(x|c) + w log p(c|x) at several w, all from the same noise and with the same classes.
+    """Samples under log p(x|c) + w log p(c|x) for several w, all from the same noise and with the same classes.
 
-    Figures, a row for each w: `accuracy`, the share of samples that the classifier tells to be of their class;
+    Figures: one row per w: `accuracy`, the share of samples that the classifier assigns to the requested class;
     `diversity` (see the function) in the classifier's features; the Fréchet distance and the recall in those of each
-    extractor; the Inception Score where there are logits, the classifier's among them; `nfe`, network evaluations an
-    image. The row `real` is of as many test images, or of all where there are fewer. In the picture a row is a w and a
-    column one noise and class.
-    Source: CDRL, §3.5, Eq. 11, §4.3 and Fig. 3; diversity is ours.
+    extractor; the Inception Score of every network with logits, the classifier included; `nfe`, network evaluations per
+    image. The row `real` is for as many test images, or all if there are fewer. In the picture each row is a w, and
+    each column one noise and class.
+    Source: CDRL, §3.5, Eq. 11, §4.3 and Fig. 3; the diversity is our own.
 
     Args:
-        classifier: what tells the class of a sample, trained apart from the model on the same classes; without it
-            there is neither accuracy nor diversity, but a note.
-        weights: the w, 0 for none; the paper's best Fréchet distance on ImageNet 32×32 is at 0.7.
-        n: how many samples for each w, of each class as many as of another or one more.
-        extractors: the networks whose features are compared; one that is not available is left out, with a note.
-        split: the real images of the Fréchet distance and the recall, of the training or of the test set.
-        real: `all` of the split, as published FIDs do, or the first `n` of it.
-        steps: Langevin steps instead of the sampler's own.
-        batch_size: images in one chain.
-        shown: how many samples for each w the picture shows.
+        classifier: The classifier of samples, trained apart from the model on the same classes; without it there is
+            neither accuracy nor diversity, but a note.
+        weights: The weights w, 0 for no guidance; the paper's best Fréchet distance on ImageNet 32×32 is at 0.7.
+        n: Samples per w, 4 or more; the classes have equally many, or one more.
+        extractors: The feature extractors; one that is unavailable is skipped, with a note.
+        split: The set that the real images are taken from, `train` or `test`.
+        real: `all` images of the split, as for published FIDs, or its first `n`.
+        steps: Langevin steps; None uses the sampler's own number.
+        batch_size: Images per batch of chains.
+        shown: Samples per w in the picture.
+
+    Raises:
+        UserError: A number is out of range, or a weight is listed twice.
     """
 
     name = "guidance"
@@ -66,35 +69,41 @@ class Guidance(Task):
         for w in weights:
             check_guidance("guidance.weights", w)
         if not weights or len({_row(w) for w in weights}) < len(weights):
-            raise UserError(f"guidance.weights is {list(weights)}; give one or more, each once")
-        self.classifier, self.weights, self.n, self.extractors = classifier, weights, n, extractors or []
-        self.split, self.real = split, real
-        self.steps, self.batch_size, self.shown = steps, batch_size, shown
+            raise UserError(f"guidance.weights is {list(weights)}; list one or more different weights")
+        self.classifier = classifier
+        self.weights = weights
+        self.n = n
+        self.extractors = extractors or []
+        self.split = split
+        self.real = real
+        self.steps = steps
+        self.batch_size = batch_size
+        self.shown = shown
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
-        judges = [e for e in extractors if isinstance(e, ClassifierFeatures)]
-        return cls(judges[0], extractors=extractors) if judges else None
+        classifiers = [e for e in extractors if isinstance(e, ClassifierFeatures)]
+        return cls(classifiers[0], extractors=extractors) if classifiers else None
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.n = budget.samples_of(self.n)
 
     def missing(self) -> list[str]:
         every = [self.classifier, *self.extractors]
-        return list(dict.fromkeys(told for e in every if (told := e.available()) is not None))
+        return list(dict.fromkeys(sentence for e in every if (sentence := e.available()) is not None))
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return has_classes(method)
 
     def __call__(self, method: Method, data: ImageData, folder: Path | None = None) -> Result:
         result = Result(self.name, notes=self.missing())
-        given = ByClass(method, data, self.batch_size)
-        if (told := given.without_classes()) is not None:
-            result.notes.append(told)
+        encoder = ByClass(method, data, self.batch_size)
+        if (reason := encoder.no_class_reason()) is not None:
+            result.notes.append(reason)
             return result
         result.protocol = {"n": self.n, "weights_of_guidance": list(self.weights), "chains": {}, "classifiers": {}}
         labels = torch.arange(self.n) % len(data.classes)
-        rows = torch.stack([given.of_class(label) for label in range(len(data.classes))])[labels]
+        rows = torch.stack([encoder.encode_class(label) for label in range(len(data.classes))])[labels]
         made: dict[str, Tensor] = {}
         seed = int(torch.randint(2**31, ()))  # every w has the same noise
         for w in self.weights:
@@ -106,13 +115,13 @@ class Guidance(Task):
                 result.protocol["chains"]["full"] = chain_protocol(sampled)
         self._compare(made, method, data, result)
         if self.classifier.available() is None:
-            self._tell(made, labels, method, data, result)
+            self._classify(made, labels, method, data, result)
         if folder is not None and made:
             self._draw(made, result, folder)
         return result
 
     def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
-        """The figures of each extractor."""
+        """Compute the figures of each extractor."""
         usable = [e for e in self.extractors if e.available() is None]
         if not usable or not made:
             return
@@ -122,23 +131,27 @@ class Guidance(Task):
             sets = compared(e, method.device, real.images, made, self.batch_size, result)
             for row, of_real, features, logits in sets:
                 k = min(len(of_real), len(features))
-                result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
-                _, result.figures[f"{row}/recall_{e.name}"] = precision_recall(of_real[:k], features[:k])
+                with if_possible(result, f"{row}/{e.fd_name}"):
+                    result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
+                with if_possible(result, f"{row}/recall_{e.name}"):
+                    _, result.figures[f"{row}/recall_{e.name}"] = precision_recall(of_real[:k], features[:k])
                 if logits is not None:
                     result.figures[f"{row}/{e.is_name}"] = _score(logits)
 
-    def _tell(
+    def _classify(
         self, made: Mapping[str, Tensor], labels: Tensor, method: Method, data: ImageData, result: Result
     ) -> None:
-        """What the classifier tells of the samples, and of test images beside them."""
+        """Compute the figures of the classifier for the samples and for test images."""
         test, k = data.test_set, len(data.classes)
         chosen = torch.cat([first_indices(test.labels == label, math.ceil(self.n / k)) for label in range(k)])
         sets = {row: (images, labels) for row, images in made.items()}
-        for row, (images, given) in (sets | {"real": (test.images[chosen], test.labels[chosen])}).items():
+        for row, (images, requested) in (sets | {"real": (test.images[chosen], test.labels[chosen])}).items():
             key = "guidance.classifier"
-            features, logits = read(self.classifier, images, data.classes, self.batch_size, method.device, key)
-            result.figures[f"{row}/accuracy"] = float((logits.argmax(1) == given).double().mean())
-            result.figures[f"{row}/diversity"] = diversity(features, given)
+            features, logits = classifier_outputs(
+                self.classifier, images, data.classes, self.batch_size, method.device, key
+            )
+            result.figures[f"{row}/accuracy"] = float((logits.argmax(1) == requested).double().mean())
+            result.figures[f"{row}/diversity"] = diversity(features, requested)
             result.figures[f"{row}/{self.classifier.is_name}"] = _score(logits)
         result.protocol["classifiers"] = {self.classifier.name: self.classifier.fingerprint}
 
@@ -146,27 +159,27 @@ class Guidance(Task):
         strips = torch.stack([images[: self.shown] for images in made.values()])
         save_strips(to_float(strips), path := folder / "guidance.png")
         result.pictures.append(str(path))
-        asked = [w for w in self.weights if _row(w) in made]
-        prefix = f"{_row(asked[0])}/"
+        weights = [w for w in self.weights if _row(w) in made]
+        prefix = f"{_row(weights[0])}/"
         columns = [name.removeprefix(prefix) for name in result.figures if name.startswith(prefix)]
         panels = {
-            column: [result.figures[f"{_row(w)}/{column}"] for w in asked]
+            column: [result.figures[f"{_row(w)}/{column}"] for w in weights]
             for column in columns
             if column not in ("nfe", "seconds")
         }
-        if len(asked) < 2 or not panels:
+        if len(weights) < 2 or not panels:
             return
         try:
-            save_against(asked, panels, "guidance weight w", path := folder / "guidance_curves.png")
+            save_against(weights, panels, "guidance weight w", path := folder / "guidance_curves.png")
             result.pictures.append(str(path))
         except UserError as error:
             result.notes.append(str(error))
 
 
 def diversity(features: Tensor, labels: Tensor) -> float:
-    """D = 1/|C| Σ_c mean_{i<j} |φ(xᵢ) − φ(xⱼ)|, i and j of class c: features `(N, D)` and their labels `(N,)`.
+    """D = 1/|C| Σ_c mean_{i<j} |φ(xᵢ) − φ(xⱼ)|, i and j of class c, for features `(N, D)` and their labels `(N,)`.
 
-    C are the classes that have 2 images or more; NaN without any. More images make it more exact, not larger.
+    C are the classes with 2 images or more; NaN if there are none. More images make D more exact, not larger.
     """
     groups = [features[labels == label].double() for label in set(labels.tolist())]
     means = [torch.nn.functional.pdist(group).mean() for group in groups if len(group) > 1]

@@ -1,4 +1,4 @@
-"""How likely test data are: log Z between two bounds for energies of few dimensions, and a bound for generators."""
+"""The likelihood of test data: log Z between two bounds for low-dimensional energies, and a bound for generators."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import chain_protocol
 
 CELLS = 400
-"""Of the grid on the plane that log Z is summed over, on each axis."""
+"""Cells on each axis of the grid on the plane over which log Z is summed."""
 WIDTH = 2 / 256
-"""Of a pixel's level in dequantised images."""
+"""Width of a pixel level in dequantised images."""
 CERTAIN = 10.0
-"""Nats by which the lower bound may pass the upper by chance: with probability below 2e⁻⁵."""
+"""Nats by which the lower bound may exceed the upper by chance, with probability below 2e⁻⁵."""
 
 
 class Likelihood(Task):
     """Bounds on log p(x) in nats and on bits per dimension, of test images or points.
 
-    Of an energy, log p(x) = −E(x)/T − log Z on the box [−1, 1]^D and nothing outside: there every finite energy has a
-    Z, whether or not exp(−E) has a finite integral over all of space. On the plane the box is that of the data's
-    `half_width`. Rows: `temperature_1`, the density exp(−E), and `temperature_chain`, the law exp(−E/T) of the
-    sampler, T = τ²/2η, where that is another.
+    For an energy, log p(x) = −E(x)/T − log Z on the box [−1, 1]^D and 0 outside: there every finite energy has a Z,
+    even if exp(−E) has no finite integral over the whole space. On the plane the box has the half-width of the data.
+    Rows: `temperature_1`, the density exp(−E), and `temperature_chain`, the sampler's law exp(−E/T), T = τ²/2η, if T ≠
+    1.
 
         log_z_lower, log_z_upper               by annealed importance sampling from the uniform density, forward and
                                                reverse (`AnnealedImportanceSampling`); the reverse chains start from
                                                the method's samples after `settle` exact transitions, so that the
-                                               upper is a bound only as far as those are draws of exp(−E/T)/Z
+                                               upper bound holds only if those are draws of exp(−E/T)/Z
         log_likelihood_lower, _upper           mean log p(x), from log_z_upper and log_z_lower
-        bits_per_dimension_lower, _upper       of images as 256 levels of each pixel, likewise
-        log_z_test_bins                        of images: log Σ exp(−E(x)/T) (2/256)^D over different test images, an
-                                               unbiased estimate of what exp(−E/T) weighs on their bins alone, hence
-                                               also a bound from below: log_z_lower is the larger of both
-        ess_forward, ess_reverse               (Σw)²/Σw² of the weights, of `chains`
-        log_z_grid, log_likelihood_grid        on the plane: by a sum over a grid, exact but for its cells
-        truth/log_likelihood                   on the plane: of the density that the points were drawn from
+        bits_per_dimension_lower, _upper       the same in bits, for images with 256 levels per pixel
+        log_z_test_bins                        for images: log Σ exp(−E(x)/T) (2/256)^D over distinct test images, an
+                                               unbiased estimate of the mass of exp(−E/T) in their bins alone and so
+                                               another lower bound: log_z_lower is the larger of both
+        ess_forward, ess_reverse               (Σw)²/Σw² of the weights of `chains`
+        log_z_grid, log_likelihood_grid        on the plane: by a sum over a grid, exact up to the size of its cells
+        truth/log_likelihood                   on the plane: for the density that the points were drawn from
 
-    Each of log_z_lower and log_z_upper misses log Z on its wrong side by t nats with probability below e^{−t}; where
-    the lower is far above the upper, the reverse chains were not what they should be, and the upper is left out.
-    Without log_z_test_bins a cold energy could show fewer than 0 bits.
+    Each of log_z_lower and log_z_upper violates its bound by t nats with probability below e^{−t}; if the lower bound
+    is far above the upper, the starts of the reverse chains were not draws of the density, and the upper bound is
+    omitted. Without log_z_test_bins a cold energy could have fewer than 0 bits.
 
-    Of a generator with a Gaussian decoder, row `generator`: log_likelihood_lower by `samples` draws of q(z|x)
+    For a generator with a Gaussian decoder, row `generator`: log_likelihood_lower by `samples` draws of q(z|x)
     (`importance_bound`), and bits_per_dimension_upper.
 
-    A pixel's level u is dequantised to x = (255 u' + 2 v)/256 − 1, u' = 2u/255 and v ~ U(0, 1): a bin of width 2/256.
-    P(image) ≥ exp E_v[log p(x)] (2/256)^D, hence
+    The level u of a pixel is dequantised to x = (255 u' + 2 v)/256 − 1, u' = 2u/255 and v ~ U(0, 1): a bin of width
+    2/256. P(image) ≥ exp E_v[log p(x)] (2/256)^D, hence
 
         bits per dimension ≤ −E_v[log p(x)]/(D log 2) + 7
 
@@ -73,21 +73,21 @@ class Likelihood(Task):
     models, Eq. 5; Grosse et al. 2015; Burda et al. 2016.
 
     Args:
-        images: at most so many test images or points.
+        images: The largest number of test images or points.
         temperatures: K, distributions between the uniform one and exp(−E/T).
-        chains: annealed in each direction.
-        leapfrog: steps of each transition.
-        settle: transitions of the reverse chains' starts at β = 1.
+        chains: Annealed chains in each direction.
+        leapfrog: Leapfrog steps per transition.
+        settle: Transitions at β = 1 before the reverse chains start, 0 or more.
         samples: K of the importance bound.
-        max_dimension: no log Z above it: no bracket could be expected to close.
-        batch_size: images in one evaluation.
+        max_dimension: The largest dimension for which log Z is estimated; above it the bounds would be far apart.
+        batch_size: Images per evaluation.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: A number is out of range.
     """
 
     name = "likelihood"
-    asks_of = (ImageData, PlaneData)
+    data_types = (ImageData, PlaneData)
 
     def __init__(
         self,
@@ -101,47 +101,52 @@ class Likelihood(Task):
         batch_size: int = 250,
     ) -> None:
         least = {"images": 1, "settle": 0, "samples": 1, "max_dimension": 0, "batch_size": 1}
-        given = {"images": images, "settle": settle, "samples": samples, "max_dimension": max_dimension}
-        for key, value in {**given, "batch_size": batch_size}.items():
+        values = {"images": images, "settle": settle, "samples": samples, "max_dimension": max_dimension}
+        for key, value in {**values, "batch_size": batch_size}.items():
             if value < least[key]:
                 raise UserError(f"likelihood.{key} is {value}; it must be {least[key]} or more")
         try:
             AnnealedImportanceSampling(temperatures, chains, leapfrog)
         except UserError as error:
             raise UserError(f"likelihood.{error}") from error
-        self.images, self.temperatures, self.chains, self.leapfrog = images, temperatures, chains, leapfrog
-        self.settle, self.samples = settle, samples
-        self.max_dimension, self.batch_size = max_dimension, batch_size
+        self.images = images
+        self.temperatures = temperatures
+        self.chains = chains
+        self.leapfrog = leapfrog
+        self.settle = settle
+        self.samples = samples
+        self.max_dimension = max_dimension
+        self.batch_size = batch_size
 
     @classmethod
     def standard(cls, extractors: list[FeatureExtractor]) -> Self | None:
         return cls()
 
-    def under(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         self.images = budget.images_of(self.images)
         self.temperatures = budget.share_of(self.temperatures)
         self.samples = budget.share_of(self.samples, least=1)
 
-    def can_ask(self, method: Method) -> bool:
+    def supports(self, method: Method) -> bool:
         return method.has_density or decoder_of(method) is not None
 
     def __call__(self, method: Method, data: ImageData | PlaneData, folder: Path | None = None) -> Result:
         result = Result(self.name)
-        x, box = self._given(data, method.device, result)
+        x, box = self._test_points(data, method.device, result)
         if method.has_density:
             if x[0].numel() <= self.max_dimension:
-                self._of_energy(method, data, x, box, result)
+                self._measure_energy(method, data, x, box, result)
             else:
                 result.notes.append(
                     f"log Z: the data have {x[0].numel()} dimensions, more than likelihood.max_dimension, "
                     f"{self.max_dimension}, so it is not estimated"
                 )
         if (decoder := decoder_of(method)) is not None:
-            self._of_generator(decoder, data, x, result)
+            self._measure_generator(decoder, data, x, result)
         return result
 
-    def _given(self, data: ImageData | PlaneData, device: torch.device, result: Result) -> tuple[Tensor, Box]:
-        """The test data as points of a density, `(n, C, H, W)`, and the box that they lie in."""
+    def _test_points(self, data: ImageData | PlaneData, device: torch.device, result: Result) -> tuple[Tensor, Box]:
+        """The test data as points of a density, `(n, C, H, W)`, and the box that contains them."""
         result.protocol["data"] = data.name
         if isinstance(data, PlaneData):
             points = data.test_set.take(slice(self.images)).images
@@ -154,7 +159,7 @@ class Likelihood(Task):
 
     # ── energies ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _of_energy(self, method: Method, data: Any, x: Tensor, box: Box, result: Result) -> None:
+    def _measure_energy(self, method: Method, data: Any, x: Tensor, box: Box, result: Result) -> None:
         try:
             sampled = method.sample(self.chains)
         except ChainDivergedError as error:
@@ -179,7 +184,7 @@ class Likelihood(Task):
                     continue
                 energies = self._energies(method.energy, x) / temperature
                 mean = float(energies.mean())
-                self._tell(row, found, energies, x[0].numel(), isinstance(data, ImageData), result)
+                self._record(row, found, energies, x[0].numel(), isinstance(data, ImageData), result)
                 if isinstance(data, PlaneData):
                     log_z = self._by_grid(Tempered(method.energy, temperature), box, x.device)
                     result.figures |= {f"{row}/log_z_grid": log_z, f"{row}/log_likelihood_grid": -mean - log_z}
@@ -200,16 +205,24 @@ class Likelihood(Task):
         batches = tracked(torch.split(x, self.batch_size), "test images", unit="batch")
         return torch.cat([energy(batch).double().cpu() for batch in batches])
 
-    def _tell(self, row: str, found: LogZ, energies: Tensor, dimension: int, levels: bool, result: Result) -> None:
+    def _record(self, row: str, found: LogZ, energies: Tensor, dimension: int, levels: bool, result: Result) -> None:
         mean, lower, upper = float(energies.mean()), found.lower, found.upper
         if levels:
-            held = float((-energies).logsumexp(0)) + dimension * math.log(WIDTH)
-            result.figures[f"{row}/log_z_test_bins"] = held
-            lower = max(lower, held)
+            test_bins = float((-energies).logsumexp(0)) + dimension * math.log(WIDTH)
+            result.figures[f"{row}/log_z_test_bins"] = test_bins
+            lower = max(lower, test_bins)
         if lower > upper + CERTAIN:
-            told = f"{row}: log Z from above was {upper:.4g}, below {lower:.4g} from below, so it is no bound"
-            result.protocol["refuted"] = "; ".join([*filter(None, [result.protocol.get("refuted")]), told])
+            reason = f"{row}: log Z from above was {upper:.4g}, below {lower:.4g} from below, so it is no bound"
+            result.protocol["refuted"] = "; ".join([*filter(None, [result.protocol.get("refuted")]), reason])
             upper = math.nan
+        elif lower > upper:
+            result.protocol["crossed"] = "; ".join(
+                [
+                    *filter(None, [result.protocol.get("crossed")]),
+                    f"{row}: log_z_lower is {lower - upper:.2g} nats above log_z_upper, which chance explains: each is "
+                    "off by t nats with a probability below e^{−t}",
+                ]
+            )
         figures = {"log_z_lower": lower, "log_z_upper": upper}
         figures |= {"log_likelihood_lower": -mean - upper, "log_likelihood_upper": -mean - lower}
         if levels:
@@ -223,7 +236,7 @@ class Likelihood(Task):
         result.curves[f"{row}/acceptance"] = found.forward.acceptance
 
     def _by_grid(self, energy: Energy, box: Box, device: torch.device) -> float:
-        """log Σ exp(−E) times a cell's area, over the midpoints of a grid's cells."""
+        """log Σ exp(−E) times the area of a cell, over the midpoints of a grid's cells."""
         width = (box.high - box.low) / CELLS
         midpoints = box.low + width * (torch.arange(CELLS) + 0.5)
         points = torch.cartesian_prod(midpoints, midpoints)[:, :, None, None].to(device)
@@ -232,7 +245,7 @@ class Likelihood(Task):
 
     # ── generators ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _of_generator(self, method: DecodesGaussian, data: Any, x: Tensor, result: Result) -> None:
+    def _measure_generator(self, method: DecodesGaussian, data: Any, x: Tensor, result: Result) -> None:
         assert isinstance(method, Method)
         sigma = method.decoder_sigma
         assert sigma is not None
@@ -250,10 +263,10 @@ class Likelihood(Task):
 
 
 def decoder_of(method: Method) -> DecodesGaussian | None:
-    """The method, if it was trained with a Gaussian decoder."""
+    """Return the method if it was trained with a Gaussian decoder, and None otherwise."""
     return method if isinstance(method, DecodesGaussian) and method.decoder_sigma is not None else None
 
 
 def bits_per_dimension(log_likelihood: float, dimension: int) -> float:
-    """−log p(x)/(D log 2) − log₂(2/256): of 256 levels, each of which is 2/256 wide in x of [−1, 1]."""
+    """−log p(x)/(D log 2) − log₂(2/256), for x in [−1, 1] with 256 levels, each of width 2/256."""
     return -log_likelihood / (dimension * math.log(2)) - math.log2(WIDTH)

@@ -87,6 +87,12 @@ def check_noise(noise: float) -> None:
 class Projection:
     """A⁺A as an operator of its own: an orthogonal projection.
 
+    >>> from ebmzoo.data.degradations import Downsample
+    >>> x = torch.rand(1, 1, 4, 4)
+    >>> once = Projection(Downsample(2))(x)
+    >>> torch.allclose(Projection(Downsample(2))(once), once)
+    True
+
     Args:
         operator: The operator A.
     """
@@ -102,6 +108,11 @@ def consistent(x: Tensor, y: Tensor, operator: Operator, rounds: int = 50) -> Te
 
     These are von Neumann's alternating projections on two convex sets; they converge to a point of both if there is
     one. A single round without the clamp is DDNM's (Wang et al., 2023, Eq. 7).
+
+    >>> from ebmzoo.data.degradations import Downsample
+    >>> y = torch.full((1, 1, 2, 2), 0.5)
+    >>> consistent(torch.zeros(1, 1, 4, 4), y, Downsample(2)).unique()
+    tensor([0.5000])
 
     Args:
         x: Images `(B, C, S, S)`.

@@ -42,7 +42,8 @@ def test_config_runs(path, tmp_path, monkeypatch):
             model["size"] = 1
     else:
         tiny = {"n": 8, "channels": model.get("in_channels") or channels(config)}
-        tiny["kinds"] = min(4, model.get("num_classes", 4))
+        if "num_classes" in model:
+            model["num_classes"] = 4  # those of the tiny data
         config["data"] = {"class_path": "support.tiny.TinyData", "init_args": tiny}
     for task in config.get("tasks", []):
         for extractor in task.get("init_args", {}).get("extractors", []):
@@ -136,6 +137,31 @@ def test_configs_have_the_papers_parameter_counts(name, counts):
     assert isinstance(model, Method)
     for part, count in counts.items():
         assert sum(p.numel() for p in getattr(model, part).parameters()) == count, part
+
+
+MNIST = [path for path in CONFIGS if path.name == "mnist.yaml" and path.parent.name not in ("classifier", "simclr")]
+
+
+def test_every_method_that_runs_on_digits_runs_on_mnist_with_the_same_images_and_budget():
+    others = {"autoencoder", "byol", "classifier", "mae", "simclr", "wmse"}
+    assert {path.parent for path in MNIST} == {p.parent for p in CONFIGS if p.name == "digits.yaml"} - {
+        FOLDER / name for name in (*others, "baselines", "benchmarks", "sweeps")
+    }
+    first = read_config(MNIST[0])
+    for config in map(read_config, MNIST):
+        assert config["data"] == first["data"], config["run_dir"]
+        assert config["trainer"] == first["trainer"], config["run_dir"]
+
+
+@pytest.mark.parametrize("path", MNIST, ids=lambda p: p.parent.name)
+def test_networks_on_mnist_are_of_one_class_of_size_which_the_config_states(path):
+    with torch.device("meta"):
+        model = build_model(named_config(f"{path.parent.name}_mnist"))
+    children = {name: part for name, part in model.named_children() if name not in ("averages", "objective")}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in children.items()}
+    assert 0.3 <= round(sum(counts.values()) / 1e6, 1) <= 2.0
+    for name, count in counts.items():
+        assert not count or f"{name} {count:,}" in path.read_text(), name
 
 
 @pytest.mark.parametrize("name", PATHS_OF_BEFORE)

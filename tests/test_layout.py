@@ -127,3 +127,9 @@ def test_tests_mirror_the_package():
     for path in TESTS.rglob("test_*.py"):
         place = path.parent.relative_to(TESTS)
         assert place.parts[:1] == ("profiling",) or (SOURCE / place).is_dir(), path
+
+
+def test_no_two_classes_have_one_name():
+    trees = [ast.parse(path.read_text()) for path in MODULES.values()]
+    names = [node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert {name for name in names if names.count(name) > 1} == set()

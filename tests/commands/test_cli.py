@@ -88,7 +88,7 @@ def test_sample_in_three_forms(trained, tmp_path, capsys):
     assert len(list((tmp_path / "folder").glob("*.png"))) == 5
     assert (tmp_path / "grid.png").exists()
     for flags in (["--seed", "1"], ["--steps", "0"], ["--weights", "raw"]):
-        main(["sample", "--ckpt_path", checkpoint, "--n", "5", "--out", str(tmp_path / "c.npz"), *flags])
+        main(["sample", "--ckpt_path", checkpoint, "--n", "5", "--out", str(tmp_path / "c.npz"), *flags, "--overwrite"])
         assert (np.load(tmp_path / "c.npz")["images"] != a).any(), flags
     assert "0 Langevin steps" not in capsys.readouterr().out.splitlines()[0]
 

@@ -4,7 +4,17 @@ import pytest
 import yaml
 
 from ebmzoo.cli import main
-from ebmzoo.commands.command_line import Option, options, ordered, settings, trusts, with_checkpoint_config
+from ebmzoo.commands.command_line import (
+    FLAGS,
+    Option,
+    options,
+    ordered,
+    prepared,
+    settings,
+    trusts,
+    with_checkpoint_config,
+    with_flag_values,
+)
 from ebmzoo.commands.command_line import with_task_names as named
 from ebmzoo.commands.parser import Parser
 from ebmzoo.errors import UserError
@@ -99,12 +109,33 @@ def test_names_of_tasks():
         ("fit", True),
         ("fit --ckpt_path b", False),
         ("fit --ckpt_path=b --trust true", True),
+        ("fit --ckpt_path b --trust", True),
+        ("fit --trust --ckpt_path b", True),
         ("fit --trust=True --ckpt_path b", True),
         ("fit --trust true --ckpt_path b --trust false", False),
     ],
 )
 def test_only_a_checkpoint_needs_trust(line, trusted):
     assert trusts(line.split()) is trusted
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_need_no_value(flag, tmp_path):
+    for line, expected in {
+        "test @": "test @=true",
+        "test @ --n 3": "test @=true --n 3",
+        "test --n 3 @": "test --n 3 @=true",
+        "test @ true --n 3": "test @ true --n 3",
+        "test @ False": "test @ False",
+        "test @=false": "test @=false",
+        "test @ maybe": "test @ maybe",
+    }.items():
+        args = line.replace("@", flag).split()
+        assert with_flag_values(args) == expected.replace("@", flag, 1).split()
+    words = ["restore", flag, "x.png", flag, "false", "y.png", flag]
+    expected = ["restore", f"{flag}=true", "x.png", flag, "false", "y.png", f"{flag}=true"]
+    assert with_flag_values(words, positional=True) == expected
+    assert f"{flag}=true" in prepared(["test", flag, "--weights", "raw"], tmp_path)
 
 
 def test_one_parser_for_commands_that_read_files():

@@ -1,14 +1,22 @@
 """`ebmzoo import` fills our networks from files with the names and shapes that the authors publish."""
 
+import json
+import shutil
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from ebmzoo import UserError, load
 from ebmzoo.cli import main
+from ebmzoo.commands.importing import command
 from ebmzoo.commands.importing.command import import_checkpoint
 from ebmzoo.commands.importing.key_maps import CLEL_ENERGY, DUAL_MCMC_ENERGY
+from ebmzoo.commands.importing.layouts import LAYOUTS
+from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import named_config
 from ebmzoo.training.migration import KEY
 from support import parity
 
@@ -84,7 +92,7 @@ def test_names_of_data_parallel_training_are_understood(tmp_path):
     main(["sample", "--ckpt_path", str(path), "--n", "1", "--steps", "0", "--out", str(tmp_path / "x.png")])
     assert (tmp_path / "x.png").exists()
     with_prefixes = load(path).state_dict()
-    (tmp_path / "run" / "last.ckpt").unlink()
+    shutil.rmtree(tmp_path / "run")
     without = load(imported(tmp_path, cdrl(prefix=""), "cdrl_cifar")).state_dict()
     assert all(torch.equal(value, without[name]) for name, value in with_prefixes.items())
 
@@ -130,3 +138,114 @@ def test_a_run_is_not_overwritten(tmp_path):
     imported(tmp_path, dual_mcmc(), "dual_mcmc_cifar")
     with pytest.raises(UserError, match="holds a run already"):
         imported(tmp_path, dual_mcmc(), "dual_mcmc_cifar")
+    (tmp_path / "run" / "last.ckpt").unlink()  # as in the folder of a run that has not saved a checkpoint yet
+    with pytest.raises(UserError, match="holds a run already"):
+        imported(tmp_path, dual_mcmc(), "dual_mcmc_cifar")
+
+
+# ── the evaluation, on networks of a small width ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def narrow(monkeypatch, tmp_path):
+    """The paper-size configurations with narrow networks of the same structure, and few images of a folder."""
+    small = {"width": 8, "hidden": 8, "latent": 4, "embedding": 16, "groups": 4, "steps": 1, "replay_size": 20, "n": 12}
+    np.savez(tmp_path / "images.npz", images=np.random.RandomState(0).randint(0, 256, (40, 32, 32, 3), dtype=np.uint8))
+
+    def shrunk(node):
+        if isinstance(node, dict):
+            return {key: small[key] if key in small else shrunk(value) for key, value in node.items()}
+        return [shrunk(value) for value in node] if isinstance(node, list) else node
+
+    def config(name):
+        found = shrunk(yaml.safe_load(named_config(name)))
+        found["data"] = {"class_path": "ebmzoo.data.ImageFolder"}
+        found["data"]["init_args"] = {"path": str(tmp_path / "images.npz"), "size": 32, "channels": 3, "batch_size": 8}
+        few = {"n": 12, "batch_size": 6, "extractors": []}
+        found["tasks"] = [{"class_path": "ebmzoo.tasks.Generation", "init_args": few}]
+        found["trainer"] |= {"precision": "32-true", "accelerator": "cpu", "enable_progress_bar": False}
+        return yaml.safe_dump(found)
+
+    monkeypatch.setattr(command, "named_config", config)
+    return config
+
+
+def published(config, name, swapped=False):
+    """A file as the authors write it, with networks of our configuration: each part under the authors' names."""
+    method, found = build_model(config(name)), {}
+    theirs = {
+        "energy_net": {"dual": "dual_mcmc_e", "clel": "clel_ebm_base", "cdrl": "cdrl_ebm_n8"}[name.split("_")[0]],
+        "generator": "dual_mcmc_g",
+        "inference": "dual_mcmc_i",
+        "encoder": "clel_encoder",
+        "initializer": "cdrl_initializer",
+    }
+    for part in LAYOUTS[name].parts:
+        own = getattr(method, part.network).state_dict()
+        state = {key: own[part.key_map(key)] for key, _ in parity.keys(theirs[part.network])}
+        section = part.sections[-1 if swapped else 0][0]
+        if part.prefix:
+            found.setdefault(section, {}).update(with_prefix(part.prefix, state))
+            found[section].update(with_prefix(part.average_prefix, state))
+        else:
+            found[section] = state
+        if "pi_state" in section or "p_state" in section:
+            parameters = [0.9 * value for key, value in state.items() if not key.endswith(("_u", "_v"))]
+            average = {"decay": 0.9999, "num_updates": 9, "shadow_params": parameters, "collected_params": None}
+            found[section.replace("_state", "_ema_state")] = average
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluation", "nfe"),
+    [
+        ("dual_mcmc_cifar", "library", 2),
+        ("dual_mcmc_cifar", "paper", 71),
+        ("clel_cifar", "library", 10),
+        ("clel_cifar", "paper", 10),
+        ("cdrl_cifar", "library", 13),
+    ],
+)
+def test_an_imported_checkpoint_is_tested_end_to_end(narrow, tmp_path, name, evaluation, nfe):
+    torch.save(published(narrow, name), tmp_path / "published.pth")
+    run = tmp_path / "run"
+    main(["import", str(tmp_path / "published.pth"), "--as", name, "--out", str(run), "--evaluation", evaluation])
+    main(["test", "--ckpt_path", str(run / "last.ckpt"), "--only", "config"])
+    result = json.loads((run / "test" / "generation.json").read_text())
+    assert result["figures"]["nfe"] == nfe
+    assert result["protocol"]["n"] == 12
+    assert getattr(load(run / "last.ckpt"), "evaluation", "library") == evaluation
+
+
+def test_the_evaluation_of_any_checkpoint_can_be_the_paper_s(narrow, tmp_path, capsys):
+    torch.save(published(narrow, "dual_mcmc_cifar"), tmp_path / "published.pth")
+    path = str(import_checkpoint(tmp_path / "published.pth", "dual_mcmc_cifar", tmp_path / "run"))
+    main(["sample", "--ckpt_path", path, "--n", "2", "--evaluation", "paper", "--out", str(tmp_path / "x.png")])
+    assert "NFE 71" in capsys.readouterr().out
+    main(["test", "--ckpt_path", path, "--model.evaluation", "paper", "--only", "config"])
+    assert "71" in capsys.readouterr().out
+    torch.save(published(narrow, "cdrl_cifar"), tmp_path / "published.pth")
+    with pytest.raises(UserError, match="evaluates as the library does; leave --evaluation out"):
+        import_checkpoint(tmp_path / "published.pth", "cdrl_cifar", tmp_path / "other", "paper")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_energy_of_cdrl_is_found_and_its_averages_are_torch_ema_s(narrow, tmp_path, swapped):
+    """In the released code `pi` is the energy; averages are lists in the order of the parameters."""
+    file = published(narrow, "cdrl_cifar", swapped)
+    torch.save(file, tmp_path / "published.pth")
+    method = load(import_checkpoint(tmp_path / "published.pth", "cdrl_cifar", tmp_path / "run"))
+    for network in ("energy_net", "initializer"):
+        average = method.averages[network]
+        for (name, live), kept in zip(
+            getattr(method, network).named_parameters(), average.module.parameters(), strict=True
+        ):
+            torch.testing.assert_close(kept, 0.9 * live, msg=name)
+        assert int(average.n_averaged) == 89_990  # past the warm-up
+    file["pi_ema_state_dict"]["shadow_params"].pop()
+    torch.save(file, tmp_path / "published.pth")
+    with pytest.raises(
+        UserError, match=r"'pi_ema_state_dict' has \d+ averages, and 'pi_state_dict' has \d+ parameters"
+    ):
+        import_checkpoint(tmp_path / "published.pth", "cdrl_cifar", tmp_path / "other")

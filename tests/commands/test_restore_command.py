@@ -62,9 +62,9 @@ def test_small_images_are_restored_at_the_models_size(checkpoint, tmp_path, caps
     assert "PSNR" not in output
     assert (pixels(out / "a_0.png") != pixels(out / "a_1.png")).any()
     first = pixels(out / "a_0.png")
-    main([*command, *FEW])
+    main([*command, *FEW, "--overwrite"])
     assert (pixels(out / "a_0.png") == first).all(), "the same seed"
-    main([*command, *FEW, "--seed", "1"])
+    main([*command, *FEW, "--overwrite", "--seed", "1"])
     assert (pixels(out / "a_0.png") != first).any()
 
 

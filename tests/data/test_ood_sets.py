@@ -182,6 +182,69 @@ def test_published_sets_are_read_to_the_bit(tmp_path, any_checksum, no_network, 
     assert found.test_set.labels.tolist() == labels
 
 
+GREY = {data.MNIST: "MNIST", data.FashionMNIST: "FashionMNIST"}
+
+
+@pytest.mark.parametrize("size", [28, 32])
+@pytest.mark.parametrize("kind", GREY)
+def test_grey_sets_are_read_from_torchvisions_files_and_from_an_npz_alike(
+    tmp_path, any_checksum, no_network, kind, size
+):
+    train, test = mnist(tmp_path, GREY[kind])
+    np.savez(
+        tmp_path / "all.npz", train_images=train, train_labels=np.arange(5), test_images=test, test_labels=np.arange(4)
+    )
+    edge = (size - 28) // 2
+    for path in (tmp_path, tmp_path / "all.npz"):
+        found = kind(path=str(path), size=size)
+        order = found.train_set.labels.argsort()
+        inner = slice(edge, size - edge)
+        assert np.array_equal(found.train_set.images[order][:, 0, inner, inner].numpy(), train), path
+        assert found.train_set.images.sum() == train.sum(), path  # what is added is black
+        assert found.test_set.images.shape == (4, 1, size, size), path
+        assert found.classes[:2] == (("0", "1") if kind is data.MNIST else ("T-shirt/top", "Trouser")), path
+        assert len(found.classes) == 10, path
+    assert found.test_set.name == found.name == kind.name
+
+
+def test_grey_sets_are_read_from_a_folder_of_images(tmp_path, no_network):
+    for part, n in (("train", 3), ("test", 2)):
+        for i in range(n):
+            folder = tmp_path / part / str(i % 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((28, 28), 10 * i + 1, np.uint8)).save(folder / f"{i}.png")
+    found = data.MNIST(str(tmp_path), size=32)
+    assert sorted(found.train_set.images.amax((1, 2, 3)).tolist()) == [1, 11, 21]
+    assert len(found.test_set) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("", {"size": 8}, r"size: 8 must be 28, or 32"),
+        ("none.npz", {}, r"none\.npz does not exist"),
+        ("one.npz", {}, r"one\.npz has no training and test sets: use ebmzoo\.data\.ImageFolder"),
+    ],
+)
+def test_what_is_no_such_grey_set_is_said_in_a_sentence(tmp_path, no_network, path, options, message):
+    np.savez(tmp_path / "one.npz", images=noise(3, 28, 28))
+    with pytest.raises(UserError, match=message):
+        _ = data.MNIST(str(tmp_path / path), **options).train_set
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "folder"),
+    [(data.MNIST, data.FashionMNISTTest, "FashionMNIST"), (data.FashionMNIST, data.MNISTTest, "MNIST")],
+)
+def test_the_near_set_of_a_padded_set_is_padded_alike(tmp_path, any_checksum, no_network, kind, other, folder):
+    _, test = mnist(tmp_path, folder)
+    like = kind("unused", size=32)
+    assert other().is_near(like)
+    found = other(root=str(tmp_path)).load(like).images
+    assert np.array_equal(found[:, 0, 2:-2, 2:-2].numpy(), test)
+    assert found.sum() == test.sum()
+
+
 @pytest.mark.parametrize(
     ("crop", "box"), [("dual_mcmc", (15, 40, 148)), ("clel", (19, 39, 140)), ("drl", (0, 20, 178))]
 )
@@ -205,6 +268,8 @@ def test_high_quality_faces_are_a_folder_at_256(tmp_path):
 
 
 PUBLISHED = {
+    data.MNIST: "train-images-idx3-ubyte.gz",
+    data.FashionMNIST: "train-images-idx3-ubyte.gz",
     data.CIFAR10: "cifar-10-python.tar.gz",
     data.CIFAR100: "cifar-100-python.tar.gz",
     data.SVHN: "train_32x32.mat",
@@ -226,7 +291,7 @@ PUBLISHED_TESTS = {
 @pytest.mark.parametrize("kind", [*PUBLISHED, *PUBLISHED_TESTS])
 def test_without_a_network_one_sentence_says_what_to_put_where(tmp_path, no_network, kind, download):
     options = {} if kind is data.ImageNet32 else {"download": download}
-    found = kind(root=str(tmp_path), **options)
+    found = kind(str(tmp_path), **options)
     with pytest.raises(UserError, match=(PUBLISHED | PUBLISHED_TESTS)[kind]) as caught:
         found.load() if isinstance(found, ImageData) else found.load(Like())
     assert str(tmp_path) in str(caught.value)

@@ -10,12 +10,13 @@ import torch
 from ebmzoo.errors import UserError
 from ebmzoo.methods import CDRL, RecoveryChain
 from ebmzoo.methods.baselines import DRL
-from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recovery_energy
+from ebmzoo.methods.families.level_sampler import ClassCondition, LevelSampler, recovery_energy
 from ebmzoo.networks import Initializer, LevelEnergyNet, RecoveryResNet
 from ebmzoo.networks.autoencoder import ImageCoder, KLAutoEncoder
 from ebmzoo.sampling.level_energies import AtLevel, Recovery, guided
 from ebmzoo.sampling.noise_schedule import CosineSchedule
 from ebmzoo.training.checkpoint import LastCheckpoint
+from ebmzoo.training.config_files import config_path, config_paths, read_config
 from support.tiny import TinyData, cdrl, drl, trainer
 from support.watched import watched
 
@@ -114,7 +115,7 @@ def test_one_chain_has_the_posterior_s_mean_and_variance():
     x = torch.full((20_000, 1, 1, 1), 1.3).double()
     unit = method.chain.unit(method.schedule, i)
     torch.manual_seed(0)
-    y = method.chain(recovery_energy(net, method.schedule, x, i, unit, Condition()), x, unit).flatten()
+    y = method.chain(recovery_energy(net, method.schedule, x, i, unit, ClassCondition()), x, unit).flatten()
     center, v = (float(value[0]) for value in net.law(i))
     sigma2, s2 = float(method.schedule.sigma[3]) ** 2, float(unit[0])
     precision = 1 / v + 1 / sigma2
@@ -130,7 +131,7 @@ def test_the_top_level_has_a_marginal_energy():
     x, y = torch.full((2, 1, 1, 1), 3.0).double(), torch.full((2, 1, 1, 1), 0.1).double()
     unit = method.chain.unit(method.schedule, i)
     alone = AtLevel(net, method.schedule.time[i - 1], unit)(y)
-    given = recovery_energy(net, method.schedule, x, i, unit, Condition())(y)
+    given = recovery_energy(net, method.schedule, x, i, unit, ClassCondition())(y)
     assert given[1] == alone[1]
     assert float((given[0] - alone[0]).detach()) == pytest.approx(2.9**2 / 2 / float(method.schedule.sigma[5]) ** 2)
 
@@ -267,7 +268,7 @@ def test_without_initializer_cdrl_starts_there_too_and_counts_no_proposals():
     assert cdrl().sample(2).nfe == 6 * (1 + 2) + 1
     assert cdrl().sample(2, steps=0).nfe == 6
     x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(method.propose(x, torch.tensor([1, 2, 6]), Condition(), None), x)
+    assert torch.equal(method.propose(x, torch.tensor([1, 2, 6]), ClassCondition(), None), x)
 
 
 @pytest.mark.parametrize("predicts", ["x0", "epsilon"])
@@ -326,7 +327,7 @@ def test_the_last_step_follows_the_classes_too(monkeypatch):
     """Class k of the exact energies has the mean μ + k, none that of 0: guided to class a it is μ + (1 + w) a."""
     method, net = exact(classes=3, noise=0.0)
     labels, weights = guided(torch.tensor([[2]]), 0.5)
-    energy = method._level(0, Condition(labels, weights))
+    energy = method._level(0, ClassCondition(labels, weights))
     x = torch.full((1, 1, 1, 1), 0.3).double()
     a, s2 = net.schedule.alpha_bar[0], net.schedule.sigma_bar[0].square()
     v = a.square() * STD**2 + s2
@@ -365,7 +366,7 @@ def test_guidance_of_the_initializer_is_equation_12():
     time = method.schedule.time[i]
     mean = x + 1.7 * U(x, time, labels) - 0.7 * U(x, time, torch.tensor([-1, -1]))
     torch.manual_seed(0)
-    made = method._proposed(U, x, i, Condition(*guided(labels[:, None], 0.7)))
+    made = method._proposed(U, x, i, ClassCondition(*guided(labels[:, None], 0.7)))
     torch.manual_seed(0)
     spread = method.schedule.proposal_std(i).view(-1, 1, 1, 1) * torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(made, mean + spread, rtol=1e-4, atol=1e-5)
@@ -602,3 +603,36 @@ def test_noise_of_sampling_does_not_change_training():
     torch.manual_seed(0)
     assert torch.equal(trained, replace(chain, noise=1.0)(lambda y: y.sum(1) * 0, flat, unit))
     assert torch.equal(chain(lambda y: y.sum(1) * 0, flat, unit, 3), flat)
+
+
+def test_averages_warm_up_as_in_the_code():
+    assert all(average.warmup for average in cdrl().averages.values())
+    assert not any(average.warmup for average in cdrl(ema_warmup=False).averages.values())
+    assert not any(average.warmup for average in drl().averages.values())
+    assert cdrl(ema_decay=0.9999).averages["energy_net"].settled == 89_990
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in config_paths() if name.startswith("cdrl_") and "no_cooperative" not in name)
+)
+def test_the_initializer_learns_at_a_tenth_of_the_energy_s_rate(name):
+    """Paper and code have 1e-5 beside 1e-4: a fast U copies poor chain ends before the energy can lead."""
+    model = read_config(config_path(name))["model"]["init_args"]
+    rates = [model[f"{network}_optimizer"]["init_args"]["lr"] for network in ("energy", "initializer")]
+    assert rates[1] == pytest.approx(rates[0] / 10)
+
+
+@pytest.mark.parametrize("make", [cdrl, drl])
+def test_fewer_steps_can_be_the_evaluation_s(make):
+    """`chain.sample_steps` K' is `sample(steps=K')`, and training keeps its K."""
+    few = make()
+    few.chain = replace(few.chain, sample_steps=1)
+    one = few.sample(2, generator=torch.Generator().manual_seed(0))
+    same = make().sample(2, steps=1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(one.images, same.images)
+    assert (one.nfe, one.steps) == (same.nfe, same.steps)
+    assert few.chain_info().steps == few.schedule.levels
+    assert few.sample(2, steps=2).steps == 2 * few.schedule.levels
+    assert len(few.trajectory(1)) == few.schedule.levels + 1
+    with pytest.raises(UserError, match=r"sample_steps is -1; it must be 0 or more"):
+        RecoveryChain(2, sample_steps=-1)

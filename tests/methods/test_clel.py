@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
+from ebmzoo.data.image_range import dequantized
 from ebmzoo.errors import UserError
 from ebmzoo.methods import CLEL
 from ebmzoo.methods.base.averaging import averaged
@@ -361,7 +362,7 @@ def test_energy_learns_to_tell_data_from_noise(tmp_path):
 
 
 def test_energy_and_ood_score_are_equations_11_and_14():
-    method, x = clel(beta_ood=0.7), images()
+    method, x = clel(beta_ood=0.7, dequantize=False), images()
     net, h = method.averages["energy_net"].module, method.averages["encoder"].module
     with method.evaluating():
         f = net.features((x + 1) / 2)
@@ -377,6 +378,57 @@ def test_energy_and_ood_score_are_equations_11_and_14():
     with plain.evaluating():
         torch.testing.assert_close(plain.ood_score(x), plain.energy(x), rtol=0, atol=0)
     assert list(plain.representations()) == ["energy"]
+
+
+def test_the_score_is_of_dequantised_images():
+    """As in the code's evaluation; with one noise for all images, so that a score is a function of its image."""
+    method, x = clel(beta_ood=0.7), torch.randint(0, 256, (N, 1, 8, 8)) / 127.5 - 1
+    plain = clel(beta_ood=0.7, dequantize=False)
+    with method.evaluating(), plain.evaluating():
+        noise = (dequantized(x, seed=0) + 1) * 128 - (x + 1) * 127.5
+        assert bool(((noise > -1e-3) & (noise < 1 + 1e-3)).all())
+        torch.testing.assert_close(noise, noise[:1].expand_as(noise), rtol=0, atol=1e-4)
+        assert float(noise.std()) == pytest.approx(12**-0.5, abs=0.05)
+        torch.testing.assert_close(method.ood_score(x), plain.ood_score(dequantized(x, seed=0)))
+        torch.testing.assert_close(method.ood_score(x)[2:3], method.ood_score(x[2:3]))
+        assert not torch.equal(method.ood_score(x), plain.ood_score(x))
+
+
+def test_the_spread_of_the_latent_term_beside_the_energy_s_is_logged(watched):
+    method = clel(beta=0.3, beta_ood=0.7, energy_batch=4)
+    watched(method)
+    told = iterate(method)
+    assert float(told["joint_ratio"]) > 0
+    both = clel(beta=0.3, beta_ood=1.4, energy_batch=4)
+    watched(both)
+    torch.testing.assert_close(iterate(both)["joint_ratio"], 2 * told["joint_ratio"])
+    plain = without_latent()
+    watched(plain)
+    assert "joint_ratio" not in iterate(plain)
+
+
+def test_the_paper_s_evaluation_renews_samples_before_every_round():
+    method = clel(evaluation="paper", reinit_prob=0.5, rounds=3)
+    made = method.sample(4, generator=torch.Generator().manual_seed(5))
+    random = torch.Generator().manual_seed(5)
+    net, x = method.averages["energy_net"].module, torch.rand(4, 1, 8, 8, generator=random) * 2 - 1
+    renewals = 0
+    with method.evaluating():
+        for _ in range(3):
+            anew = torch.rand(4, generator=random) < 0.5
+            fresh = torch.rand(4, 1, 8, 8, generator=random) * 2 - 1
+            x = torch.where(anew.view(-1, 1, 1, 1), fresh, x)
+            x01 = (method.augment(x, random) + 1) / 2
+            x = 2 * Langevin(2, ETA, TAU, bounds=(0, 1))(net, x01, generator=random) - 1
+            renewals += int(anew.sum())
+    assert 0 < renewals < 12
+    torch.testing.assert_close(made.images, x, rtol=0, atol=1e-6)
+    assert (made.nfe, made.start) == (6, "noise")
+    method.evaluation = "library"
+    assert torch.equal(
+        method.sample(4, generator=torch.Generator().manual_seed(5)).images,
+        clel(reinit_prob=0.5, rounds=3).sample(4, generator=torch.Generator().manual_seed(5)).images,
+    )
 
 
 @pytest.mark.parametrize(("steps", "rounds"), [(None, [2, 2]), (5, [2, 2, 1]), (1, [1])])

@@ -1,6 +1,7 @@
 """Dual-MCMC teaching against its equations (Eq. 3, 6, 7, 10, 15), in both presets."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -162,6 +163,32 @@ def test_sample_is_the_chain_from_the_generator():
     assert torch.equal(path[-1], end)
     with pytest.raises(UserError, match="unconditional"):
         method.sample(2, labels=torch.zeros(2))
+
+
+def test_the_paper_s_evaluation_has_batch_statistics_and_a_chain_of_70_steps():
+    """That of the released script: an image depends on its batch; 70 steps of s = 0.4, which is η = 0.08."""
+    method = dual_mcmc(evaluation="paper", sampler=Langevin(3, 0.1, 0.02))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    made = method.sample(5, generator=torch.Generator().manual_seed(1))
+    assert (made.nfe, made.steps, made.start) == (71, 70, "generator")
+    assert made.temperature == pytest.approx(0.001**2 / 0.16)
+    assert method.chain_steps == 70
+    random, net = torch.Generator().manual_seed(1), deepcopy(method.network("generator"))
+    m = torch.randn(5, 4, generator=random)
+    with method.evaluating():
+        start = net.train()(m)
+        want = Langevin(70, 0.08, 0.001)(method.network("energy_net"), start, generator=random)
+        torch.testing.assert_close(made.images, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(method.decode(m), start, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(method.decode(m[:2]), method.decode(m)[:2], atol=1e-4)
+        assert len(list(method.revise(start, steps=2))) == 3
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    made = method.sample(2, steps=1)
+    assert (made.nfe, made.temperature) == (2, pytest.approx(0.001**2 / 0.16))
+    method.evaluation = "library"
+    assert method.sample(2).nfe == 4
+    with method.evaluating():
+        torch.testing.assert_close(method.decode(m), calibrated(method.network("generator"))(m))
 
 
 def test_official_preset_is_the_code_s():

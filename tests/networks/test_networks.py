@@ -289,3 +289,17 @@ def test_unfit_encoder_arguments_are_refused():
         ResNetEncoder(in_channels=1)
     with pytest.raises(UserError, match="blocks"):
         ResNetEncoder(blocks=())
+
+
+def test_divisors_are_the_widths_of_the_blocks_and_change_nothing_if_they_are_the_standard_ones():
+    narrow = SNGANEnergy(1, 32, 16, divisors=(8, 4, 2, 1))
+    assert [block.conv2.out_channels for block in narrow.trunk.blocks] == [2, 4, 8, 16]
+    assert narrow(torch.zeros(2, 1, 32, 32)).shape == (2,)
+    generator = SNGANGenerator(3, 1, 32, 16, divisors=(2, 4, 8))
+    assert [block.conv2.out_channels for block in generator.blocks] == [8, 4, 2]
+    assert generator(torch.zeros(2, 3)).shape == (2, 1, 32, 32)
+    assert count(SNGANFeatures(width=16, divisors=(1, 1, 1, 1))) == count(SNGANFeatures(width=16))
+    with pytest.raises(UserError, match=r"divisors: \[1, 2\] must be 4 numbers of 1 or more, .* at size 32"):
+        SNGANEnergy(size=32, width=16, divisors=(1, 2))
+    with pytest.raises(UserError, match=r"width: 16 must be a positive multiple of 3"):
+        SNGANGenerator(3, 1, 32, 16, divisors=(1, 3, 3))

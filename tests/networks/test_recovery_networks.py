@@ -361,9 +361,23 @@ def test_zero_init_makes_blocks_their_shortcuts():
 
 def test_initializers_begin_at_zero():
     torch.manual_seed(0)
-    for name in ("unet", "mlp"):
-        net, x = SMALL[name](classes=2).double(), images(name)
+    for name, settings in (("unet", {"zero_bias": True}), ("mlp", {})):
+        net, x = SMALL[name](classes=2, **settings).double(), images(name)
         assert torch.equal(net(x, torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, -1, 1])), torch.zeros_like(x))
+
+
+def test_the_zero_convolutions_of_a_unet_keep_their_biases_as_in_the_code():
+    torch.manual_seed(0)
+    net, x = SMALL["unet"](), images("unet").float()
+    zero = [net.up.last, *(m.conv2 for m in net.modules() if isinstance(m, unet.UNetResBlock))]
+    zero += [m.project for m in net.modules() if isinstance(m, unet.UNetAttention)]
+    assert len(zero) > 5
+    for layer in zero:
+        assert not layer.weight.any()
+        assert layer.bias.all()
+    out = net.eval()(x, torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(out, net.up.last.bias.view(1, 1, 1, 1).expand_as(out))
+    assert 0 < float(out.detach().abs().max()) < 0.2
 
 
 def settings(**changes):

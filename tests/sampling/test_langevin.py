@@ -165,6 +165,37 @@ def test_spectral_norm_once_a_chain(monkeypatch):
     assert len(iterations) == 1
 
 
+@pytest.mark.parametrize(("when", "iterations"), [("chain", 1), ("step", 5)])
+def test_power_iterations_are_made_once_a_chain_or_at_every_step(when, iterations):
+    """u after the chain is that of as many power iterations on the stored weight; in eval mode it stays."""
+    torch.manual_seed(0)
+    net = Net()
+    spectral_norm_(net, "conv")
+    (normed,) = net.conv.parametrizations.weight
+    u, matrix = normed._u.clone(), net.conv.parametrizations.weight.original.detach().flatten(1)
+    sampler, x = Langevin(5, 0.01, power_iterations=when), torch.randn(1, 3, 4, 4)
+    sampler(net.eval(), x)
+    assert torch.equal(normed._u, u)
+    sampler(net.train(), x)
+    for _ in range(iterations):
+        v = torch.nn.functional.normalize(matrix.T @ u, dim=0)
+        u = torch.nn.functional.normalize(matrix @ v, dim=0)
+    torch.testing.assert_close(normed._u, u, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"power_iterations": "once"}, "'once'"),
+        ({"power_iterations": "step", "compile": True}, "must be 'chain'"),
+        ({"power_iterations": "step", "cuda_graph": True}, "must be 'chain'"),
+    ],
+)
+def test_power_iterations_that_cannot_be_are_told(changes, message):
+    with pytest.raises(UserError, match=message):
+        Langevin(2, 0.1, **changes)
+
+
 def test_memory_layout_does_not_change_the_chain():
     net, x0 = Net(), torch.randn(2, 3, 8, 8)
     states = {}

@@ -143,3 +143,23 @@ def test_drawn_without_renewal_every_state_is_a_stored_one():
     buffer.store(stored, torch.arange(8))
     assert torch.equal(buffer.draw(5, renew=False)[0], stored[:5])
     assert not torch.equal(buffer.draw(5)[0], stored[:5])
+
+
+def test_a_change_is_made_to_old_states_and_not_to_fresh_noise():
+    buffer = ReplayBuffer(200, (1, 2, 2), "ring", reinit_prob=0.5)
+    buffer.store(torch.full((200, 1, 2, 2), 3.0), torch.arange(200))
+    drawn = buffer.draw(200, change=lambda x: x + 4)[0]
+    old = (drawn == 7).flatten(1).all(1)
+    assert 50 < int(old.sum()) < 150
+    assert float(drawn[~old].abs().max()) <= 1
+
+
+def test_states_are_renewed_with_their_probability():
+    p, n = 0.3, 2000
+    buffer, x = ReplayBuffer(4, (1, 2, 2), reinit_prob=p), torch.full((n, 1, 2, 2), 9.0)
+    renewed = buffer.renewed(x, torch.Generator().manual_seed(0))
+    anew = (renewed != 9).flatten(1).all(1)
+    assert torch.equal(renewed[~anew], x[~anew])
+    assert float(renewed[anew].abs().max()) <= 1
+    assert abs(int(anew.sum()) - p * n) < 5 * math.sqrt(p * (1 - p) * n)
+    assert torch.equal(ReplayBuffer(4, (1, 2, 2)).renewed(x), x)

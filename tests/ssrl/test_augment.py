@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from ebmzoo.errors import UserError
 from ebmzoo.ssrl import Augment
-from ebmzoo.ssrl.augment import blend, colour_jitter, crop_boxes, cubic, grayscale, resized_crop, turn_hue
+from ebmzoo.ssrl.augment import crop_boxes, cubic, resized_crop
+from ebmzoo.ssrl.colours import blend, colour_jitter, grayscale, turn_hue
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 ADJUST = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

@@ -5,7 +5,7 @@ from support.paths import CONFIGS
 FOLDER = CONFIGS
 
 
-SMALL = {"width": 16, "hidden": 16, "out_features": 16, "latent": 4}
+SMALL = {"width": 16, "hidden": 16, "out_features": 16, "latent": 4, "divisors": None}
 
 
 SMALL |= {"size": 8, "steps": 2, "blocks": [1, 1], "batch_size": 8}

@@ -25,6 +25,7 @@ from ebmzoo.tasks.conditional import confusion_matrix, entropy
 from ebmzoo.tasks.conditioning import mean_latent, sample_latents
 from support.corners import Corners, Nearest, distances, judges, shapes
 from support.oracle import Oracle
+from support.pictures import cells, labels, rows_and_columns
 from support.tiny import TinyData, liebm, stage, without_latent
 
 # LIEBM
@@ -322,13 +323,16 @@ def test_data_without_classes_has_instances_only():
 
 
 def test_conditional_files_and_table(tmp_path):
-    from PIL import Image
-
     result = evaluate(Corners(), tmp_path, n=3)
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("conditional", "confusion", "instances")]
-    pitch = 8 * 4 + 2  # enlarged to 32 pixels, and a margin
-    assert Image.open(result.pictures[0]).size == (3 * pitch + 2, 4 * pitch + 2), "a row for each class"
-    assert Image.open(result.pictures[2]).size == (5 * pitch + 2, 8 * pitch + 2), "an image, then its samples"
+    samples = ["sample 1", "sample 2", "sample 3"]
+    assert rows_and_columns(result.pictures[0], 4) == (["a", "b", "c", "d"], samples), "a row for each class"
+    assert {"predicted class", "requested class", "share of the class's samples"} <= set(labels(result.pictures[1]))
+    rows, columns = rows_and_columns(result.pictures[2], 8)
+    assert rows == [f"image {i}" for i in range(1, 9)]
+    assert columns == ["x", *samples, "sample 4"]
+    images = cells(result.pictures[2], 8, 5)[:, 0, :1]
+    assert torch.equal(images, TinyData().test_set.images[:8]), "an image, then its samples"
     protocol = json.loads(result.write(tmp_path).read_text())["protocol"]
     assert protocol["chains"]["full"] == {"start": "noise", "steps": 6, "temperature": 0.5}
     assert protocol["classifiers"] == {"nearest": "0123456789ab"}
@@ -409,6 +413,8 @@ def test_samples_with_all_requested_values_have_accuracy_one(tmp_path):
         right = (predicted == data.test_set.attributes.column(name)).double().mean()
         assert result.figures[f"real/{name}"] == float(right) > 0.9
     assert result.pictures == [str(tmp_path / "compositional.png")]
+    rows = ["cross+blue", "star+red (held out)"]
+    assert rows_and_columns(tmp_path / "compositional.png", 2) == (rows, [f"sample {i}" for i in range(1, 11)])
     result.write(tmp_path)
     text = scorecard(tmp_path, ["compositional"])
     assert "480 samples per combination" in text

@@ -9,6 +9,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import Method, Samples
 from ebmzoo.metrics import Pixels
 from ebmzoo.tasks import Cost
+from support.pictures import rows_and_columns
 from support.tiny import TinyData, cdrl
 
 
@@ -52,6 +53,8 @@ def test_rows_count_their_steps_and_share_their_noise(tmp_path, monkeypatch):
     assert result.figures["steps_4/fd_pixels"] != result.figures["steps_1/fd_pixels"]
     assert result.protocol["timed"] == 5
     assert result.pictures == [str(tmp_path / "cost.png")]
+    columns = [f"sample {i}" for i in range(1, 9)]
+    assert rows_and_columns(result.pictures[0], 2) == (["K = 4", "K = 1"], columns)
     assert json.loads(result.write(tmp_path).read_text())["figures"]["steps_1/nfe"] == 6
 
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Denoises
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.tasks import Denoising
 from support.oracle import Oracle
+from support.pictures import cells, rows_and_columns
 from support.tiny import TinyData
 
 SIGMAS = (0.05, 0.1)
@@ -120,9 +119,10 @@ def test_units_and_scorecard(tmp_path):
 def test_picture_has_the_clean_images_then_a_pair_of_rows_for_each_sigma(tmp_path):
     result, _ = evaluate(lambda i: 0, tmp_path, shown=4)
     assert result.pictures == [str(tmp_path / "denoising.png")]
-    picture = pil_to_tensor(Image.open(tmp_path / "denoising.png"))
-    assert tuple(picture.shape) == (3, 5 * 34 + 2, 4 * 34 + 2)
-    rows = [picture[0, 34 * row + 2 : 34 * row + 34 : 4, 2:34:4] for row in range(5)]
+    names = ["x", *(f"{kind}, σ = {sigma}" for sigma in ("0.05", "0.1") for kind in ("noisy", "denoised"))]
+    found, columns = rows_and_columns(tmp_path / "denoising.png", 5)
+    assert (found, columns) == (names, ["image 1", "image 2", "image 3", "image 4"])
+    rows = cells(tmp_path / "denoising.png", 5, 4)[:, 0, 0]
     clean = Grey().test_set.images[0, 0]
     for row in (0, 2, 4):
         assert torch.equal(rows[row], clean)

@@ -16,6 +16,7 @@ from ebmzoo.tasks import Guidance
 from ebmzoo.tasks.guidance import diversity
 from support.corners import Corners, Nearest
 from support.oracle import Oracle
+from support.pictures import cells, rows_and_columns
 from support.tiny import TinyData
 
 
@@ -137,14 +138,17 @@ def test_a_diverged_weight_is_a_note():
 
 def test_pictures_and_table(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("ebmzoo.tasks.guidance.save_against", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("ebmzoo.tasks.guidance.save_lines", lambda *arguments: drawn.append(arguments))
     result = evaluate(Guided(), tmp_path, extractors=[Pixels()], shown=5)
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("guidance", "guidance_curves")]
-    assert Image.open(result.pictures[0]).size == (5 * 34 + 2, 3 * 34 + 2), "a row for each w"
-    x, panels, xlabel, _ = drawn[0]
-    assert (x, xlabel) == ([0.0, 1.0, 2.5], "guidance weight w")
-    assert panels["accuracy"] == [0, 1, 1]
-    assert set(panels) == {"accuracy", "diversity", "fd_pixels", "recall_pixels", "is_nearest"}
+    assert cells(result.pictures[0], 3, 5).shape[:2] == (3, 5), "a row for each w"
+    assert rows_and_columns(result.pictures[0], 3) == (["w = 0", "w = 1", "w = 2.5"], ["a", "b", "c", "d", "a"])
+    panels, xlabel, _ = drawn[0]
+    assert xlabel == "guidance weight w"
+    assert [panel.ylabel for panel in panels] == ["FD pixels", "recall pixels", "accuracy", "diversity", "IS nearest"]
+    assert panels[2].lines == {"samples": ([0.0, 1.0, 2.5], [0, 1, 1])}
+    assert panels[2].levels == {"test images": result.figures["real/accuracy"]}
+    assert panels[0].levels == {}, "the distance of the real images to themselves is no figure"
     result.write(tmp_path)
     text = scorecard(tmp_path, ["guidance"])
     rows = {line.split()[0] for line in text.splitlines() if line}

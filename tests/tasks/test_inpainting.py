@@ -16,6 +16,7 @@ from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Inpainting
 from ebmzoo.tasks.inpainting import mean_image
 from support.oracle import Oracle
+from support.pictures import cells, rows_and_columns
 from support.tiny import TinyData, cdrl
 
 # masks
@@ -274,9 +275,9 @@ def test_pictures_and_table(tmp_path):
     masks: list[Mask] = [CentralSquare(), Half("left")]
     result = evaluate(constant(1.0), tmp_path, masks=masks, repeats=3, shown=2, n=4)
     assert result.pictures == [str(tmp_path / f"inpainting_{name}.png") for name in ("central_square", "left_half")]
-    picture = Image.open(result.pictures[1]).convert("L")
-    assert picture.size == (5 * 34 + 2, 2 * 34 + 2), "the image, what is left of it, its fillings"
-    levels = [picture.getpixel((2 + 34 * column, 2)) for column in range(5)]
+    columns = ["x", "visible", "filling 1", "filling 2", "filling 3"]
+    assert rows_and_columns(result.pictures[1], 2) == (["image 1", "image 2"], columns)
+    levels = cells(result.pictures[1], 2, 5)[0, :, 0, 0, 0].tolist()
     assert levels == [int(TinyData().test_set.images[0, 0, 0, 0]), 128, 255, 255, 255]
     protocol = json.loads(result.write(tmp_path).read_text())["protocol"]
     assert protocol["chains"]["full"] == {"start": "noise", "steps": 10, "temperature": 1.0}

@@ -13,6 +13,7 @@ from ebmzoo.tasks import Interpolation
 from ebmzoo.tasks.interpolation import draw_strips, interpolate, path_ratio
 from support.generators import GeneratorOnly, Linear, orthogonal
 from support.oracle import Oracle
+from support.pictures import cells, rows_and_columns
 from support.tiny import SIZE, TinyData
 
 
@@ -130,13 +131,13 @@ def test_supported_methods():
 
 
 def test_file_pictures_and_table(tmp_path):
-    from PIL import Image
-
     result = Interpolation(pairs=2, points=5)(Linear(orthogonal()), TinyData(), tmp_path)
     assert result.pictures == [str(tmp_path / f"interpolation_{kind}.png") for kind in ("latent", "real")]
-    pitch = 8 * 4 + 2  # enlarged to 32 pixels, and a margin
-    assert Image.open(result.pictures[0]).size == (5 * pitch + 2, 2 * pitch + 2)
-    assert Image.open(result.pictures[1]).size == (7 * pitch + 2, 2 * pitch + 2), "the real images at both ends"
+    between = [f"α = {alpha}" for alpha in ("0", "0.25", "0.5", "0.75", "1")]
+    assert rows_and_columns(result.pictures[0], 2) == (["pair 1", "pair 2"], between)
+    assert rows_and_columns(result.pictures[1], 2) == (["pair 1", "pair 2"], ["x₁", *between, "x₂"])
+    real = TinyData().test_set.images[:4].unflatten(0, (2, 2))
+    assert torch.equal(cells(result.pictures[1], 2, 7)[:, [0, -1], :1], real), "the real images at both ends"
     result.write(tmp_path)
     text = scorecard(tmp_path, ["interpolation"])
     assert "(2 linear strips of 5 images; no chain, from generator; 4 test images of tiny; MSE in units of [-1" in text

@@ -24,6 +24,7 @@ from ebmzoo.tasks import OutOfDistributionDetection
 from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.ood import Scored
 from ebmzoo.tasks.scores import DenoisingGap, EnergyDrop, GradientNorm, ReconstructionError, available_scores
+from support.pictures import labels
 from support.tiny import SIZE, TinyData, cdrl, denoising_ebm, drl, dual_mcmc, hat_ebm, liebm, mdsm, score_network, vae
 
 
@@ -397,6 +398,8 @@ def test_histograms_and_pictures_of_every_set(tmp_path):
         assert (sum(counts["in"]), sum(counts["out"])) == (16, 5 if "black" in name else 7), name
     assert result.pictures == [str(tmp_path / "ood_black.png"), str(tmp_path / "ood_a-b.png")]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("ood_black.png", "ood_a-b.png"))
+    named = {"density", "score, higher is farther out", "black"}
+    assert named <= set(labels(tmp_path / "ood_black.png"))
     assert ask(Plain(), BLACK).pictures == []
     assert "black/score" in ask(Bowl(), BLACK).histograms, "shown where it is not the energy"
 

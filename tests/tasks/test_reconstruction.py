@@ -16,6 +16,7 @@ from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Interpolation, Reconstruction, Revision
 from support.generators import GeneratorOnly, Linear, orthogonal, quiet
+from support.pictures import rows_and_columns
 from support.tiny import TinyData, trainer
 
 SIGNED, UNIT = ImageRange(-1, 1), ImageRange(0, 1)
@@ -215,6 +216,8 @@ def test_supported_methods():
 def test_file_picture_and_table(tmp_path):
     result = Reconstruction(steps=(10,), image_range=(0, 1))(Linear(orthogonal()), TinyData(), tmp_path)
     assert result.pictures == [str(tmp_path / "reconstruction.png")]
+    columns = [f"image {i}" for i in range(1, 9)]
+    assert rows_and_columns(result.pictures[0], 3) == (["x", "inference", "inference+10"], columns)
     stored = json.loads(result.write(tmp_path).read_text())
     assert stored["figures"]["inference+10/mse"] == result.figures["inference+10/mse"]
     text = scorecard(tmp_path, ["reconstruction"])

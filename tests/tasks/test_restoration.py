@@ -32,6 +32,7 @@ from ebmzoo.sampling.noise_schedule import CosineSchedule, GeometricNoise
 from ebmzoo.tasks import Restoration
 from ebmzoo.tasks.budget import BUDGETS
 from support.oracle import Oracle
+from support.pictures import cells, rows_and_columns
 from support.tiny import (
     SIZE,
     TinyData,
@@ -478,6 +479,9 @@ def test_the_default_operators_are_those_that_the_images_allow(tmp_path):
         f"restoration_{name}.png" for name in ("sr4", "sr8", "blur", "denoise", "inpaint")
     ]
     assert all((tmp_path / path.split("/")[-1]).exists() for path in result.pictures)
+    rows, columns = rows_and_columns(result.pictures[0], 4)
+    assert (rows, columns) == (["x", "A⁺y", "half", "all"], ["image 1", "image 2", "image 3", "image 4"])
+    assert torch.equal(cells(result.pictures[0], 4, 4, SIZE)[0, :, :1], TinyData().test_set.images[:4])
     result.write(tmp_path)
     table = scorecard(tmp_path, ["restoration"])
     assert "sr4/half" in table

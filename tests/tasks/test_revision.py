@@ -15,6 +15,7 @@ from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Revision
 from ebmzoo.tasks.revision import columns, image_paths, latent_paths
 from support.generators import GeneratorOnly, Linear, orthogonal, quiet
+from support.pictures import cells, labels, rows_and_columns
 from support.tiny import TinyData
 
 
@@ -148,9 +149,14 @@ def test_file_pictures_and_table(tmp_path):
     method = Linear(orthogonal(), Langevin(15, 0.1, noise=0.01))
     result = Revision(n=12, extractors=[Pixels()], shown=3)(method, TinyData(), tmp_path)
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("revision_x", "revision_z", "revision")]
-    pitch = 8 * 4 + 2
-    assert Image.open(result.pictures[0]).size == (9 * pitch + 2, 3 * pitch + 2)
-    assert Image.open(result.pictures[1]).size == (12 * pitch + 2, 3 * pitch + 2), "the image, then 11 states"
+    steps = [f"step {k}" for k in (0, 2, 4, 6, 8, 10, 12, 14, 15)]
+    assert cells(result.pictures[0], 3, 9).shape[:2] == (3, 9)
+    assert rows_and_columns(result.pictures[0], 3) == (["chain 1", "chain 2", "chain 3"], steps)
+    assert cells(result.pictures[1], 3, 12).shape[:2] == (3, 12), "the image, then 11 states"
+    rows, columns = rows_and_columns(result.pictures[1], 3)
+    assert rows == ["image 1", "image 2", "image 3"]
+    assert columns[:2] == ["x", "step 0"]
+    assert {"mean energy E(x)", "MSE of G(z) against x in [-1, 1]", "Langevin step"} <= set(labels(result.pictures[2]))
     assert Image.open(result.pictures[2]).size[0] > 500
     stored = json.loads(result.write(tmp_path).read_text())
     assert stored["curves"] == result.curves

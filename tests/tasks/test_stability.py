@@ -17,6 +17,7 @@ from ebmzoo.report.scorecard import scorecard
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.tasks import Stability
 from ebmzoo.tasks.budget import BUDGETS
+from support.pictures import cells, labels, rows_and_columns
 from support.tiny import SIZE, TinyData, cdrl, cooperative, coopnets, denoising_ebm, drl, dual_mcmc, hat_ebm, liebm, vae
 
 
@@ -190,13 +191,13 @@ def test_supported_methods():
 
 
 def test_file_pictures_and_table(tmp_path):
-    from PIL import Image
-
     result = evaluate(Quadratic(Langevin(10, 0.1)), tmp_path, extractors=[ClassifierFeatures("nowhere.ckpt")], shown=3)
     assert "nowhere.ckpt" in result.notes[0]
     assert result.pictures == [str(tmp_path / f"{name}.png") for name in ("stability", "stability_energy")]
-    pitch = 8 * 4 + 2
-    assert Image.open(result.pictures[0]).size == (3 * pitch + 2, 3 * pitch + 2), "the start and two multiples"
+    assert cells(result.pictures[0], 3, 3).shape[:2] == (3, 3)
+    columns = ["start", "times 1", "times 3"]
+    assert rows_and_columns(result.pictures[0], 3) == (["chain 1", "chain 2", "chain 3"], columns)
+    assert {"mean energy E(x)", "Langevin step", "real images"} <= set(labels(result.pictures[1]))
     json.loads(result.write(tmp_path).read_text())
     text = scorecard(tmp_path, ["stability"])
     assert "times_3: 30 Langevin steps from noise at temperature 1" in text

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import SamplesInStages, SampleStage
@@ -18,6 +16,7 @@ from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks import Stages
 from ebmzoo.tasks.stages import points
 from support.oracle import Oracle
+from support.pictures import cells, labels, rows_and_columns
 from support.tiny import TinyData
 
 BYTE = 1 / 127.5
@@ -155,14 +154,18 @@ def test_pictures_have_a_sample_a_row_from_its_first_state_to_its_last(tmp_path)
     names = ["stages_4_10.png", "stages_4_10_energy.png", "stages_0_20.png", "stages_0_20_energy.png"]
     assert result.pictures == [str(tmp_path / name) for name in names]
     assert all((tmp_path / name).exists() for name in names)
-    for name, columns, first in (("stages_4_10.png", 7, 18), ("stages_0_20.png", 4, 30)):
-        picture = pil_to_tensor(Image.open(tmp_path / name))
-        assert tuple(picture.shape) == (3, 3 * 34 + 2, columns * 34 + 2), "8 pixels are enlarged to 32, and 2 between"
-        for row in range(3):
-            strip = picture[0, 34 * row + 2 : 34 * row + 34 : 4]
-            real = data.train_set.images[row, 0]
-            assert torch.equal(strip[:, 2:34:4], real + first)
-            assert torch.equal(strip[:, 34 * (columns - 1) + 2 : 34 * columns : 4], real)
+    semantic, texture = ("semantic", (1, 3, 7, 9)), ("texture", (12, 16, 19))
+    for name, stages, first in (
+        ("stages_4_10.png", (semantic, texture), 18),
+        ("stages_0_20.png", (("texture", (0, 7, 13, 20)),), 30),
+    ):
+        names = [f"{stage}, NFE {nfe}" for stage, states in stages for nfe in states]
+        assert rows_and_columns(tmp_path / name, 3) == (["sample 1", "sample 2", "sample 3"], names)
+        shown, real = cells(tmp_path / name, 3, len(names))[:, :, 0], data.train_set.images[:3, 0]
+        assert torch.equal(shown[:, 0], real + first)
+        assert torch.equal(shown[:, -1], real)
+        plot = set(labels(tmp_path / name.replace(".png", "_energy.png")))
+        assert {"mean energy E(x)", "network evaluations per image", *dict(stages)} <= plot
 
 
 def test_a_diverging_row_leaves_the_others():

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.networks import ResNetEncoder
 from ebmzoo.networks.weights import load_pretrained
 from ebmzoo.training.config import build_model
+from ebmzoo.training.config_files import config_paths, read_config
 from ebmzoo.training.migration import KEY
-from ebmzoo.training.trust import ALLOWED, refusal, restricted_imports
+from ebmzoo.training.trust import ALLOWED, needs_trust, refusal, restricted_imports, shell_command
 from support.paths import TESTS
 
 GOOD = TESTS / "data" / "format1.ckpt"
@@ -112,7 +114,7 @@ def named(value):
 @pytest.mark.parametrize("case", PLACES)
 def test_a_model_with_a_foreign_class_is_refused(case, tmp_path):
     place, value = PLACES[case]
-    with pytest.raises(UserError, match=r"--trust true") as caught:
+    with pytest.raises(UserError, match=r"--trust") as caught:
         load(naming(tmp_path / "x.ckpt", place, value))
     assert f"'{DEFINED.get(value, value)}'" in str(caught.value)
     assert not ran
@@ -126,7 +128,7 @@ def test_each_command_refuses_and_names_class_and_flag(case, tmp_path, capsys, m
     command = ["test", "validate", "predict", "fit"][len(case) % 4]
     message = sentence(capsys, command, "--ckpt_path", checkpoint)
     assert DEFINED.get(named(value), named(value)) in message
-    assert "--trust true" in message
+    assert "--trust" in message
     assert not ran
 
 
@@ -136,9 +138,9 @@ def test_sample_and_restore_refuse_too(tmp_path, capsys, monkeypatch):
     for rest in (["sample"], ["restore", "x.png", "--operator", "sr4"]):
         message = sentence(capsys, rest[0], "--ckpt_path", checkpoint, *rest[1:])
         assert "test_trust.Foreign" in message
-        assert "--trust true" in message
+        assert "--trust" in message
     assert not ran
-    with pytest.raises(UserError, match="--trust true"):
+    with pytest.raises(UserError, match="--trust"):
         image_data("data: {class_path: test_trust.Foreign}")
     assert not ran
 
@@ -146,17 +148,56 @@ def test_sample_and_restore_refuse_too(tmp_path, capsys, monkeypatch):
 def test_trust_lets_the_users_own_class_in(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = naming(tmp_path / "x.ckpt", "model.init_args.energy_optimizer", "test_trust.foreign_optimizer")
-    with pytest.raises(UserError, match="--trust true"):
+    with pytest.raises(UserError, match="--trust"):
         load(checkpoint)
     assert load(checkpoint, trust=True).optimizer_of["energy_net"] is foreign_optimizer
     sample = ["sample", "--ckpt_path", str(checkpoint), "--n", "2", "--out", str(tmp_path / "x.png")]
-    main([*sample, "--trust", "true"])
-    assert (tmp_path / "x.png").exists()
-    main(["validate", "--ckpt_path", str(checkpoint), "--trust=true", "--trainer.limit_val_batches", "1"])
+    for trust in (["--trust"], ["--trust", "true"], ["--trust=true"]):
+        main([*sample, *trust, "--overwrite"])
+        (tmp_path / "x.png").unlink()
+    restore = ["restore", "--operator", "sr4", "--ckpt_path", checkpoint, "--trust", "nowhere.png"]
+    assert "nowhere.png" in sentence(capsys, *restore)
+    main(["validate", "--ckpt_path", str(checkpoint), "--trust", "--trainer.limit_val_batches", "1"])
     assert "val/" in capsys.readouterr().out
     for trust in (["--trust", "false"], ["--trust", "true", "--trust", "false"]):
-        assert "--trust true" in sentence(capsys, *sample, *trust)
-        assert "--trust true" in sentence(capsys, "validate", "--ckpt_path", checkpoint, *trust)
+        assert "--trust" in sentence(capsys, *sample, *trust)
+        assert "--trust" in sentence(capsys, "validate", "--ckpt_path", checkpoint, *trust)
+
+
+@pytest.mark.parametrize("case", [*PLACES, *RUN_PLACES])
+def test_what_needs_trust_is_what_is_refused(case, tmp_path):
+    place, value = {**PLACES, **RUN_PLACES}[case]
+    checkpoint = torch.load(naming(tmp_path / "x.ckpt", place, value), weights_only=True)
+    assert needs_trust(yaml.safe_load(checkpoint[KEY]["config"]))
+
+
+def test_what_comes_with_ebmzoo_needs_no_trust():
+    assert not needs_trust(yaml.safe_load(torch.load(GOOD, weights_only=True)[KEY]["config"]))
+    for path in config_paths().values():
+        assert not needs_trust(read_config(path)), path
+    for harmless in ("runs/x/last.ckpt", "os", "data.npz", "32-true", "nowhere.Nothing", "test_trust.GOOD", 3, None):
+        assert not needs_trust({"a": [harmless]}), harmless
+
+
+def test_printed_commands_are_pasted_into_a_shell():
+    for path in (Path("my runs/é'x/last.ckpt"), Path("plain/last.ckpt")):
+        assert shlex.split(shell_command("test", path, "{}")) == ["ebmzoo", "test", "--ckpt_path", str(path)]
+    assert shell_command("fit", Path("x"), "a: [os.system]") == "ebmzoo fit --ckpt_path x --trust"
+
+
+def test_the_next_command_runs_as_it_is_printed(tmp_path, capsys, monkeypatch):
+    """For a run whose name has spaces and whose optimizer is of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(torch.load(GOOD, weights_only=True)[KEY]["config"])
+    config["model"]["init_args"]["energy_optimizer"] = "test_trust.foreign_optimizer"
+    config["trainer"] |= {"max_epochs": -1, "max_steps": 1}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    main(["fit", "--config", "x.yaml", "--run_dir", "my run é"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    words = shlex.split(line.removeprefix("next:"))
+    assert words == ["ebmzoo", "test", "--ckpt_path", "my run é/last.ckpt", "--trust"]
+    main([*words[1:], "--budget", "quick", "--only", "generation"])
+    assert (tmp_path / "my run é" / "test" / "generation.json").exists()
 
 
 def foreign_optimizer(params) -> torch.optim.Optimizer:
@@ -175,7 +216,7 @@ def test_a_config_cannot_trust_itself(tmp_path, capsys):
     config["data"] = {"class_path": "test_trust.Foreign"}
     checkpoint[KEY]["config"] = yaml.safe_dump(config)
     torch.save(checkpoint, tmp_path / "x.ckpt")
-    assert "--trust true" in sentence(capsys, "validate", "--ckpt_path", tmp_path / "x.ckpt")
+    assert "--trust" in sentence(capsys, "validate", "--ckpt_path", tmp_path / "x.ckpt")
     assert not ran
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ CONFIG = ("--config", "-c")
 _FIRST = {"--config": 0, "-c": 0, "--model": 1, "--data": 1}
 """A configuration replaces earlier values, and `--model.x` is known only once the class of the model is."""
 
+FLAGS = ("--trust", "--overwrite", "--again", "--prepare")
+"""Options that are true where no value follows."""
+
+_OPTION = re.compile(r"--.|-[a-z]")
 _TASK_NAMES = re.compile(r"[a-z_]+(,[a-z_]+)*,?")
 
 
@@ -45,7 +49,7 @@ def options(args: Sequence[str]) -> list[Option]:
     """The options of a command line, whose first word is the command; negative numbers are values."""
     found: list[list[str]] = []
     for word in args[1:]:
-        if re.match(r"--.|-[a-z]", word) or not found:
+        if _OPTION.match(word) or not found:
             found.append([word])
         else:
             found[-1].append(word)
@@ -72,8 +76,26 @@ def prepared(args: Sequence[str], folder: Path) -> list[str]:
     Raises:
         UserError: A configuration or the checkpoint cannot be read.
     """
-    resolved = with_resolved_configs(ordered(args), folder)
+    resolved = with_resolved_configs(ordered(with_flag_values(args)), folder)
     return with_task_names(with_checkpoint_config(resolved, folder))
+
+
+def with_flag_values(args: Sequence[str], positional: bool = False) -> list[str]:
+    """The command line with `--trust=true` for `--trust` where no value follows, and so for each of `FLAGS`.
+
+    Args:
+        args: The command and its options.
+        positional: Whether the command has positional arguments: what follows is then a value only if it is a boolean.
+
+    >>> with_flag_values(["restore", "--trust", "x.png"], positional=True)
+    ['restore', '--trust=true', 'x.png']
+    """
+    found = []
+    for word, after in zip(args, [*args[1:], None], strict=True):
+        boolean = after is not None and after.lower() in ("true", "false")
+        valued = boolean or not (after is None or positional or _OPTION.match(after))
+        found.append(f"{word}=true" if word in FLAGS and not valued else word)
+    return found
 
 
 def with_checkpoint_config(args: list[str], folder: Path) -> list[str]:
@@ -110,12 +132,32 @@ def with_task_names(args: list[str]) -> list[str]:
     return found
 
 
+def kept_ood(args: Sequence[str], data: Mapping[str, Any] | None) -> str | None:
+    """The sentence about the out-of-distribution sets that `--data CLASS` keeps from a config; None without any.
+
+    Args:
+        args: The ordered command line.
+        data: The resolved section of the data.
+    """
+    found = options(args)
+    chosen = [option.value for option in found if option.name == "--data"]
+    sections_of_data = [_keys(option.value or "").get("data") for option in found if option.name in CONFIG]
+    before = next((section for section in reversed(sections_of_data) if isinstance(section, dict)), {})
+    sets = ((data or {}).get("init_args") or {}).get("ood") or []
+    if not chosen or not sets or any(option.name.startswith("--data.ood") for option in found):
+        return None
+    if not (before.get("init_args") or {}).get("ood") or data is None or data["class_path"] == before.get("class_path"):
+        return None
+    names = ", ".join(str(each["class_path"]).rpartition(".")[2] for each in sets)
+    return f"data.ood: {chosen[-1]} keeps the config's out-of-distribution sets, {names}; --data.ood '[]' removes them"
+
+
 def trusts(args: Sequence[str]) -> bool:
-    """Whether the configuration may name any class: the user's own always, a checkpoint's only with `--trust true`."""
+    """Whether the configuration may name any class: the user's own always, a checkpoint's only with `--trust`."""
     values = {option.name: option.value for option in options(args)}
     if values.keys() & {*CONFIG} or "--ckpt_path" not in values:
         return True
-    return (values.get("--trust") or "").lower() == "true"
+    return (values.get("--trust", "false") or "true").lower() == "true"
 
 
 def settings(args: Sequence[str]) -> dict[str, Any]:

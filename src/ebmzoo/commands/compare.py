@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from ebmzoo.commands.outputs import check_free
 from ebmzoo.commands.parser import Parser
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.compare import compare
 from ebmzoo.report.comparison.formats import comma_separated, latex, markdown, terminal
 from ebmzoo.report.comparison.page import page
-from ebmzoo.report.comparison.records import read_records
+from ebmzoo.report.comparison.records import is_untrained, read_records
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
+TABLES = ("compare.md", "compare.csv", "compare.tex")
 PAGE = "compare.html"
+"""The page; its last line names the runs, so that their comparison can be made again in the same folder."""
 
 
 def main(args: list[str]) -> None:
@@ -35,13 +41,22 @@ def main(args: list[str]) -> None:
         "--format", choices=FORMATS, default="terminal", help="the format of the printed table (%(default)s)"
     )
     parser.add_argument("--strict", action="store_true", help="stop if protocols differ")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in --out, such as a comparison of other runs"
+    )
     options = parser.read(args)
-    folders = [folder for folder in options.runs if not _is_comparison(folder)]
+    skipped = {folder: reason for folder in options.runs if (reason := _no_run(folder)) is not None}
+    folders = [folder for folder in options.runs if folder not in skipped]
     if not folders:
-        raise UserError(f"compare: {options.runs[0]} holds a comparison; name the folders of runs")
+        raise UserError(f"compare: {options.runs[0]} holds {skipped[options.runs[0]]}; name the folders of runs")
+    for folder, reason in skipped.items():
+        print(f"{folder} holds {reason}: skipped", file=sys.stderr)
+    made = f"<!-- {html.escape(shlex.join(str(path) for path in _distinct(folders)), quote=False)} -->"
+    of_these = options.overwrite or _last_line(options.out / PAGE) == made
+    check_free([options.out / name for name in (*TABLES, PAGE)], of_these)
     comparison = compare(read_records(folders), ["*"] if options.all else options.columns, options.strict)
-    tables = {"compare.md": markdown(comparison), "compare.csv": comma_separated(comparison)}
-    tables |= {"compare.tex": latex(comparison), PAGE: page(comparison)}
+    texts = (markdown(comparison), comma_separated(comparison), latex(comparison))
+    tables = dict(zip(TABLES, texts, strict=True)) | {PAGE: f"{page(comparison).rstrip()}\n{made}\n"}
     options.out.mkdir(parents=True, exist_ok=True)
     for name, text in tables.items():
         (options.out / name).write_text(text, encoding="utf-8")
@@ -53,9 +68,21 @@ def main(args: list[str]) -> None:
         print(tables[printed], end="")
 
 
-def _is_comparison(folder: Path) -> bool:
-    """Whether the folder is that of an earlier comparison, which `runs/*` matches too; prints that it is skipped."""
-    if not (folder / PAGE).is_file() or (folder / "config.yaml").exists():
-        return False
-    print(f"{folder} holds a comparison, not a run: skipped", file=sys.stderr)
-    return True
+def _distinct(folders: Sequence[Path]) -> list[Path]:
+    """The folders without links, each once, in one order."""
+    return sorted({folder.resolve() for folder in folders})
+
+
+def _last_line(path: Path) -> str | None:
+    """The last line of a file; None where there is no such text."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _no_run(folder: Path) -> str | None:
+    """What a folder that `runs/*` matches too holds instead of a run; None if it is to be read as one."""
+    if (folder / PAGE).is_file() and not (folder / "config.yaml").exists():
+        return "a comparison, not a run"
+    return "no run, but a fit that ended before its first iteration" if is_untrained(folder) else None

@@ -17,6 +17,33 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
 from ebmzoo.sampling.langevin import ChainDivergedError
 
+NOISE = (
+    "Be aware that when using `ckpt_path`",  # callbacks of a checkpoint that a command does not have
+    "does not have many workers",  # data is in memory
+    "exists and is not empty",
+    "is smaller than the logging interval",
+    "isinstance.*LeafSpec",
+    "`_register_pytree_node` is deprecated",
+)
+"""Warnings of Lightning and torch that do not apply, as patterns."""
+SILENT = (
+    "Tip:",
+    "Seed set to",
+    "TPU available",
+    "GPU available: False",
+    "Restored all states",
+    "Trainer already configured",
+    "Loaded model weights",
+)
+"""Messages of Lightning that tell nothing that the command does not print itself."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is to be shown."""
+    message = record.getMessage()
+    return not any(text in message for text in SILENT)
+
+
 M = TypeVar("M", bound=Method)
 
 
@@ -51,17 +78,16 @@ def writable(folder: Path) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress Lightning's tips and its warnings that do not apply to in-memory data.
+    """Suppress Lightning's tips, and its messages and warnings that do not apply here.
 
     Raises:
         UserError: Lightning reports a misconfiguration, or a chain diverges.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*isinstance.*LeafSpec.*"):
-        warnings.filterwarnings("ignore", text)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_is_news)
+    for text in NOISE:
+        warnings.filterwarnings("ignore", f".*{text}")
     try:
         yield
     except MisconfigurationException as error:

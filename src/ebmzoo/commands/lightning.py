@@ -6,32 +6,35 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from ebmzoo.commands.command_line import prepared, trusts
+from ebmzoo.commands.arguments import add_command_arguments, add_run_arguments
+from ebmzoo.commands.command_line import kept_ood, prepared, trusts
 from ebmzoo.commands.environment import quietly
-from ebmzoo.commands.resume import RUN_DIR, Saved, Start, restarted, start
+from ebmzoo.commands.help import ALL, shows_help, tidy_help
+from ebmzoo.commands.prerequisites import check_networks_exist, missing_sentences, prepare, with_paths
+from ebmzoo.commands.resume import Saved, Start, restarted, start
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
+from ebmzoo.methods.base.capabilities import ClassConditional
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.report.wandb_runs.loggers import RunIdentity, closing_wandb, log_scorecard, loggers
 from ebmzoo.sampling.langevin import ChainDivergedError
-from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
 from ebmzoo.tasks.suite import suite
-from ebmzoo.training.callbacks import PredictionsFile, ProgressBar, SampleGrid
+from ebmzoo.training.callbacks import NetworkSizes, PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import LAST, LastCheckpoint, newest
 from ebmzoo.training.config import ZooParser, as_user_errors
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.stop import StopOnSignal
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
-from ebmzoo.training.trust import restricted_imports
-from ebmzoo.training.watchdog import DivergedError, Event, Watchdog, read_events
+from ebmzoo.training.trust import restricted_imports, shell_command
+from ebmzoo.training.watchdog import DivergedError, Event, read_events
 
 RUN_KEYS = (
     "seed_everything",
@@ -50,6 +53,9 @@ RUN_KEYS = (
 
 def main(args: list[str]) -> None:
     """Run one of Lightning's commands, `args[0]`; `fit` starts again after a divergence while `watchdog` allows it."""
+    if shows_help(args):
+        return
+    args = [args[0], "--help"] if ALL in args else args
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
         attempt: Start | None = start(prepared(args, Path(folder)))
         with restricted_imports(trusts(args)):
@@ -97,59 +103,23 @@ class ZooCLI(LightningCLI):
         self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv is there too
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(Watchdog, "watchdog")
-        parser.add_argument(
-            "--run_dir", type=str, default=RUN_DIR, help="the folder for everything that the run writes"
-        )
-        parser.add_argument("--tasks", type=list[Task], default=[], help="the tasks of `ebmzoo test`")
-        parser.add_argument(
-            "--weights",
-            type=Literal["ema", "raw"],
-            default="ema",
-            help="evaluate the averaged weights (ema) or the trained ones (raw)",
-        )
-        parser.add_argument("--checkpoint_every", type=int, default=1000, help="iterations between checkpoints")
-        parser.add_argument("--grid_every", type=int, default=500, help="iterations between sample grids; 0 for none")
+        add_run_arguments(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})  # no checkpoint may run code
-        parser.add_argument(
-            "--trust",
-            type=bool,
-            default=False,
-            help="allow a checkpoint's config to name classes from outside ebmzoo, whose code then runs",
-        )
-        if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=Literal["auto"] | None,
-                default=None,
-                help="`auto`: resume from the newest intact checkpoint in run_dir; without one, start anew",
-            )
-        if subcommand == "test":
-            parser.set_defaults({"verbose": False})  # the scorecard replaces Lightning's table
-            parser.add_argument(
-                "--only",
-                type=str,
-                default=None,
-                help="names of the tasks to run, separated by commas, or `config` for those of the config",
-            )
-            parser.add_argument(
-                "--budget",
-                type=Literal[tuple(BUDGETS)],
-                default="standard",
-                help="numbers of samples, images and seeds: few (quick), the config's, or those of published tables",
-            )
-            parser.add_argument("--again", type=bool, default=False, help="run tasks that already have results again")
+        add_command_arguments(parser, subcommand)
+        tidy_help(parser, subcommand)
         return parser
 
     def before_instantiate_classes(self) -> None:
         if self.start.message is not None and getattr(rank_zero_only, "rank", 0) == 0:
             print(self.start.message)
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.prepare:
+            with_paths(config, prepare(yaml.safe_load(self.config_text()), self.start.step is None))
 
     def instantiate_classes(self) -> None:
-        with as_user_errors():
+        with as_user_errors(self.config[self.subcommand]):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -166,6 +136,8 @@ class ZooCLI(LightningCLI):
         callbacks = [*(init.trainer.callbacks or []), *init.tasks]
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
+        if init.trainer.enable_model_summary is not False:
+            callbacks.append(NetworkSizes())
         if self.subcommand == "fit" and not init.trainer.fast_dev_run:
             keep = LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every, self.start.rollbacks)
             callbacks += [
@@ -176,17 +148,20 @@ class ZooCLI(LightningCLI):
                 keep,
             ]
         if self.subcommand == "predict":
-            callbacks.append(PredictionsFile())
+            callbacks.append(PredictionsFile(config.overwrite))
         chosen = init.trainer.logger
         if chosen is None or chosen is True:
             read_from = [Path(str(path)) for path in config.config or []]
             chosen = loggers(run_dir, RunIdentity.of(self.model, self.datamodule, read_from))
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             callbacks=callbacks,
             logger=chosen,
             default_root_dir=str(run_dir),
             enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
         )
+        assert isinstance(trainer, ZooTrainer)
+        trainer.model_config = yaml.safe_load(self.config_text())["model"]
+        return trainer
 
     def _retry_after(self, error: DivergedError | ChainDivergedError) -> Start:
         """How to start again; the divergence is recorded among the run's events, with what the retry changes.
@@ -219,14 +194,46 @@ class ZooCLI(LightningCLI):
     def print_missing(self) -> None:
         """Print what the tasks lack, such as a classifier, before a long run whose test would end without it."""
         if self.trainer.is_global_zero:
+            lacking: dict[str, list[str]] = {}
             for task in self.config_init[self.subcommand].tasks:
                 for sentence in task.missing():
-                    print(f"{task.name}: {sentence}", file=sys.stderr)
+                    lacking.setdefault(sentence, []).append(task.name)
+            for sentence, names in lacking.items():
+                print(f"{', '.join(names)}: {sentence}", file=sys.stderr)
+            for sentence in missing_sentences(yaml.safe_load(self.config_text())):
+                print(sentence, file=sys.stderr)
+            if (sentence := kept_ood(self.start.args, self.config[self.subcommand].data)) is not None:
+                print(sentence, file=sys.stderr)
 
-    before_test = print_missing
+    def before_evaluation(self) -> None:
+        """Take up the checkpoint's iteration, at which figures are logged, and compare its data with the present data.
+
+        Raises:
+            UserError: The model was trained with classes, and the data has others.
+        """
+        saved = self.start.evaluated
+        if saved is None:
+            return
+        assert isinstance(self.trainer, ZooTrainer)
+        self.trainer.log_at(saved.step, saved.epoch)
+        if isinstance(self.model, ClassConditional) and self.model.classes:
+            names = getattr(self.datamodule, "training_classes", (getattr(self.datamodule, "classes", None),))[0]
+            if names is not None:
+                saved.data.check_classes(tuple(names))
+        if self.trainer.is_global_zero:
+            for warning in saved.data.warnings(self.datamodule):
+                print(f"! data: {warning}", file=sys.stderr)
+
+    before_validate = before_evaluation
+
+    def before_test(self) -> None:
+        self.print_missing()
+        self.before_evaluation()
 
     def before_fit(self) -> None:
         self.print_missing()
+        if self.start.step is None:
+            check_networks_exist(yaml.safe_load(self.config_text()))
         run_dir = Path(self.trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         if self.trainer.is_global_zero:
@@ -239,7 +246,7 @@ class ZooCLI(LightningCLI):
         if self.trainer.is_global_zero and self.start.step == self.trainer.global_step:
             print(f"the run had already ended at iteration {self.start.step}: nothing was left to train")
         if self.trainer.is_global_zero and checkpoint.exists():
-            print(f"checkpoint: {checkpoint}\nnext:       ebmzoo test --ckpt_path {checkpoint}")
+            print(f"checkpoint: {checkpoint}\nnext:       {shell_command('test', checkpoint, self.config_text())}")
 
     def after_test(self) -> None:
         folder = Path(self.trainer.default_root_dir) / "test"

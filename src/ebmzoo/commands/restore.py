@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.environment import placed, quietly, writable
+from ebmzoo.commands.outputs import check_free, distinct
 from ebmzoo.data import FromFile, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode, size_of
 from ebmzoo.data.degradations import OPERATORS, Operator
@@ -36,7 +38,7 @@ def main(args: list[str]) -> None:
         action="store_true",
         help="the images are clean and of the model's size: degrade them first, and report the PSNR",
     )
-    flags = vars(parser.instantiate(parser.parse_args(args[1:])))
+    flags = vars(parser.instantiate(parser.parse_args(with_flag_values(args, positional=True)[1:])))
     with quietly():
         restore(**flags)
 
@@ -57,6 +59,7 @@ def restore(
     batch_size: int = 64,
     device: str = "auto",
     trust: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Restore degraded images with a checkpoint's model.
 
@@ -67,7 +70,7 @@ def restore(
             a part hidden by mask. All but sr4 and sr8 have the model's size.
         images: the image files to restore.
         out: the folder for the PNG files: for each image a comparison of the input with its restorations, and each
-            restoration alone, at the model's size.
+            restoration alone, at the model's size; with numbers in front if two of them had the same name.
         degrade: the images are clean and of the model's size: degrade them first, and report the PSNR.
         sigma: the standard deviation of the noise on the images, in units of [-1, 1], where 2/255 is one of 256 levels;
             none by default, required for denoise.
@@ -76,16 +79,22 @@ def restore(
         n: the number of restorations of each image, from different random numbers.
         steps: the number of steps on images instead of the method's own.
         restoring: the other settings of the restoration.
-        seed: the same seed gives the same images on the same kind of device.
+        seed: the same seed, images in the same order, n, batch_size and other settings give the same restorations on
+            the same kind of device; the images of a batch share one sequence of random numbers.
         weights: ema for the averaged weights, raw for the trained ones.
         batch_size: images restored at once.
         device: auto, cpu, cuda, cuda:1, …
         trust: allow the checkpoint's config to name classes from outside ebmzoo, whose code then runs.
+        overwrite: replace files of the same names in out.
     """
     for key, value in {"n": n, "batch_size": batch_size}.items():
         if value < 1:
             raise UserError(f"{key} is {value}; it must be 1 or more")
     chosen = operator_of(operator, sigma, mask)
+    paths = [Path(path) for path in images]
+    alone = [f"_{k}.png" for k in range(n)]
+    names = distinct([path.stem for path in paths], [".png", *alone])
+    check_free([Path(out) / f"{name}{ending}" for name in names for ending in (".png", *alone)], overwrite)
     restoring = restoring if steps is None else replace(restoring, steps=steps)
     method = load(ckpt_path, trust)
     if not isinstance(method, Method) or not isinstance(method, Restores) or not method.can_restore:
@@ -95,7 +104,6 @@ def restore(
         raise UserError(f"ckpt_path: {ckpt_path} holds a model of two-dimensional points, not of images")
     channels, size, _ = method.image_shape
     chosen.check(channels, size)
-    paths = [Path(path) for path in images]
     torch.manual_seed(seed)
     clean: Tensor | None = None
     if degrade:
@@ -107,12 +115,12 @@ def restore(
         y = chosen(chosen.pinv(y))
     writable(Path(out))
     restored = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
-    for i, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
+    for i, (path, name) in enumerate(zip(paths, names, strict=True)):
         seen = chosen.pinv(y[i : i + 1])
         row = [seen, restored[i]] if clean is None else [clean[i : i + 1], seen, restored[i]]
         save_grid(torch.cat(row).clamp(-1, 1), Path(out) / f"{name}.png", columns=n + len(row) - 1)
-        for k, image in enumerate(restored[i]):
-            save_png(to_uint8(image).expand(3, -1, -1), Path(out) / f"{name}_{k}.png")
+        for ending, image in zip(alone, restored[i], strict=True):
+            save_png(to_uint8(image).expand(3, -1, -1), Path(out) / f"{name}{ending}")
         error = f"error of A x {consistency(restored[i], y[i : i + 1].expand(n, -1, -1, -1), chosen):.3g}"
         psnr = "" if clean is None else f"PSNR {_psnr(restored[i], clean[i])}, that of A⁺y {_psnr(seen, clean[i])}, "
         print(f"{path}: {Path(out) / f'{name}.png'} ({psnr}{error})")
@@ -161,12 +169,6 @@ def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
         raise UserError(f"{path} has {size[0]}×{size[1]} pixels, but {what} must have {width}×{height} for this model")
     _, pixels = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))
     return prepare(pixels)
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """The stems of the files, numbered if two are the same."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [f"{i}_{stem}" for i, stem in enumerate(stems)]
 
 
 def _psnr(restored: Tensor, clean: Tensor) -> str:

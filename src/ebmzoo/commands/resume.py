@@ -17,27 +17,32 @@ from typing import Any
 from ebmzoo.commands.command_line import options, settings
 from ebmzoo.errors import UserError
 from ebmzoo.training.checkpoint import LAST, Rollbacks, newest, read
+from ebmzoo.training.migration import KEY
+from ebmzoo.training.training_data import TrainingData
 
 RUN_DIR = "runs/run"
 """The default of `run_dir`."""
 
-_ONLY_SHOWS = re.compile(r"-h|--(.*\.)?help|--print_config")
+_ONLY_SHOWS = re.compile(r"-h|--(.*\.)?help(\.all)?|--print_config")
 """Options after which nothing is run."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint: its file, its iteration, and the rollbacks that its run has made."""
+    """A checkpoint: its file, its iteration and epoch, the rollbacks that its run has made, and its training data."""
 
     path: Path
     step: int
     rollbacks: Rollbacks
+    epoch: int = 0
+    data: TrainingData = field(default_factory=TrainingData)
 
     @classmethod
     def at(cls, path: str | Path) -> Saved:
         """The checkpoint in a file; errors as of `training.checkpoint.read`."""
         checkpoint = read(path)
-        return cls(Path(path), checkpoint["global_step"], Rollbacks.of(checkpoint))
+        data = TrainingData.read(checkpoint[KEY])
+        return cls(Path(path), checkpoint["global_step"], Rollbacks.of(checkpoint), checkpoint.get("epoch", 0), data)
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,14 @@ class Start:
         rollbacks: How often the run has gone back after a divergence, and what that has changed.
         step: The iteration of the checkpoint that it starts from; None without one.
         message: A sentence for the user, if there is anything to say.
+        evaluated: The checkpoint that a command other than `fit` evaluates.
     """
 
     args: list[str]
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
     step: int | None = None
     message: str | None = None
+    evaluated: Saved | None = None
 
 
 def start(args: list[str], environment: Mapping[str, str] = os.environ) -> Start:
@@ -97,7 +104,9 @@ def start(args: list[str], environment: Mapping[str, str] = os.environ) -> Start
         raise UserError("--resume auto finds the checkpoint by itself, and --ckpt_path names one; use one of the two")
     checkpoint = None if path is None else Saved.at(path)
     if args[0] != "fit":
-        return Start(args, step=checkpoint.step if checkpoint else None)
+        if path is not None and (another := _another_run(found.get("run_dir"), Path(path).parent)) is not None:
+            raise UserError(f"run_dir: {another} holds another run than that of {path}; give the folder of no run")
+        return Start(args, step=checkpoint.step if checkpoint else None, evaluated=checkpoint)
     requeued = environment.get("SLURM_RESTART_COUNT", "0") != "0"
     resumes = checkpoint is None and (found.get("resume") is not None or requeued)
     folder = RunFolder.at(Path(str(found.get("run_dir") or RUN_DIR)), resumes)
@@ -163,6 +172,12 @@ def restarted(before: Start, config: Mapping[str, Any], checkpoint: Saved | None
 
 def _from(path: Path) -> list[str]:
     return ["--resume", "null", "--ckpt_path", str(path)]
+
+
+def _another_run(run_dir: Any, own: Path) -> Path | None:
+    """The folder for results, if it holds another run than the one that is evaluated; otherwise None."""
+    folder = Path(str(run_dir or RUN_DIR))
+    return folder if (folder / LAST).exists() and folder.resolve() != own.resolve() else None
 
 
 def _next_free(run_dir: Path) -> Path:

@@ -28,11 +28,12 @@ from ebmzoo.data.ood_sets import (
 )
 from ebmzoo.data.plane import Checkerboard, GaussianMixture, PlaneData, PointSet
 from ebmzoo.data.shapes import Shapes
-from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
+from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "MNIST",
     "SVHN",
     "Attributes",
     "CIFAR10Test",
@@ -44,6 +45,7 @@ __all__ = [
     "Checkerboard",
     "ConstantColours",
     "Digits",
+    "FashionMNIST",
     "FashionMNISTTest",
     "FromFile",
     "GaussianMixture",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -212,6 +213,21 @@ class ImageData(LightningDataModule, ABC):
         else:
             val = train.take(order[:validation]) if validation else test.take(shuffled(len(test), 0)[:MONITORED])
         return train.take(order[validation : validation + kept]) if kept < len(train) else train, val, test
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run states of its data: the name, number and digest of the training and of the test images."""
+        return {"train": self.train_set.record(), "test": self.test_set.record()}
+
+    @cached_property
+    def ood_sets(self) -> dict[str, ImageSet | UserError]:
+        """The out-of-distribution images by the names of their sets; the error where a set cannot be read."""
+        found: dict[str, ImageSet | UserError] = {}
+        for source in self.ood:
+            try:
+                found[source.name] = source.load(self)
+            except UserError as error:
+                found[source.name] = error
+        return found
 
     def prepare_data(self) -> None:
         """Read, and download if needed, in one process of each machine before the others."""

@@ -55,10 +55,14 @@ class Outside:
         return self.function(self.image_range.outward(x))
 
 
-def dequantized(x: Tensor) -> Tensor:
+def dequantized(x: Tensor, seed: int | None = None) -> Tensor:
     """Return x' = (255 x + u)/256, u ~ U(0, 1), which turns 256 grey levels into a density.
 
-    The equation is that of images in [0, 1]; here both x and x' are in [-1, 1].
+    The equation is that of images in [0, 1]; here both x and x' are in [-1, 1]. With a `seed`, one u is the noise of
+    all images, the same on every device, so that x' of an image depends on that image alone.
     """
-    u = torch.rand(x.shape, device=x.device, dtype=x.dtype)
+    if seed is None:
+        u = torch.rand(x.shape, device=x.device, dtype=x.dtype)
+    else:
+        u = torch.rand(1, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
     return (255 * (x + 1) + 2 * u) / 256 - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,14 @@ def to_uint8(images: Tensor) -> Tensor:
 def shuffled(n: int, seed: int) -> Tensor:
     """Return a permutation of 0..n−1, `(n,)` int64, that depends on `n` and `seed` alone."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def digest_of(tensors: Sequence[Tensor], facts: object = None) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of CPU tensors, their shapes and types, and plain facts."""
+    found = sha256(repr((facts, [(tuple(t.shape), str(t.dtype)) for t in tensors])).encode())
+    for tensor in tensors:
+        found.update(np.ascontiguousarray(tensor.numpy()).data)
+    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -175,18 +183,21 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the shape, images, labels, class names and attributes.
+        """The digest of the images, labels, class names and attributes (`digest_of`).
 
         Equal digests mean equal sets in equal order, wherever and in whatever container their files are.
         """
-        found = sha256(repr((tuple(self.images.shape), self.classes)).encode())
-        tensors = [self.images, self.labels]
-        if self.attributes is not None:
-            found.update(repr((self.attributes.names, self.attributes.values)).encode())
-            tensors.append(self.attributes.table)
-        for tensor in tensors:
-            found.update(np.ascontiguousarray(tensor.numpy()).data)
-        return found.hexdigest()[:16]
+        attributes = self.attributes
+        facts = (self.classes, None if attributes is None else (attributes.names, attributes.values))
+        tables = [] if attributes is None else [attributes.table]
+        return digest_of([self.images, self.labels, *tables], facts)
+
+    @cached_property
+    def image_digests(self) -> Tensor:
+        """A 64-bit digest of each image alone, `(N,)` int64: equal images have equal ones."""
+        flat = np.ascontiguousarray(self.images.numpy()).reshape(len(self), -1)
+        found = b"".join(blake2b(image.data, digest_size=8).digest() for image in flat)
+        return torch.from_numpy(np.frombuffer(found, dtype=np.int64).copy())
 
     def record(self) -> dict[str, Any]:
         """Return the name, number and digest of the images, as protocols and checkpoints state them."""

@@ -14,7 +14,7 @@ ALL = ""
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """The split and the label of each path.
 
     Args:
@@ -28,7 +28,7 @@ class Layout:
     classes: tuple[str, ...]
 
 
-def layout(paths: list[str], source: str) -> Layout:
+def layout(paths: list[str], source: str) -> FileLayout:
     """Return the layout of paths `[train|val|test]/[<class>/]…/<file>`, below any number of common folders.
 
     Splits may be spelled as in `ebmzoo.data.splits.NAMES`, in any case; if there are any, other folders next to them
@@ -52,7 +52,7 @@ def layout(paths: list[str], source: str) -> Layout:
         parts = [p[1:] for p in parts]
     used = [len(p) > 1 for p, split in zip(parts, splits, strict=True) if split is not None]
     if not any(used):
-        return Layout(splits, [0] * len(parts), UNLABELLED)
+        return FileLayout(splits, [0] * len(parts), UNLABELLED)
     if not all(used):
         stray = next(x for x, p, s in zip(paths, parts, splits, strict=True) if s is not None and len(p) == 1)
         raise UserError(
@@ -61,4 +61,4 @@ def layout(paths: list[str], source: str) -> Layout:
     classes = sorted({p[0] for p, split in zip(parts, splits, strict=True) if split is not None})
     number = {name: label for label, name in enumerate(classes)}
     labels = [0 if s is None else number[p[0]] for p, s in zip(parts, splits, strict=True)]
-    return Layout(splits, labels, tuple(classes))
+    return FileLayout(splits, labels, tuple(classes))

@@ -14,7 +14,7 @@ from ebmzoo.data.folder import read_images
 from ebmzoo.data.images import ImageSet, unlabelled
 from ebmzoo.data.layout import ALL
 from ebmzoo.data.ood import positive, some
-from ebmzoo.data.torchvision_sets import fetch, read_cifar, read_mnist, read_svhn
+from ebmzoo.data.torchvision_sets import MNIST, fetch, padded, read_cifar, read_mnist, read_svhn
 
 
 class PublishedTest(OutOfDistribution, ABC):
@@ -80,7 +80,7 @@ class SVHNTest(PublishedTest):
 
 
 class MNISTTest(PublishedTest):
-    """The 10,000 test images of MNIST.
+    """The 10,000 test images of MNIST, with the black pixels that the model's data has if it is `FashionMNIST`.
 
     >>> from ebmzoo.data import Digits
     >>> MNISTTest().is_near(Digits())
@@ -91,17 +91,24 @@ class MNISTTest(PublishedTest):
 
     def read(self, like: ImageData) -> ImageSet:
         """Read the test set from `root`."""
-        return read_mnist(datasets.MNIST, self.root, False, self.download)
+        return beside(read_mnist(datasets.MNIST, self.root, False, self.download), like)
 
 
 class FashionMNISTTest(PublishedTest):
-    """The 10,000 test images of Fashion-MNIST."""
+    """The 10,000 test images of Fashion-MNIST, with the black pixels that the model's data has if it is `MNIST`."""
 
     name, near_to = "Fashion-MNIST", ("MNIST",)
 
     def read(self, like: ImageData) -> ImageSet:
         """Read the test set from `root`."""
-        return read_mnist(datasets.FashionMNIST, self.root, False, self.download)
+        return beside(read_mnist(datasets.FashionMNIST, self.root, False, self.download), like)
+
+
+def beside(found: ImageSet, like: ImageData) -> ImageSet:
+    """Return 28×28 images padded as those of `like`, so that only their content differs; others are unchanged."""
+    if not isinstance(like, MNIST):
+        return found
+    return ImageSet(padded(found.images, like.size), found.labels, found.classes, found.name)
 
 
 class CelebATest(PublishedTest):

@@ -1,4 +1,7 @@
-"""Points in the plane as images of two channels and one pixel, from densities that are known exactly."""
+"""Points in the plane as images of two channels and one pixel, from densities that are known exactly.
+
+One file because the densities share their base class and the integrals over cells of a grid, and are short.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ebmzoo.data.batches import Batch, EpochSampler, InMemory, ResumableLoader, in_order
 from ebmzoo.data.datamodule import MONITORED
+from ebmzoo.data.images import digest_of
 from ebmzoo.data.normal_integrals import normal_mass, uniform_cdf
 from ebmzoo.errors import UserError
 
@@ -39,6 +43,10 @@ class PointSet:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Return `name` with the number and digest of the points."""
+        return {"name": name, "n": len(self), "digest": digest_of([self.points, self.labels])}
 
     @property
     def images(self) -> Tensor:
@@ -127,6 +135,10 @@ class PlaneData(LightningDataModule, ABC):
     def half_width(self, alpha_bar: float = 1.0, sigma_bar: float = 0.0) -> float:
         """Return the half-width of a plot of x': the larger of `extent` and ᾱ·reach + 4σ̄."""
         return max(self.extent, alpha_bar * self.reach + 4 * sigma_bar)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run states of its data: the name, number and digest of the training and of the test points."""
+        return {"train": self.train_set.record(self.name), "test": self.test_set.record(self.name)}
 
     @cached_property
     def train_set(self) -> PointSet:

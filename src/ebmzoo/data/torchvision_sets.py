@@ -8,15 +8,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torchvision import datasets
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import first_line
+from ebmzoo.data.decode import Frame, first_line
+from ebmzoo.data.folder import read_images
 from ebmzoo.data.images import ImageSet
+from ebmzoo.data.layout import ALL
+from ebmzoo.data.sources import TAR, ZIP
+from ebmzoo.data.splits import NAMES
 from ebmzoo.errors import UserError
 
 T = TypeVar("T")
 DIGITS = tuple(str(digit) for digit in range(10))
+SIDE = 28
+"""Side of the images of MNIST and Fashion-MNIST."""
 
 
 def fetch(name: str, read: Callable[[], T], place: Path, archive: str, *, download: bool) -> T:
@@ -65,7 +73,13 @@ def read_mnist(kind: type[Any], root: str, train: bool, download: bool) -> Image
     name, folder = {datasets.MNIST: "MNIST", datasets.FashionMNIST: "Fashion-MNIST"}[kind], Path(root).expanduser()
     place, first = folder / kind.__name__ / "raw", kind.resources[0 if train else 2][0]
     read = fetch(name, lambda: kind(folder, train, download=download), place, first, download=download)
-    return ImageSet(read.data[:, None], read.targets.long(), tuple(read.classes), name)
+    classes = tuple(label.partition(" - ")[0] for label in kind.classes)  # torchvision calls a seven "7 - seven"
+    return ImageSet(read.data[:, None], read.targets.long(), classes, name)
+
+
+def padded(images: Tensor, size: int) -> Tensor:
+    """Return uint8 images `(N, 1, 28, 28)` as `(N, 1, size, size)`, with black pixels around them."""
+    return F.pad(images, [(size - images.shape[-1]) // 2] * 4)
 
 
 class CIFAR10(ImageData):
@@ -136,3 +150,77 @@ class SVHN(ImageData):
         """Read the training and the test images from `root`."""
         train, test = (read_svhn(self.root, part, self.download) for part in (True, False))
         return train, test
+
+
+class MNIST(ImageData):
+    """MNIST (LeCun et al., 1998): 60,000 + 10,000 handwritten digits, 28×28 in grey, which must not be flipped.
+
+    >>> data = MNIST("datasets", size=32, batch_size=64)  # read, or downloaded, on first use
+    >>> data.size, data.channels
+    (32, 1)
+
+    Args:
+        path: The folder that contains torchvision's files in `MNIST/raw`, or where they are downloaded to. Or the
+            images in another form, which is read as it is: an `.npz` file, an archive, or a folder with `train` and
+            `test`, in the layout of `ImageFolder`.
+        size: 28, or 32 for the same images with two black pixels on each side, which networks can halve further.
+        download: Whether to download missing files.
+        **common: Arguments of `ImageData`.
+
+    Raises:
+        UserError: If `size` is another one; on use, if the images are missing or damaged.
+    """
+
+    name, channels = "MNIST", 1
+    source: type[Any] = datasets.MNIST
+    """Torchvision's class."""
+
+    def __init__(self, path: str = "datasets", size: int = 28, download: bool = True, **common: Any) -> None:
+        super().__init__(**common)
+        if size not in (SIDE, SIDE + 4):
+            raise UserError(f"size: {size} must be {SIDE}, or {SIDE + 4} for images with two black pixels on each side")
+        self.path = path
+        self.size = size
+        self.download = download
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """Read the training and the test images from `path`."""
+        train, test = self._read()
+        return self._framed(train), self._framed(test)
+
+    def _read(self) -> tuple[ImageSet, ImageSet]:
+        if not in_other_form(Path(self.path).expanduser(), self.source):
+            train, test = (read_mnist(self.source, self.path, part, self.download) for part in (True, False))
+            return train, test
+        sets = read_images(self.path, Frame(SIDE, self.channels))
+        if ALL in sets:
+            raise UserError(f"path: {self.path} has no training and test sets: use ebmzoo.data.ImageFolder for it")
+        return sets["train"], sets["test"]
+
+    def _framed(self, images: ImageSet) -> ImageSet:
+        names = tuple(label.partition(" - ")[0] for label in self.source.classes)
+        numbered = images.classes == tuple(map(str, range(len(images.classes)))) and len(images.classes) <= len(names)
+        classes = names if numbered else images.classes
+        return ImageSet(padded(images.images, self.size), images.labels, classes, self.name)
+
+
+class FashionMNIST(MNIST):
+    """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 pieces of clothing in 10 classes, 28×28 in grey.
+
+    >>> FashionMNIST(size=32).name
+    'Fashion-MNIST'
+
+    The arguments are those of `MNIST`; torchvision's files are in `FashionMNIST/raw`.
+    """
+
+    name = "Fashion-MNIST"
+    source = datasets.FashionMNIST
+
+
+def in_other_form(path: Path, source: type[Any]) -> bool:
+    """Return True if `path` is a file or has folders of splits, False if it is a place for torchvision's own files."""
+    if not path.is_dir():
+        return path.exists() or path.name.lower().endswith((".npz", *TAR, *ZIP))
+    if (path / source.__name__).is_dir():
+        return False
+    return any(part.is_dir() and part.name.casefold() in NAMES for part in path.iterdir())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.matching import fitted_to
 from ebmzoo.errors import UserError
 from ebmzoo.metrics.fidelity import mean_squared_error
 from ebmzoo.networks import gaussian
@@ -60,6 +61,17 @@ class KLAutoEncoderTraining(LightningModule):
         self.lr_schedule = lr_schedule
         self._moved = False
         self._latents: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        """Check the auto-encoder against the data.
+
+        Raises:
+            UserError: It cannot encode the data's images.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageData):
+            with fitted_to(data, getattr(self.trainer, "model_config", None)):
+                self.coder.shape(data.channels, data.size)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())

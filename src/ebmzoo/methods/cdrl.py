@@ -15,7 +15,7 @@ from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.log_values import LogValues, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.base.paper import Paper
-from ebmzoo.methods.families.level_sampler import Condition
+from ebmzoo.methods.families.level_sampler import ClassCondition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood, latent_shape
 from ebmzoo.networks.autoencoder import ImageCoder
 from ebmzoo.networks.base import Initializer, LevelEnergyNet
@@ -72,6 +72,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
 
         **Evaluation**:
         ema_decay: The decay of the averages that evaluation uses.
+        ema_warmup: True makes the decay at update n at most (1 + n)/(10 + n), as the code does.
         denoise: The factor of the last step's gradient (Tweedie's formula has 1); 0 leaves the step out.
 
     Raises:
@@ -112,6 +113,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         # evaluation
         ema_decay: float = 0.9999,
         denoise: float = 2.0,
+        ema_warmup: bool = True,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
@@ -140,7 +142,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         self.initializer_optimizer = initializer_optimizer
         self.initializer_schedule = initializer_schedule
         self.clip_norm = clip_norm
-        self.averages = averaged(ema_decay, energy_net=energy_net, initializer=initializer)
+        self.averages = averaged(ema_decay, warmup=ema_warmup, energy_net=energy_net, initializer=initializer)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
         energy = optimizers_of(self, {"energy_net": self.energy_optimizer}, self.energy_schedule, self.clip_norm)
@@ -153,7 +155,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         lower, x = self.schedule.pair(x0, i, self.shared_noise)
         y = column(self.schedule.scale(i), x) * lower
 
-        start = self._proposed(self.initializer, x, i, Condition(classes))
+        start = self._proposed(self.initializer, x, i, ClassCondition(classes))
         ends = self._refine(start.detach(), x, i, classes)
         loss_energy, values = self._contrast(y, ends, i, classes)
         grad_norm = self.minimize(loss_energy, "energy_net")
@@ -168,7 +170,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
         initializer: Initializer | None,
         x: Tensor,
         i: Tensor,
-        condition: Condition,
+        condition: ClassCondition,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """ŷ ~ N(Σ_k w_k U(x_i, c_k), m_i² σ̃_i²) (Eq. 6 and 12), or x_i where there is no initializer."""
@@ -195,7 +197,7 @@ class CDRL(RecoveryLikelihood, StartsFromProposal):
             prediction = (x - column(schedule.sigma_bar[i], x) * prediction) / column(schedule.alpha_bar[i], x)
         return column(schedule.scale(i), x) * schedule.posterior_mean(prediction, x, i)
 
-    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: ClassCondition, generator: torch.Generator | None) -> Tensor:
         initializer = None if self.initializer is None else cast(Initializer, self.network("initializer"))
         return self._proposed(initializer, x, i, condition, generator)
 

@@ -19,8 +19,15 @@ from ebmzoo.data.image_range import ImageRange, dequantized
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import Average, averaged
-from ebmzoo.methods.base.capabilities import Encodes, LatentConditional, RunsChain
-from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values
+from ebmzoo.methods.base.capabilities import (
+    Encodes,
+    EvaluatesAsPaper,
+    Evaluation,
+    LatentConditional,
+    RunsChain,
+    ScoresJointly,
+)
+from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values, spread_ratio
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
@@ -37,7 +44,7 @@ from ebmzoo.ssrl.pretraining import load_encoder
 
 
 @final
-class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
+class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain, ScoresJointly, EvaluatesAsPaper):
     """Contrastive latent-guided energy learning: an energy of images and latents, and the encoder of the latents.
 
     Paper: Hankook Lee, Jongheon Jeong, Sejun Park, Jinwoo Shin: Guiding energy-based models via contrastive latent
@@ -90,6 +97,8 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         ema_start: The number of first iterations in which the averages equal the weights.
         beta_ood: β of the out-of-distribution score (Eq. 14).
         beta_sample: β of conditional samples; None is `beta`.
+        evaluation: `paper` renews each sample by noise with probability p at the start of every round, as the authors'
+            evaluation does; `library` lets every sample take all rounds.
 
     Raises:
         UserError: arguments that contradict each other.
@@ -136,6 +145,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         ema_start: int = 312,
         beta_ood: float = 0.1,
         beta_sample: float | None = None,
+        evaluation: Evaluation = "library",
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, size=size)
@@ -158,6 +168,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         self.beta = beta
         self.beta_ood = beta_ood
         self.beta_sample = beta if beta_sample is None else beta_sample
+        self.evaluation = evaluation
         self.replay = ReplayBuffer(replay_size, (in_channels, size, size), "slot", reinit_prob)
         self.augment = augment or Augment(crop_scale=(0.08, 1.0), grayscale_prob=0.2)
         self.augment_latents = augment_latents
@@ -208,6 +219,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         data, ends = net.marginal(f), net.marginal(f_chain)
         cos = torch.zeros_like(data) if z is None else agreement(net, f, z)
         z_chain = net.project(f_chain).detach()
+        ratios = {} if z is None else {"joint_ratio": spread_ratio(data, self.beta_ood * cos)}
         loss_energy = (data - self.beta * cos - ends + self.alpha * (data.square() + ends.square())).mean()
         grad_norm = self.minimize(loss_energy, "energy_net")
         encoder_values = self._train_encoder(images, z_chain if self.model_negatives else None)
@@ -220,6 +232,7 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
                 "agreement": cos.detach().mean(),
                 "feature_norm": f.detach().norm(dim=1).mean(),
             }
+            | ratios
             | encoder_values
         )
 
@@ -258,10 +271,25 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         return self.network("energy_net")
 
     def ood_score(self, x: Tensor) -> Tensor:
-        """E(x) − β_ood cos(g(f(x)), h(x)), with h on the image as it is (Eq. 14)."""
+        """E(x) − β_ood cos(g(f(x)), h(x)), with h on the image without a view (Eq. 14).
+
+        With `dequantize` images are dequantised as in training, by one noise for all of them.
+        """
         if self.encoder is None:
             return self.energy(x)
-        return self._joint(self.beta_ood)(self.range.inward(x), self.encode(x))
+        energy, cos = self.joint_parts(x)
+        return energy - self.beta_ood * cos
+
+    @property
+    def joint_weight(self) -> float | None:
+        return None if self.encoder is None else self.beta_ood
+
+    def joint_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.dequantize:
+            x = dequantized(x, seed=0)
+        net = cast(LatentEnergyNet, self.network("energy_net"))
+        f = net.features(self.range.inward(x))
+        return net.marginal(f), agreement(net, f, self.encode(x))
 
     def sample(
         self,
@@ -271,7 +299,10 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
         steps: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Samples:
-        """From uniform noise, `rounds` times t and K steps on E(x); `steps` counts all of them, and 0 is the noise."""
+        """From uniform noise, `rounds` times t and K steps on E(x); `steps` counts all of them, and 0 is the noise.
+
+        With `evaluation: paper` a sample is renewed by noise with probability p before each round.
+        """
         if labels is not None:
             raise UserError("CLEL is unconditional: sample takes no labels, and sample_from_latents takes latents")
         return self._from_noise(self.network("energy_net"), n, steps, generator)
@@ -320,6 +351,8 @@ class CLEL(RestoresByEnergy, Encodes, LatentConditional, RunsChain):
             x = self.replay.fresh(n, generator)
             for done in range(0, whole.steps, a_round):
                 sampler = replace(self.sampler, steps=min(a_round, whole.steps - done))
+                if self.evaluation == "paper":
+                    x = self.replay.renewed(x, generator)
                 x0 = self.range.inward(self.augment(x, generator))
                 x = self.range.outward(sampler(energy, x0, generator=generator))
         return self.chain_info(steps).samples(x)

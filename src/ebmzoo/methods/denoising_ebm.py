@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.matching import matching_flags
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError, at_least
@@ -213,7 +214,8 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
                 shapes["decoder"] = tuple(self.decoder(z).shape[1:])
         for key, of in shapes.items():
             if of != shape:
-                raise UserError(f"model.{key} make images of {of} (channels, height, width), but data has {shape}")
+                found = f"model.{key} make images of {of} (channels, height, width), but data has {shape}"
+                raise UserError(found + matching_flags(data, self.section))
         with self._calibration.suspended():
             super().check_data(data)
 

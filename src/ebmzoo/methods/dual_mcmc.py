@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast, final
 
 import torch
@@ -15,7 +15,7 @@ from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, EnergyNet
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
-from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes, EvaluatesAsPaper, Evaluation
 from ebmzoo.methods.base.log_values import LogValues, chain_log_values, contrast, energy_log_values, squared_error
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.base.paper import Paper
@@ -60,7 +60,7 @@ class DualMCMCLosses:
 
 
 @final
-class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
+class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes, EvaluatesAsPaper):
     """An energy E, a generator G and an inference network q, each of which learns from the revised joint densities.
 
     Paper: Jiali Cui, Tian Han: Learning energy-based model via dual-MCMC teaching. NeurIPS 2023, arXiv:2312.02469.
@@ -98,6 +98,8 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
 
         **Evaluation**:
         ema_decay: The decay of the averages that evaluation uses; the authors use none, which is 0.
+        evaluation: `paper` draws samples as the released script does, with G's batch norms in training mode and 70
+            steps of η = 0.4²/2 and τ = 0.001; `library` with G's estimated statistics and the chain of training.
 
     Raises:
         UserError: `teaching.by_temperature` with a sampler of temperature zero, or q of other latents than G.
@@ -130,6 +132,7 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         clip_norm: float | None = None,
         # evaluation
         ema_decay: float = 0.0,
+        evaluation: Evaluation = "library",
     ) -> None:
         super().__init__()
         check_latents(generator, inference)
@@ -152,6 +155,7 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
         }
         self.lr_schedule = lr_schedule
         self.clip_norm = clip_norm
+        self.evaluation = evaluation
         self.averages = averaged(ema_decay, energy_net=energy_net, generator=generator, inference=inference)
 
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
@@ -215,6 +219,16 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes):
 
     def chain_energy(self) -> Energy:
         return self.network("energy_net")
+
+    @property
+    def by_batch(self) -> bool:
+        return self.evaluation == "paper"
+
+    @property
+    def evaluation_sampler(self) -> Langevin:
+        if self.evaluation == "library":
+            return self.sampler
+        return replace(self.sampler, steps=70, step_size=0.4**2 / 2, noise=0.001)
 
     @property
     def can_infer(self) -> bool:

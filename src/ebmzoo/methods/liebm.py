@@ -22,9 +22,15 @@ from ebmzoo.data.image_range import ImageRange, Outside
 from ebmzoo.energy import Energy, at_least_fp32, frozen
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.methods.base.averaging import averaged
-from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes
+from ebmzoo.methods.base.capabilities import DecodesGaussian, Encodes, ScoresJointly
 from ebmzoo.methods.base.encoder_stage import EncoderStage
-from ebmzoo.methods.base.log_values import LogValues, chain_log_values, energy_log_values, squared_error
+from ebmzoo.methods.base.log_values import (
+    LogValues,
+    chain_log_values,
+    energy_log_values,
+    spread_ratio,
+    squared_error,
+)
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import Samples
@@ -64,7 +70,7 @@ class LIEBMElbo:
 
 
 @final
-class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
+class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages, ScoresJointly):
     """Latent-informed EBM: an energy on images and encoder latents, with a generator that starts its chains.
 
     Paper: Anonymous authors: Latent-informed energy-based models with collaborative generator training. Under
@@ -248,6 +254,7 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         if self.energy_penalty:
             loss_energy = loss_energy + self.energy_penalty * (energy_data.square() + energy_chain.square()).mean()
         grad_norm = self.minimize(loss_energy, "energy_net")
+        ratios = {} if z is None else {"joint_ratio": spread_ratio(energy_data, self.gamma_ood * cos)}
 
         loss_generator = _mean_over(squared_error(x0, xT), ~augmented)
         values = self._train_generator(x, z, loss_generator)
@@ -258,13 +265,17 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         values_of_energy = (
             energy_log_values(energy_data, energy_chain) | chain_log_values(self.sampler, start, xT) | values
         )
-        return values_of_energy | {
-            "grad_norm": grad_norm,
-            "agreement": cos.detach().mean(),
-            "feature_norm": f.detach().norm(dim=1).mean(),
-            "loss_energy": loss_energy.detach(),
-            "loss_generator": loss_generator.detach(),
-        }
+        return (
+            values_of_energy
+            | ratios
+            | {
+                "grad_norm": grad_norm,
+                "agreement": cos.detach().mean(),
+                "feature_norm": f.detach().norm(dim=1).mean(),
+                "loss_energy": loss_energy.detach(),
+                "loss_generator": loss_generator.detach(),
+            }
+        )
 
     def _chain_energy(self, net: LatentEnergy) -> Energy:
         """The energy that the chain descends: E(x) (Eq. 9), or in the EJM setting E(x, h(x)) (Eq. 10)."""
@@ -342,9 +353,18 @@ class LIEBM(ChainFromGenerator, DecodesGaussian, Encodes, StartsFromImages):
         """E(x) − γ_ood cos(g_ψ(f(x)), h(x)), the negative of Eq. 15, with h on the image as it is."""
         if self.encoder is None:
             return self.energy(x)
+        energy, cos = self.joint_parts(x)
+        return energy - self.gamma_ood * cos
+
+    @property
+    def joint_weight(self) -> float | None:
+        return None if self.encoder is None else self.gamma_ood
+
+    def joint_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.encoder is not None
         net = cast(LatentEnergy, self.network("energy_net"))
         f = net.features(self.range.inward(x))
-        return net.marginal(f) - self.gamma_ood * agreement(net, f, self.encoder(x))
+        return net.marginal(f), agreement(net, f, self.encoder(x))
 
     def chain_energy(self) -> Energy:
         return self._chain_energy(cast(LatentEnergy, self.network("energy_net")))

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.images import UNLABELLED
+from ebmzoo.data.matching import matching_flags
 from ebmzoo.errors import UserError, at_least
 
 
@@ -172,7 +174,16 @@ class Classifier(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ImageData):
             return
+        shape = (self.architecture["in_channels"], self.size, self.size)
+        if shape != (now := (data.channels, data.size, data.size)):
+            flags = matching_flags(data, getattr(self.trainer, "model_config", None))
+            raise UserError(f"the classifier takes images {shape}, but the data has {now}{flags}")
         needed, found = self.architecture["num_classes"], data.classes
+        if len(found) != needed and found == UNLABELLED:
+            raise UserError(
+                f"model.num_classes is {needed}, but the images of {data.name} have no classes: sort them into one "
+                "folder for each class; a classifier cannot be trained without"
+            )
         if len(found) != needed:
             raise UserError(
                 f"model.num_classes is {needed}, but the data has {len(found)} classes ({', '.join(found[:5])}"

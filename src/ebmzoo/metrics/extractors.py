@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,8 +73,8 @@ class FeatureExtractor(nn.Module, ABC):
 class ClassifierFeatures(FeatureExtractor):
     """The pooled features and the logits of a `Classifier` trained by `ebmzoo fit`.
 
-    >>> print(ClassifierFeatures("nowhere/last.ckpt").available())
-    no classifier at nowhere/last.ckpt: train one with `ebmzoo fit --config configs/classifier/<data>.yaml`
+    >>> print(ClassifierFeatures("nowhere/last.ckpt").available())  # doctest: +ELLIPSIS
+    no classifier at nowhere/last.ckpt: `ebmzoo fit --prepare` first trains what its config needs, and ...
 
     Args:
         checkpoint: The classifier's checkpoint, such as `runs/classifier_digits/last.ckpt`.
@@ -116,10 +117,8 @@ class ClassifierFeatures(FeatureExtractor):
         if self.net is None:
             path = Path(self.checkpoint)
             if not path.is_file():
-                raise UserError(
-                    f"no classifier at {path}: train one with `ebmzoo fit --config configs/classifier/<data>.yaml`"
-                )
-            how = "train one with `ebmzoo fit --config configs/classifier/<data>.yaml`"
+                raise UserError(f"no classifier at {path}: {_how_to_train(path)}")
+            how = _how_to_train(path)
             try:
                 self._fingerprint = sha256(path)[:12]  # of what is read now: the file may be replaced later
                 saved = read_weights(path)
@@ -151,6 +150,16 @@ class ClassifierFeatures(FeatureExtractor):
             )
         features, logits = net(images)
         return features, logits
+
+
+def _how_to_train(path: Path) -> str:
+    """The commands that make a classifier's checkpoint at `path`."""
+    run_dir = f" --run_dir {shlex.quote(str(path.parent))}" if path.name == "last.ckpt" else ""
+    own = "--data ebmzoo.data.ImageFolder --data.path DIR --data.size 32 --model.num_classes K"
+    return (
+        "`ebmzoo fit --prepare` first trains what its config needs, and "
+        f"`ebmzoo fit --config classifier_cifar {own}{run_dir}` one of images of your own"
+    )
 
 
 class Pixels(FeatureExtractor):

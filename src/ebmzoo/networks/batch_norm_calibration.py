@@ -42,6 +42,20 @@ def calibrated(generator: Generator, transform: Callable[[Tensor], Tensor] | Non
     return copy.eval()
 
 
+def batchwise(generator: Generator) -> Generator:
+    """Return a copy of G whose batch norms have the statistics of each batch, and whose running statistics stay.
+
+    A generator without batch norms is returned itself. An image then depends on the others of its batch.
+    """
+    if not norms(generator):
+        return generator
+    copy = deepcopy(generator).requires_grad_(False).eval()
+    for norm in norms(copy):
+        norm.train()
+        norm.momentum = 0.0
+    return copy
+
+
 @final
 class Calibration:
     """A cache of `calibrated`: the copy is computed anew only after a tensor that it depends on has changed."""
@@ -63,12 +77,16 @@ class Calibration:
         generator: Generator,
         transform: Callable[[Tensor], Tensor] | None = None,
         dependencies: Iterable[Tensor] = (),
+        by_batch: bool = False,
     ) -> Generator:
-        """Return the calibrated copy of `generator`; `dependencies` are the tensors that `transform` is made from."""
+        """Return the calibrated copy of `generator`; `dependencies` are the tensors that `transform` is made from.
+
+        With `by_batch` it is the copy of `batchwise` instead.
+        """
         if self._suspended:
             return generator
         tensors = (*generator.parameters(), *generator.buffers(), *dependencies)
-        state = id(generator), [(tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
+        state = id(generator), by_batch, [(tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
         if self._cached is None or self._cached[0] != state:
-            self._cached = state, calibrated(generator, transform)
+            self._cached = state, batchwise(generator) if by_batch else calibrated(generator, transform)
         return self._cached[1]

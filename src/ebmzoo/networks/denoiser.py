@@ -126,6 +126,7 @@ class UNetDenoiser(DenoisingAutoEncoder):
             embedding=embedding,
             dropout=dropout,
             groups=groups,
+            zero_bias=True,
         )
         if size < 1 or size % self.unet.divisor:
             raise UserError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import lcm
 from typing import Literal, TypeVar
 
 import torch
@@ -39,8 +40,23 @@ _INFERENCE = {
 
 def _layers(table: Mapping[int, list[T]], size: int) -> list[T]:
     if size not in table:
-        raise UserError(f"size: {size} is not among the image sizes of this network: {', '.join(map(str, table))}")
+        near = min(table, key=lambda known: abs(known - size))
+        raise UserError(
+            f"size: {size} is not among the image sizes of this network: {', '.join(map(str, table))}; the nearest is "
+            f"{near}, to which --data.size {near} scales images of your own"
+        )
     return table[size]
+
+
+def _divisors(standard: list[int], own: Sequence[int] | None, size: int) -> list[int]:
+    """Return the divisor of the width for each block: the network's own, if given, or the standard one of this size."""
+    if own is None:
+        return standard
+    if len(own) != len(standard) or min(own) < 1:
+        raise UserError(
+            f"divisors: {list(own)} must be {len(standard)} numbers of 1 or more, one for each block at size {size}"
+        )
+    return list(own)
 
 
 def _check_width(width: int, divisor: int, size: int) -> None:
@@ -65,6 +81,7 @@ class SNGANFeatures(FeatureNet):
         out_features: Features of an image.
         bias: Which layers have a bias: `all`, only the `last`, or `none`, which makes f homogeneous as in Dual-MCMC.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
+        divisors: The divisor of the width for each block, such as 8 4 2 1 at size 32; null for the papers'.
 
     Raises:
         UserError: If no network of this size or width is defined.
@@ -78,15 +95,17 @@ class SNGANFeatures(FeatureNet):
         out_features: int = 512,
         bias: Literal["all", "last", "none"] = "all",
         spectral_norm: SpectralNorm = "none",
+        divisors: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, out_features=out_features)
         layers = _layers(_TRUNK, size)
-        _check_width(width, max(divisor for divisor, _ in layers), size)
+        widths = _divisors([divisor for divisor, _ in layers], divisors, size)
+        _check_width(width, lcm(*widths), size)
         everywhere = bias == "all"
-        channels = width // layers[0][0]
+        channels = width // widths[0]
         blocks: list[nn.Module] = [StartBlock(in_channels, channels, bias=everywhere)]
-        for divisor, down in layers[1:]:
+        for divisor, (_, down) in zip(widths[1:], layers[1:], strict=True):
             blocks.append(DownBlock(channels, width // divisor, down=down, bias=everywhere))
             channels = width // divisor
         self.blocks = nn.Sequential(*blocks)
@@ -117,6 +136,7 @@ class SNGANEnergy(EnergyNet):
         width: Channels of the widest block; a multiple of 16 at sizes 64 and 256.
         bias: Which layers have a bias: `all`, only the `last`, or `none` as in the authors' code.
         spectral_norm: Which layers are spectrally normalised: `none`, the convolutions (`conv`), or `all`.
+        divisors: The divisor of the width for each block, such as 8 4 2 1 at size 32; null for the papers'.
 
     Raises:
         UserError: If no network of this size or width is defined.
@@ -129,9 +149,10 @@ class SNGANEnergy(EnergyNet):
         width: int = 256,
         bias: Literal["all", "last", "none"] = "none",
         spectral_norm: SpectralNorm = "none",
+        divisors: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = SNGANFeatures(in_channels, size, width, 1, bias, spectral_norm)
+        self.trunk = SNGANFeatures(in_channels, size, width, 1, bias, spectral_norm, divisors)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.trunk(x).squeeze(1)  # type: ignore[no-any-return]
@@ -151,17 +172,25 @@ class SNGANGenerator(Generator):
         out_channels: Channels of the image.
         size: Side of the image: 8, 16, 32, 64 or 256.
         width: Channels at 4×4; a multiple of 16 at size 64 and of 32 at size 256.
+        divisors: The divisor of the width for each up-block, such as 1 2 4 at size 32; null for the papers'.
 
     Raises:
         UserError: If no network of this size or width is defined.
     """
 
-    def __init__(self, latent: int = 128, out_channels: int = 3, size: int = 32, width: int = 256) -> None:
+    def __init__(
+        self,
+        latent: int = 128,
+        out_channels: int = 3,
+        size: int = 32,
+        width: int = 256,
+        divisors: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
         at_least(1, latent=latent, out_channels=out_channels)
-        divisors = _layers(_GENERATOR, size)
-        _check_width(width, max(divisors), size)
-        channels = [width, *(width // d for d in divisors)]
+        widths = _divisors(_layers(_GENERATOR, size), divisors, size)
+        _check_width(width, lcm(*widths), size)
+        channels = [width, *(width // d for d in widths)]
         self.latent = latent
         self.first = nn.Linear(latent, 16 * width)
         self.blocks = nn.Sequential(*map(UpBlock, channels, channels[1:]))

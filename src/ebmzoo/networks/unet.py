@@ -17,10 +17,11 @@ from ebmzoo.networks.embedding import TimeEmbedding
 from ebmzoo.networks.norms import GroupNorm
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set the weight and bias of `layer` to zero, and return it."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+def zeroed(layer: nn.Conv2d, bias: bool = True) -> nn.Conv2d:
+    """Set the weight of `layer` to zero, its bias too if `bias`, and return it."""
+    nn.init.zeros_(layer.weight)
+    if bias and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -32,6 +33,11 @@ class BlockSettings:
     heads: int
     dropout: float
     groups: int
+    zero_bias: bool = False
+
+    def zeroed(self, layer: nn.Conv2d) -> nn.Conv2d:
+        """Return `layer` with a weight of zeros, and with `zero_bias` a bias of zeros."""
+        return zeroed(layer, self.zero_bias)
 
     def norm(self, channels: int) -> nn.GroupNorm:
         """Return a group norm, with fewer groups if the channels are not a multiple of `groups`."""
@@ -50,7 +56,7 @@ class UNetResBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = settings.norm(in_channels), settings.norm(out_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = settings.zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.time = nn.Linear(settings.embedding, 2 * out_channels)
         self.dropout = nn.Dropout(settings.dropout)
         self.resample = nn.Identity() if resample is None else resample
@@ -77,7 +83,7 @@ class UNetAttention(nn.Module):
         self.heads = settings.heads
         self.norm = settings.norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+        self.project = settings.zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, 3·heads·c, H, W) to three of (B, heads, HW, c)
@@ -166,7 +172,7 @@ class UpPath(nn.Module):
             if level > 0:
                 self.steps.append(UNetResBlock(channels, channels, settings, nn.UpsamplingNearest2d(scale_factor=2)))
         self.norm = settings.norm(channels)
-        self.last = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.last = settings.zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
     def forward(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
         remaining = list(skips)
@@ -176,13 +182,14 @@ class UpPath(nn.Module):
 
 
 class UNet(Initializer):
-    """An initializer U(x, t): a U-Net with time-conditioned residual blocks and initial output 0.
+    """An initializer U(x, t): a U-Net with time-conditioned residual blocks and an initial output near 0.
 
     Source: CDRL, A.1, with a lowest resolution of 8×8 as in the code, not 4×4; the default is for 32×32 images. The
-    network adds nothing to its output: x, for example, is added by the method.
+    network adds nothing to its output: x, for example, is added by the method. The convolutions that begin at zero keep
+    their biases, as in the code, unless `zero_bias`.
     Shapes: images `(B, C, H, W)`, their sides multiples of 2^(len(multiples) − 1), to `(B, out_channels, H, W)`.
 
-    >>> net = UNet(in_channels=1, width=4, multiples=(1, 2), depth=1, attention=(), embedding=8, groups=2)
+    >>> net = UNet(1, width=4, multiples=(1, 2), depth=1, attention=(), embedding=8, groups=2, zero_bias=True)
     >>> bool((net(torch.randn(5, 1, 8, 8), time=torch.arange(5.0)) == 0).all())
     True
 
@@ -198,6 +205,7 @@ class UNet(Initializer):
         dropout: Dropout probability in each residual block.
         classes: Number of classes; 0 for an unconditional network.
         groups: Groups of the group norms; if they do not divide the channels, the greatest common divisor of both.
+        zero_bias: True makes the initial output exactly 0.
 
     Raises:
         UserError: If a number is out of its range, `heads` does not divide the channels, or `attention` names a
@@ -217,6 +225,7 @@ class UNet(Initializer):
         dropout: float = 0.1,
         classes: int = 0,
         groups: int = 32,
+        zero_bias: bool = False,
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, out_channels=out_channels, heads=heads)
@@ -231,7 +240,7 @@ class UNet(Initializer):
             )
         self.classes = classes
         self.divisor = 2 ** (len(multiples) - 1)
-        settings = BlockSettings(embedding, heads, dropout, groups)
+        settings = BlockSettings(embedding, heads, dropout, groups, zero_bias)
         widths = [multiple * width for multiple in multiples]
         out = in_channels if out_channels is None else out_channels
         self.embed = TimeEmbedding(width, embedding, classes, F.silu)

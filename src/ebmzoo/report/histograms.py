@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ebmzoo.errors import UserError
+from ebmzoo.report.plots import figure, save
 
 Histogram = Mapping[str, Sequence[float]]
 """`edges`, K + 1 numbers, and for each set its K counts."""
@@ -43,30 +44,30 @@ def histogram(sets: Mapping[str, ArrayLike], bins: int = 40) -> dict[str, list[f
     return {"edges": edges.tolist()} | {name: counted.tolist() for name, counted in counts.items()}
 
 
-def save_histograms(panels: Mapping[str, Histogram], path: Path, labels: Mapping[str, str] | None = None) -> None:
-    """Save histograms side by side, one panel each with its name above it, as a PNG file; each set has area 1.
+def save_histograms(
+    panels: Mapping[str, Histogram],
+    path: Path,
+    labels: Mapping[str, str] | None = None,
+    xlabel: str = "score, higher is farther out",
+) -> None:
+    """Save histograms side by side, one panel each with its name above it, as PNG, SVG and PDF files.
 
-    `labels` name the sets in the legend, which is beside the last panel.
+    Each set has area 1. `labels` name the sets in the legend, which is beside the last panel.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
-    figure = Figure(figsize=(3.4 * len(panels) + 1.4, 2.8), layout="constrained")
-    rows = figure.subplots(1, len(panels), squeeze=False)[0]
+    drawn = figure(3.6 * len(panels) + 1.4, 3)
+    rows = drawn.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, panel) in zip(rows, panels.items(), strict=True):
         edges = np.asarray(panel["edges"])
         for name, counts in panel.items():
             if name != "edges":
                 density = np.asarray(counts) / (sum(counts) * np.diff(edges))
                 axes.stairs(density, edges, fill=True, alpha=0.5, label=(labels or {}).get(name, name))
-        axes.set(title=title, yticks=[])
+        axes.set(title=title, xlabel=xlabel, ylabel="density")
         axes.title.set_fontsize(10)
         axes.locator_params(axis="x", nbins=5)
     handles, names = rows[-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    drawn.legend(handles, names, loc="outside right upper", frameon=False)
+    save(drawn, path)

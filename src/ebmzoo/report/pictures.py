@@ -1,10 +1,9 @@
-"""Pictures of samples, curves, scatter plots and densities."""
+"""Pictures of images in a grid, with or without labels, and of points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,10 @@ from torchvision.utils import make_grid
 
 from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
+from ebmzoo.report.plots import figure, save, window
+
+DPI = 64
+"""Pixels per inch of a labelled grid: a power of two, with which its size in pixels is exact."""
 
 
 def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
@@ -44,67 +47,58 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
     save_png(grid(images, columns), path)
 
 
-def save_strips(strips: Tensor, path: Path) -> None:
-    """Save images `(rows, columns, C, H, W)` in [-1, 1] as one PNG file, with one strip per row."""
-    save_grid(strips.flatten(0, 1), path, columns=strips.shape[1])
+def save_strips(strips: Tensor, path: Path, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Save images `(R, C, channels, H, W)` in [-1, 1] with a label for each of the R rows and C columns as a PNG file.
 
-
-def save_curves(curves: Mapping[str, Sequence[float]], xlabel: str, path: Path) -> None:
-    """Save curves over steps 0, 1, 2, …, one panel each with its name above it, as a PNG file.
-
-    Raises:
-        UserError: matplotlib is not installed.
+    SVG and PDF files beside it keep the labels as text. Without matplotlib there is only the PNG file, unlabelled.
     """
-    figure = _figure(4.2 * len(curves), 3.2)
-    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        axes.plot(range(len(values)), values, marker=".")
-        axes.set(title=name, xlabel=xlabel)
-        axes.ticklabel_format(axis="y", useOffset=False)
-        axes.locator_params(axis="x", integer=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    picture = grid(strips.flatten(0, 1), len(columns), least=64)
+    try:
+        drawn = _labelled(picture, rows, columns)
+    except UserError:
+        save_png(picture, path)
+    else:
+        save(drawn, path)
 
 
-def save_scatter(plane: Tensor, labels: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
-    """Save points `(N, 2)` coloured by class, as a PNG file.
+def numbered(what: str, n: int) -> list[str]:
+    """The labels `<what> 1` to `<what> n`."""
+    return [f"{what} {i + 1}" for i in range(n)]
 
-    Raises:
-        UserError: matplotlib is not installed.
+
+def _labelled(picture: Tensor, rows: Sequence[str], columns: Sequence[str]) -> Any:
+    """A figure of a grid, pixel for pixel, in its lower right corner, with its labels to the left and above.
+
+    The labels of columns are upright if one is wider than its column.
     """
-    figure = _figure(7, 6)
-    axes = figure.subplots()
-    for index, name in enumerate(classes):
-        chosen = plane[labels == index]
-        axes.scatter(chosen[:, 0].numpy(), chosen[:, 1].numpy(), s=6, label=name)
-    axes.set(title=title, xticks=[], yticks=[])
-    if len(classes) <= 20:
-        axes.legend(markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    height, width = picture.shape[1:]
+    drawn = figure(1, 1, DPI, layout=None)
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
+    size = max(13.0, width / 50)  # of the font, in pixels
+    font = FontProperties(size=size * 72 / DPI)
 
-def save_confusion(matrix: Tensor, classes: Sequence[str], title: str, path: Path) -> None:
-    """Save a confusion matrix `(K, K)` in [0, 1], true classes in rows and predictions in columns, as a PNG file.
+    def widest(labels: Sequence[str]) -> float:
+        widths = (text_to_path.get_text_width_height_descent(label, font, False)[0] for label in labels)
+        return max(widths, default=0.0) * DPI / 72
 
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    side = min(20.0, 2 + 0.45 * len(classes))
-    figure = _figure(side + 0.8, side)
-    axes = figure.subplots()
-    axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted class", ylabel="class")
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=90)
-    axes.set_yticks(ticks, classes)
-    if len(classes) <= 20:
-        for row in ticks:
-            for column in ticks:
-                share = float(matrix[row, column])
-                colour = "white" if share > 0.5 else "black"
-                axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    gap, pitch_x, pitch_y = size / 2, (width - 2) / len(columns), (height - 2) / len(rows)
+    upright = widest(columns) > pitch_x - gap
+    left, top = math.ceil(widest(rows) + 2 * gap), math.ceil((widest(columns) if upright else size) + 2 * gap)
+    whole_x, whole_y = left + width, top + height
+    drawn.set_size_inches(whole_x / DPI, whole_y / DPI)
+    axes = drawn.add_axes((left / whole_x, 0, width / whole_x, height / whole_y))
+    axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="none", aspect="auto")
+    axes.axis("off")
+    text = {"fontproperties": font, "parse_math": False}
+    for i, label in enumerate(rows):
+        y = 1 - (top + 1 + (i + 0.5) * pitch_y) / whole_y
+        drawn.text((left - gap) / whole_x, y, label, ha="right", va="center_baseline", **text)
+    for j, label in enumerate(columns):
+        x, y = (left + 1 + (j + 0.5) * pitch_x) / whole_x, 1 - (top - gap) / whole_y
+        drawn.text(x, y, label, ha="center", va="bottom" if upright else "baseline", rotation=90 * upright, **text)
+    return drawn
 
 
 def scatter(points: Tensor, half_width: float) -> Tensor:
@@ -113,87 +107,10 @@ def scatter(points: Tensor, half_width: float) -> Tensor:
     Raises:
         UserError: matplotlib is not installed.
     """
-    figure = _figure(4, 4)
-    _window(figure.subplots(), half_width).scatter(*points.detach().cpu().float().numpy().T, s=1, c="black")
+    drawn = figure(4, 4, dpi=100)
+    window(drawn.subplots(), half_width).scatter(*points.detach().cpu().float().numpy().T, s=1, c="black")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas: Any = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(drawn)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba()))[..., :3].permute(2, 0, 1).contiguous()
-
-
-@dataclass(frozen=True)
-class Panels:
-    """One density on the square of `half_width` around 0: data, fitted and exact density, and samples.
-
-    `data` and `samples` are points `(n, 2)`; `fitted` and `exact` are the probabilities `(K, K)` of the cells of a
-    grid, x first. A panel that is None is left blank.
-    """
-
-    title: str
-    half_width: float
-    data: Tensor
-    fitted: Tensor | None
-    exact: Tensor
-    samples: Tensor | None
-
-
-def save_densities(columns: Sequence[Panels], path: Path) -> None:
-    """Save rows of data, fitted density, exact density and samples, one column per density, as a PNG file.
-
-    The two densities of a column share one colour scale.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    figure = _figure(1.9 * len(columns) + 0.3, 8)
-    rows = figure.subplots(4, len(columns), squeeze=False)
-    for at, panels in enumerate(columns):
-        w, most = panels.half_width, float(panels.exact.max())
-        kinds = {"data": panels.data, "fitted": panels.fitted, "exact": panels.exact, "samples": panels.samples}
-        for (kind, shown), row in zip(kinds.items(), rows, strict=True):
-            axes = _window(row[at], w)
-            if at == 0:
-                axes.set_ylabel(kind)
-            if shown is None:
-                axes.spines[:].set_visible(False)
-            elif kind in ("fitted", "exact"):
-                axes.imshow(shown.T.numpy(), origin="lower", extent=(-w, w, -w, w), vmin=0, vmax=most)
-            else:
-                axes.scatter(*shown.numpy().T, s=0.3, c="black", linewidths=0)
-        rows[0][at].set_title(f"{panels.title}, ±{w:.3g}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def _window(axes: Any, half_width: float) -> Any:
-    axes.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width), aspect="equal", xticks=[], yticks=[])
-    return axes
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_against(
-    x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, path: Path, log: bool = False
-) -> None:
-    """Save curves over the values `x`, one panel each with its name above it, as a PNG file.
-
-    With `log` the x-axis is logarithmic, and linear below 1, so that it includes 0.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    figure = _figure(4.2 * len(curves), 3.2)
-    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        axes.plot(x, values, marker=".")
-        axes.set(title=name, xlabel=xlabel)
-        if log:
-            axes.set_xscale("symlog", linthresh=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)

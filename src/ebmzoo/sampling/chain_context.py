@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ebmzoo.energy import Energy, frozen
+
+Moves = Literal["cached", "traced", "each"]
+"""How a chain computes weights with a parametrization: once, anew but unmoved, or anew with a power iteration."""
 
 
 def _modules(energy: object) -> Iterator[nn.Module]:
@@ -51,14 +55,15 @@ def traced(energy: Energy, fuse: bool, cuda_graph: bool) -> Energy:
 
 
 @contextmanager
-def during_chain(energy: Energy, device: torch.device, precision: str, once: bool = True) -> Iterator[None]:
-    """Freeze the parameters of `energy`, set autocast, and hold reparametrised weights (spectral norm) fixed.
+def during_chain(energy: Energy, device: torch.device, precision: str, moves: Moves = "cached") -> Iterator[None]:
+    """Freeze the parameters of `energy`, set autocast, and say how often reparametrised weights (spectral norm) move.
 
     Args:
         energy: The energy that the chain walks on.
         device: Device of the chain, for autocast.
         precision: `ambient`, `fp32` or `bf16`, as for `Langevin`.
-        once: Compute each reparametrised weight only once; False if the energy is traced, which recomputes them.
+        moves: `cached` computes each reparametrised weight once; `traced` at each step, without moving it, for an
+            energy that is traced; `each` at each step, where in training mode it makes a power iteration.
     """
     kind = device.type
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
@@ -70,7 +75,10 @@ def during_chain(energy: Energy, device: torch.device, precision: str, once: boo
         stack.enter_context(frozen(*_modules(energy)))
         # Autocast would keep its cast of every state until it ends, as a state needs a gradient like a weight.
         stack.enter_context(torch.autocast(kind, dtype, enabled=on, cache_enabled=False))
-        stack.enter_context(parametrize.cached() if once else _still(*_modules(energy)))
+        if moves == "cached":
+            stack.enter_context(parametrize.cached())
+        elif moves == "traced":
+            stack.enter_context(_still(*_modules(energy)))
         yield
 
 

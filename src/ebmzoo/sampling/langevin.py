@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
-from ebmzoo.sampling.chain_context import during_chain, traced
+from ebmzoo.sampling.chain_context import Moves, during_chain, traced
 
 
 class ChainDivergedError(RuntimeError):
@@ -55,9 +55,13 @@ class Langevin:
             network.
         cuda_graph: Run E as a CUDA graph, which launches all kernels of a pass at once; without a GPU it has no effect.
             With `cuda_graph` or `compile`, weights, spectral norms and step sizes may change between chains.
+        power_iterations: When spectral norms make a power iteration in training mode: once a `chain`, which then
+            descends one fixed energy, or at every `step`, as the codes of CLEL and Dual-MCMC do. In eval mode none is
+            made.
 
     Raises:
-        UserError: If a number is negative or not finite, or the lower bound is not below the upper one.
+        UserError: If a number is negative or not finite, the lower bound is not below the upper one, or
+            `power_iterations` is `step` together with `compile` or `cuda_graph`.
     """
 
     steps: int
@@ -70,6 +74,7 @@ class Langevin:
     channels_last: bool = True
     compile: bool = False
     cuda_graph: bool = False
+    power_iterations: Literal["chain", "step"] = "chain"
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -80,6 +85,10 @@ class Langevin:
                 raise UserError(f"sampler.{name} is {value}; it must be a finite number, 0 or more")
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise UserError(f"sampler.bounds is {list(self.bounds)}; the first must be below the second")
+        if self.power_iterations not in ("chain", "step"):
+            raise UserError(f"sampler.power_iterations is {self.power_iterations!r}; it must be 'chain' or 'step'")
+        if self.power_iterations == "step" and (self.compile or self.cuda_graph):
+            raise UserError("sampler.power_iterations is 'step'; with compile or cuda_graph it must be 'chain'")
 
     @classmethod
     def from_delta(cls, steps: int, delta: float, temperature: float = 1.0) -> Langevin:
@@ -128,7 +137,7 @@ class Langevin:
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
-        with during_chain(energy, x.device, self.precision, once=not self._traces(x)):
+        with during_chain(energy, x.device, self.precision, moves=self._moves(x)):
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
@@ -152,11 +161,14 @@ class Langevin:
         eta, tau = self._sizes(x, step_size, noise)
         yield x
         for k in range(self.steps):
-            with during_chain(energy, x.device, self.precision, once=not self._traces(x)):
+            with during_chain(energy, x.device, self.precision, moves=self._moves(x)):
                 finite = torch.ones(1, dtype=torch.bool, device=x.device)
                 x = self._step(energy, x, eta, tau, generator, finite[0])
             _raise_if_diverged(finite, first=k + 1)
             yield x
+
+    def _moves(self, x: Tensor) -> Moves:
+        return "each" if self.power_iterations == "step" else "traced" if self._traces(x) else "cached"
 
     def _traces(self, x: Tensor) -> bool:
         return self.compile or (self.cuda_graph and x.is_cuda)

@@ -36,6 +36,7 @@ class RecoveryChain:
         grow: Whether s_i² grows with the noise σ̄_{i−1}; it does not in CDRL's code for the plane.
         noise: Factor of the noise when sampling; 0.99 in DRL.
         precision: As for `Langevin`.
+        sample_steps: K', the number of steps at each level when sampling; null for K.
 
     Raises:
         UserError: If a number is out of its range.
@@ -46,14 +47,22 @@ class RecoveryChain:
     grow: bool = True
     noise: float = 1.0
     precision: Literal["ambient", "fp32", "bf16"] = "ambient"
+    sample_steps: int | None = None
 
     def __post_init__(self) -> None:
+        if self.sample_steps is not None and self.sample_steps < 0:
+            raise UserError(f"model.chain.sample_steps is {self.sample_steps}; it must be 0 or more, or null for steps")
         if self.steps < 1:
             raise UserError(f"model.chain.steps is {self.steps}; it must be 1 or more")
         if not (self.variance > 0 and math.isfinite(self.variance)):
             raise UserError(f"model.chain.variance is {self.variance}; it must be a positive number")
         if self.noise < 0:
             raise UserError(f"model.chain.noise is {self.noise}; it must be 0 or more")
+
+    @property
+    def sampling(self) -> int:
+        """The number of steps at each level when sampling."""
+        return self.steps if self.sample_steps is None else self.sample_steps
 
     def unit(self, schedule: NoiseSchedule, i: Tensor) -> Tensor:
         """Return s_i², `(B,)`, of transitions `i`, `(B,)` int64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -74,7 +75,14 @@ class ReplayBuffer(nn.Module):
         return new.uniform_(-1, 1, generator=generator) if self.noise == "uniform" else new.normal_(generator=generator)
 
     @torch.no_grad()
-    def draw(self, n: int, generator: torch.Generator | None = None, *, renew: bool = True) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        renew: bool = True,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return `n` starts `(n, *shape)` and their slots `(n,)`, which the caller passes on to `store`.
 
         Args:
@@ -82,6 +90,7 @@ class ReplayBuffer(nn.Module):
             generator: Source of randomness; None is torch's global generator.
             renew: Whether states are replaced by noise with probability `reinit_prob`. If False, only the starts from
                 an empty buffer are noise.
+            change: What is done to the states of the buffer, an augmentation for example, and not to fresh noise.
 
         Raises:
             UserError: If the policy is `slot` and `n` is larger than the buffer.
@@ -99,7 +108,13 @@ class ReplayBuffer(nn.Module):
             anew[:] = True
         new = self.fresh(n, generator)
         keep = anew.logical_not().view(-1, *[1] * len(self.shape))
-        return torch.where(keep, self._unpack(self.states[slots]), new), slots
+        old = self._unpack(self.states[slots])
+        return torch.where(keep, old if change is None else change(old), new), slots
+
+    def renewed(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return `x`, `(n, *shape)`, with each state replaced by fresh noise with probability `reinit_prob`."""
+        anew = torch.rand(len(x), device=x.device, generator=generator) < self.reinit_prob
+        return torch.where(anew.view(-1, *[1] * len(self.shape)), self.fresh(len(x), generator), x)
 
     @torch.no_grad()
     def store(self, x: Tensor, slots: Tensor, generator: torch.Generator | None = None) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Generator, Tensor, nn
 
 from ebmzoo.errors import UserError
+from ebmzoo.ssrl import kornia_augment
+from ebmzoo.ssrl.colours import HUE, colour_jitter, grayscale
 
 
 def cubic(t: Tensor) -> Tensor:
@@ -71,70 +75,13 @@ def crop_boxes(
     return torch.where(fits.any(1, keepdim=True), drawn, torch.stack(central, 1))
 
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-
-
-def grayscale(x: Tensor) -> Tensor:
-    """Return the luma (ITU-R BT.601) of RGB `(B, 3, H, W)` as `(B, 1, H, W)`; one channel is returned unchanged."""
-    return x if x.shape[1] == 1 else 0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
-
-
-def blend(x: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Return f x + (1 − f) r, clipped to [0, 1], with `factor` f and `kind` each `(B,)`.
-
-    r is black for brightness, the image's mean grey for contrast, and the pixel's grey for saturation; for any other
-    kind f must be 1, which is the identity.
-    """
-    kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-    grey = grayscale(x)
-    reference = grey * (kind == SATURATION) + grey.mean((2, 3), keepdim=True) * (kind == CONTRAST)
-    return (factor * x + (1 - factor) * reference).clamp(0, 1)
-
-
-def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Return RGB with its hue turned by `turn`, `(B,)`, of the colour circle; saturation and value (HSV) stay equal."""
-    value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
-    chroma = value - low
-    r, g, b = x[:, :1], x[:, 1:2], x[:, 2:]
-    red, green = value == r, value == g
-    difference = torch.where(red, g - b, torch.where(green, b - r, r - g))
-    sector = torch.where(red, 0.0, torch.where(green, 2.0, 4.0))
-    hue = sector + difference / torch.where(chroma > 0, chroma, 1.0) + 6 * turn.view(-1, 1, 1, 1)
-    # R, G, B are V − C·clamp(2 − |d|, 0, 1), d being the hue's distance from 3, 5, 7, their opposites, modulo 6.
-    d = hue - (3 + 2 * torch.arange(3, device=x.device)).view(3, 1, 1)
-    d = d - 6 * (d / 6).round()
-    return value - chroma * (2 - d.abs()).clamp(0, 1)
-
-
-def colour_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Return images in [0, 1] with changed brightness, contrast, saturation and hue, in an order drawn for each image.
-
-    `factors` and `order`, a permutation of 0 … 3 in each row, are `(B, 4)`. Images with one channel have no saturation
-    and hue to change.
-    """
-    place = (order == HUE).int().argmax(1)
-
-    def blends(x: Tensor, slots: range, active: Tensor) -> Tensor:
-        for k in slots:
-            factor = factors.gather(1, order[:, k : k + 1]).squeeze(1)
-            x = blend(x, order[:, k], torch.where(active[:, k], factor, 1.0))
-        return x
-
-    # Three slots before the hue and three after it, so that the hue, the most expensive, is computed only once.
-    slots = torch.arange(4, device=x.device)
-    x = blends(x, range(3), slots < place[:, None])
-    if x.shape[1] == 3:
-        x = turn_hue(x, factors[:, HUE])
-    return blends(x, range(1, 4), slots > place[:, None])
-
-
 class Augment(nn.Module):
     """Random colour jitter, greyscale, resized crop and flip of each image, `(B, C, H, W)` in [-1, 1].
 
     Every parameter, including the order of the four colour changes, is drawn separately for each image, as by a data
     loader that transforms one image at a time. Everything runs on the device of the images in float32, also under
     autocast; values outside [-1, 1] are clipped. Only brightness and contrast of images with one channel change.
-    Source: Ermolov et al. (2021), for the order of the transformations.
+    Source: Ermolov et al. (2021), for the order of the transformations; CLEL's code for the mode `kornia-0.6`.
 
     >>> views = Augment()(torch.zeros(5, 3, 8, 8))
     >>> views.shape, bool(views.abs().max() <= 1)
@@ -147,9 +94,13 @@ class Augment(nn.Module):
         jitter_prob: Probability that an image's colours are jittered.
         grayscale_prob: Probability that an image becomes grey.
         flip_prob: Probability that an image is mirrored left to right.
+        mode: `torchvision` changes colours as torchvision does, or `kornia-0.6` as kornia 0.6.3: the crop comes first,
+            without antialiasing; brightness is added and contrast scales from black; one order of the four changes is
+            drawn for a batch; only a jittered image is clipped.
 
     Raises:
-        UserError: If a range is empty or a probability is outside [0, 1]; if images have neither one channel nor three.
+        UserError: If a range is empty, the mode is unknown or a probability is outside [0, 1]; if images have neither
+            one channel nor three.
     """
 
     def __init__(
@@ -160,6 +111,7 @@ class Augment(nn.Module):
         jitter_prob: float = 0.8,
         grayscale_prob: float = 0.1,
         flip_prob: float = 0.5,
+        mode: Literal["torchvision", "kornia-0.6"] = "torchvision",
     ) -> None:
         super().__init__()
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
@@ -172,6 +124,13 @@ class Augment(nn.Module):
         for name, probability in probabilities.items():
             if not 0 <= probability <= 1:
                 raise UserError(f"{name}: {probability} must be a probability between 0 and 1")
+        if mode not in ("torchvision", "kornia-0.6"):
+            raise UserError(f"mode: {mode!r} must be 'torchvision' or 'kornia-0.6'")
+        if mode == "kornia-0.6" and jitter[0] > 1:
+            raise UserError(
+                f"jitter: {list(jitter)} must have a brightness, the first, of at most 1 in mode kornia-0.6"
+            )
+        self.mode = mode
         self.crop_scale = crop_scale
         self.crop_ratio = crop_ratio
         self.jitter = jitter
@@ -198,6 +157,9 @@ class Augment(nn.Module):
         def happens(probability: float) -> Tensor:
             return (torch.rand(n, device=device, generator=generator) < probability).view(-1, 1, 1, 1)
 
+        if self.mode == "kornia-0.6":
+            with torch.autocast(device.type, enabled=False):
+                return self._as_kornia(images.float(), coloured, generator)
         with torch.autocast(device.type, enabled=False):
             x = ((images.float() + 1) / 2).clamp(0, 1)
             if coloured:
@@ -209,3 +171,23 @@ class Augment(nn.Module):
             x = resized_crop(x, boxes).clamp(0, 1)
             x = torch.where(happens(self.flip_prob), x.flip(3), x)
             return 2 * x - 1
+
+    def _as_kornia(self, images: Tensor, coloured: bool, generator: Generator | None) -> Tensor:
+        n, _, height, width = images.shape
+        device = images.device
+
+        def happens(probability: float) -> Tensor:
+            return (torch.rand(n, device=device, generator=generator) < probability).view(-1, 1, 1, 1)
+
+        scale, ratio = self.crop_scale, self.crop_ratio
+        boxes = kornia_augment.crop_boxes(n, height, width, scale, ratio, device=device, generator=generator)
+        x = kornia_augment.resized_crop((images + 1) / 2, boxes)
+        if coloured:
+            factors = self.colour_factors(n, device, generator)
+            # Without a generator on the CPU, so that the host does not wait for the device.
+            order = torch.randperm(4, generator=generator, device=None if generator is None else device).tolist()
+            jittered = kornia_augment.colour_jitter(x, factors, order)
+            x = torch.where(happens(self.jitter_prob), jittered, x)
+            x = torch.where(happens(self.grayscale_prob), grayscale(x), x)
+        x = torch.where(happens(self.flip_prob), x.flip(3), x)
+        return 2 * x - 1

@@ -12,10 +12,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.matching import fitted_to
 from ebmzoo.errors import at_least
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.networks.base import Encoder
 from ebmzoo.networks.weights import load_pretrained
+from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.ssrl.objective import Objective
 from ebmzoo.ssrl.schedule import warmup_then_drops
 
@@ -56,6 +58,20 @@ class Pretraining(LightningModule):
         self.warmup_steps = warmup_steps
         self.drop_epochs = drop_epochs
         self._queries: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        """Check the encoder against the data, by a dry run on one image.
+
+        Raises:
+            UserError: The encoder does not take the data's images.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageData):
+            return
+        training = self.encoder.training
+        with fitted_to(data, getattr(self.trainer, "model_config", None)), torch.no_grad(), repeatable(seed=0):
+            self.encoder.eval()(torch.zeros(1, data.channels, data.size, data.size, device=self.device))
+        self.encoder.train(training)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.parameters())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
@@ -23,10 +21,10 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics.extractors import FeatureExtractor
-from ebmzoo.networks.weights import sha256
 from ebmzoo.progress import doing
 from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.tasks.budget import Budget
+from ebmzoo.tasks.provenance import provenance
 
 
 @dataclass
@@ -118,6 +116,11 @@ class Task(Callback, ABC):
     def apply_budget(self, budget: Budget) -> None:
         """Set the numbers of samples and images to those of `budget`; a task without such numbers ignores it."""
 
+    def sets(self, data: Any) -> dict[str, Any]:
+        """The data that the figures rest on, as `data.record` states it."""
+        found: dict[str, Any] = data.record()
+        return found
+
     def missing(self) -> list[str]:
         """Sentences about what the task lacks and how to provide it; `ebmzoo` prints them before `fit` and `test`."""
         return []
@@ -133,11 +136,11 @@ class Task(Callback, ABC):
             "seeds": self.seeds,
             "weights": "ema" if pl_module.use_averages else "raw",
         }
-        under |= provenance(trainer) | {"settings": self.settings()}
+        under |= provenance(trainer) | {"settings": self.settings(), "sets": self.sets(data)}
         place = self._progress_label(trainer)
         if not self.rerun and is_up_to_date(folder, self.name, under):
             print(
-                f"{place}{self.name}: skipped, its result for this checkpoint and settings is up to date",
+                f"{place}{self.name}: skipped, its result for this checkpoint, data and settings is up to date",
                 file=sys.stderr,
             )
             result = Result.read(folder / f"{self.name}.json")
@@ -188,9 +191,9 @@ class Task(Callback, ABC):
 
 
 def is_up_to_date(folder: Path, task: str, under: dict[str, Any]) -> bool:
-    """Whether `<folder>/<task>.json` is a result for the same checkpoint, settings, seeds and versions.
+    """Whether `<folder>/<task>.json` is a result of the same checkpoint, model, data, settings, seeds and code.
 
-    A result with notes about something missing does not count.
+    All that a figure rests on is in `under`. A result with notes about something missing does not count.
     """
     path = folder / f"{task}.json"
     try:
@@ -225,7 +228,8 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _to_json(v) for k, v in value.items()}
     if isinstance(value, FeatureExtractor):
-        return value.name if value.available() is None else type(value).__name__
+        present = value.available() is None
+        return {"name": value.name, "sha256": value.fingerprint} if present else {"missing": type(value).__name__}
     own = vars(value) if hasattr(value, "__dict__") else {}
     return {"class": type(value).__name__, **{k: _to_json(v) for k, v in own.items() if not k.startswith("_")}}
 
@@ -247,19 +251,3 @@ def stopwatch(into: dict[str, float], key: str) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     into[key] = time.perf_counter() - start
-
-
-def provenance(trainer: Trainer) -> dict[str, Any]:
-    """The checkpoint, the versions and the machine of an evaluation."""
-    path = trainer.ckpt_path
-    device = trainer.lightning_module.device
-    return {
-        "checkpoint": str(path) if path else None,
-        "checkpoint_sha256": sha256(path)[:12] if path else None,
-        "precision": str(trainer.precision),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} {device.type}",
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("ebmzoo", "torch", "torchvision", "lightning", "torchmetrics")},
-    }

@@ -13,7 +13,7 @@ from ebmzoo.data.images import Attributes, to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging, predict_classes
@@ -119,7 +119,7 @@ class Compositional(Task):
         plain, sampled = draw(method, self.n, self.batch_size, self.steps)
         chance = self._predict(classifiers, plain, known, method)
         result.protocol["chains"]["unconditional"] = chain_protocol(sampled)
-        strips: list[Tensor] = []
+        strips: dict[str, Tensor] = {}
         for wanted in self.combinations:
             row = "+".join(wanted.values()) + ("" if known.where(wanted).any() else HELD_OUT)
             with diverging(result, f"{row}/all"):
@@ -128,7 +128,7 @@ class Compositional(Task):
                     images, sampled = encoder.draw(several.expand(self.n, *several.shape), self.steps)
                 result.figures[f"{row}/nfe"] = sampled.nfe
                 result.protocol["chains"]["full"] = chain_protocol(sampled)
-                strips.append(to_float(images[: self.shown]))
+                strips[row] = to_float(images[: self.shown])
                 of_row = {a: classifier for a, classifier in classifiers.items() if a in wanted}
                 shares = agreements(self._predict(of_row, images, known, method), known, wanted)
                 by_chance = agreements({a: chance[a] for a in of_row}, known, wanted)
@@ -136,7 +136,8 @@ class Compositional(Task):
                 result.figures |= {f"{row}/{key}_unconditional": share for key, share in by_chance.items()}
         _summarise(result.figures)
         if folder is not None and strips:
-            save_strips(torch.stack(strips), path := folder / "compositional.png")
+            shown, path = torch.stack(list(strips.values())), folder / "compositional.png"
+            save_strips(shown, path, list(strips), numbered("sample", shown.shape[1]))
             result.pictures.append(str(path))
         return result
 

@@ -17,7 +17,8 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.families.conditional_chain import StartsFromImages
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, extract
-from ebmzoo.report.pictures import save_confusion, save_strips
+from ebmzoo.report.pictures import numbered, save_strips
+from ebmzoo.report.plots import save_confusion
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
@@ -143,7 +144,8 @@ class Conditional(Task):
         result.protocol |= {"samples_a_class": self.n} | encoder.protocol("class")
         if folder is not None:
             strips = images.view(len(data.classes), self.n, *images.shape[1:])[:, : self.shown]
-            save_strips(to_float(strips), path := folder / "conditional.png")
+            columns = numbered("sample", strips.shape[1])
+            save_strips(to_float(strips), path := folder / "conditional.png", data.classes, columns)
             result.pictures.append(str(path))
         if self.classifier.available() is None:
             self._score(images, labels, data, method.device, result, folder)
@@ -206,7 +208,8 @@ class Conditional(Task):
         result.protocol["chains"]["unconditional"] = chain_protocol(unconditional)
         if folder is not None:
             strips = torch.cat([x.images[:, None], images.view(len(x), -1, *images.shape[1:])], dim=1)
-            save_strips(to_float(strips), path := folder / "instances.png")
+            columns = ["x", *numbered("sample", self.samples)]
+            save_strips(to_float(strips), path := folder / "instances.png", numbered("image", len(x)), columns)
             result.pictures.append(str(path))
 
 

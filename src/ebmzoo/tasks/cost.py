@@ -14,7 +14,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.families.generator_chain import GeneratorAlone
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
-from ebmzoo.report.pictures import save_grid
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
@@ -112,7 +112,8 @@ class Cost(Task):
                 ):
                     result.figures[f"{prefix}{extractor.fd_name}"] = frechet_distance(real_features, features)
         if folder is not None and made:
-            shown = torch.cat([images[:8] for images in made.values()])
-            save_grid(to_float(shown), path := folder / "cost.png", columns=8)
+            shown = to_float(torch.stack([images[:8] for images in made.values()]))
+            rows = [f"K = {row.removeprefix('steps_').rstrip('/')}" for row in made]
+            save_strips(shown, path := folder / "cost.png", rows, numbered("sample", shown.shape[1]))
             result.pictures.append(str(path))
         return result

@@ -16,7 +16,7 @@ from ebmzoo.methods.base.capabilities import Denoises
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 
@@ -105,7 +105,9 @@ class Denoising(Task):
                     f"{_row(sigma)}: {exact} of {len(images)} images are restored without error, at ∞ dB"
                 )
         if folder is not None:
-            save_strips(torch.stack(strips), path := folder / "denoising.png")
+            rows = ["x", *(f"{kind}, σ = {sigma:g}" for sigma in self.sigmas for kind in ("noisy", "denoised"))]
+            columns = numbered("image", len(strips[0]))
+            save_strips(torch.stack(strips), path := folder / "denoising.png", rows, columns)
             result.pictures.append(str(path))
         return result
 

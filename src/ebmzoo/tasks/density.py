@@ -19,7 +19,7 @@ from ebmzoo.methods.base.capabilities import HasLevels
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor
-from ebmzoo.report.pictures import Panels, save_densities
+from ebmzoo.report.plots import Panels, save_densities
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget

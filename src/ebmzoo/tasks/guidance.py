@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,7 +15,9 @@ from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, frechet_distance, inception_score, precision_recall
-from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.report.comparison.figures import known
+from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.plots import Panel, save_lines
 from ebmzoo.tasks.base import Result, Task, if_possible, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import classifier_outputs, diverging
@@ -117,7 +119,7 @@ class Guidance(Task):
         if self.classifier.available() is None:
             self._classify(made, labels, method, data, result)
         if folder is not None and made:
-            self._draw(made, result, folder)
+            self._draw(made, [data.classes[label] for label in labels[: self.shown].tolist()], result, folder)
         return result
 
     def _compare(self, made: dict[str, Tensor], method: Method, data: ImageData, result: Result) -> None:
@@ -155,22 +157,24 @@ class Guidance(Task):
             result.figures[f"{row}/{self.classifier.is_name}"] = _score(logits)
         result.protocol["classifiers"] = {self.classifier.name: self.classifier.fingerprint}
 
-    def _draw(self, made: Mapping[str, Tensor], result: Result, folder: Path) -> None:
+    def _draw(self, made: Mapping[str, Tensor], classes: Sequence[str], result: Result, folder: Path) -> None:
+        """Draw the first samples of every weight, which are of these `classes`, and the figures over the weights."""
         strips = torch.stack([images[: self.shown] for images in made.values()])
-        save_strips(to_float(strips), path := folder / "guidance.png")
+        rows = [row.replace("=", " = ") for row in made]
+        save_strips(to_float(strips), path := folder / "guidance.png", rows, classes)
         result.pictures.append(str(path))
         weights = [w for w in self.weights if _row(w) in made]
         prefix = f"{_row(weights[0])}/"
         columns = [name.removeprefix(prefix) for name in result.figures if name.startswith(prefix)]
-        panels = {
-            column: [result.figures[f"{_row(w)}/{column}"] for w in weights]
-            for column in columns
-            if column not in ("nfe", "seconds")
-        }
+        panels = []
+        for column in [column for column in columns if column not in ("nfe", "seconds")]:
+            line = weights, [result.figures[f"{_row(w)}/{column}"] for w in weights]
+            of_real = {"test images": result.figures[key]} if (key := f"real/{column}") in result.figures else {}
+            panels.append(Panel(known(f"generation/{column}")[0], {"samples": line}, of_real))
         if len(weights) < 2 or not panels:
             return
         try:
-            save_against(weights, panels, "guidance weight w", path := folder / "guidance_curves.png")
+            save_lines(panels, "guidance weight w", path := folder / "guidance_curves.png")
             result.pictures.append(str(path))
         except UserError as error:
             result.notes.append(str(error))

@@ -18,7 +18,7 @@ from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
@@ -127,8 +127,10 @@ class Inpainting(Task):
                 result.figures |= {f"{row}/known_unchanged": float(unchanged), f"{row}/nfe": sampled.nfe}
                 result.protocol["chains"]["full"] = chain_protocol(sampled)
                 if folder is not None:
-                    columns = torch.stack([x, masked(x, hidden), *made[row]], dim=1)
-                    save_strips(columns[: self.shown], path := folder / f"inpainting_{row}.png")
+                    strips = torch.stack([x, masked(x, hidden), *made[row]], dim=1)[: self.shown]
+                    columns = ["x", "visible", *numbered("filling", self.repeats)]
+                    path = folder / f"inpainting_{row}.png"
+                    save_strips(strips, path, numbered("image", len(strips)), columns)
                     result.pictures.append(str(path))
         self._perceive(method.device, x, made, result)
         return result

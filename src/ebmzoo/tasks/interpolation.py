@@ -16,7 +16,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Generates, Reconstructs, StartsFromGenerator
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, mean_squared_error
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.generation import chain_protocol
@@ -102,15 +102,16 @@ class Interpolation(Task):
             result.figures[f"{kind}/path_ratio"] = math.nan
             return
         result.figures[f"{kind}/path_ratio"] = sum(map(path_ratio, strips)) / len(strips)
+        columns = [f"α = {k / (self.points - 1):.3g}" for k in range(self.points)]
         if real is not None:
             ends = strips[:, [0, -1]]
             result.figures[f"{kind}/end_mse"] = float(mean_squared_error(ends.flatten(0, 1), real.flatten(0, 1)).mean())
-            strips = torch.cat([real[:, :1], strips, real[:, 1:]], dim=1)
+            strips, columns = torch.cat([real[:, :1], strips, real[:, 1:]], dim=1), ["x₁", *columns, "x₂"]
         result.figures[f"{kind}/nfe"] = (1 if real is None else 2) + steps
         result.protocol["chains"] = {"full": chain}
         if folder is not None:
             path = folder / f"interpolation_{kind}.png"
-            save_strips(strips.float(), path)
+            save_strips(strips.float(), path, numbered("pair", len(strips)), columns)
             result.pictures.append(str(path))
 
 

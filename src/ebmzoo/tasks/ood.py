@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ebmzoo.data.datamodule import ImageData, prepare
 from ebmzoo.data.images import shuffled
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base.capabilities import HasStochasticScore
+from ebmzoo.methods.base.capabilities import HasStochasticScore, ScoresJointly
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, auroc
 from ebmzoo.metrics.bootstrap import intervals
@@ -25,6 +25,7 @@ from ebmzoo.report.histograms import Histogram, histogram, save_histograms
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
+from ebmzoo.tasks.joint_score import ChosenWeight
 from ebmzoo.tasks.scores import SCORES, Score, available_scores
 
 
@@ -53,6 +54,9 @@ class OutOfDistributionDetection(Task):
     steps; `reconstruction`, the squared error. `aupr` takes the other set as the positive class, `aupr_in` the test
     set. A set that is unavailable, or a score that is not finite on it, is skipped with a note. The protocol has a
     bootstrap interval for every figure of a set, over the choice of images but not over training runs.
+
+    For a method with a joint score E(x) − β cos(g(f(x)), h(x)), `score` has the paper's β and `<metric>_joint` the β
+    with the best mean AUROC on half of the images of each set, by a fixed split, evaluated on the other halves.
 
     For a method with a stochastic score, `auroc_score` is that of the mean over seeds, and `auroc_score_std` the
     standard deviation (divisor S − 1) of the AUROC over S seeds; the protocol lists them.
@@ -132,11 +136,10 @@ class OutOfDistributionDetection(Task):
             result.protocol = {"in": own.name, "in_images": min(self.n, len(own)), "out_images": {}, "kinds": {}}
             result.protocol["scores"] = {name: str(score) for name, score in scores.items()}
             for source in data.ood:
-                try:
-                    images = source.load(data).images[: self.n]
-                except UserError as error:
-                    result.notes.append(f"{source.name}: {error}")
+                if isinstance(loaded := data.ood_sets[source.name], UserError):
+                    result.notes.append(f"{source.name}: {loaded}")
                     continue
+                images = loaded.images[: self.n]
                 outside[source.name] = self._scored(method, scores, images, source.name, result)
                 result.protocol["out_images"][source.name] = len(images)
                 result.protocol["kinds"][source.name] = "near" if source.name in near else "far"
@@ -148,9 +151,20 @@ class OutOfDistributionDetection(Task):
             self._spread(name, inside, found, result)
         if self.choose == "auroc":
             self._choose(inside, outside, result)
+        if self.scores is None or "score" in self.scores:
+            self._choose_weight(method, data, list(outside), result)
         self._group(result)
         self._show(inside, outside, folder, result)
         return result
+
+    def sets(self, data: Any) -> dict[str, Any]:
+        """The test images and the out-of-distribution images; no training image is looked at."""
+        assert isinstance(data, ImageData)
+        out = {
+            name: {"error": str(found)} if isinstance(found, UserError) else found.record()
+            for name, found in data.ood_sets.items()
+        }
+        return {"test": data.test_set.record(), "out": out}
 
     def _near(self, data: ImageData) -> set[str]:
         """The names of the near sets."""
@@ -225,6 +239,17 @@ class OutOfDistributionDetection(Task):
         }
         for name, (_, half) in halves.items():
             self._measure(name, "chosen", second[best], half[best], result)
+
+    def _choose_weight(self, method: Method, data: ImageData, names: list[str], result: Result) -> None:
+        """Add `joint`, the joint score whose weight is chosen on half of each set, evaluated on the other halves."""
+        if not isinstance(method, ScoresJointly) or method.joint_weight is None:
+            return
+        sets = {name: found.images for name in names if not isinstance(found := data.ood_sets[name], UserError)}
+        with method.evaluating(), frozen(method):
+            chosen = ChosenWeight.on(method, data.test_set.images, sets, self.n, self.batch_size)
+        result.protocol["joint"] = chosen.protocol
+        for name, scores in chosen.outside.items():
+            self._measure(name, "joint", chosen.inside, scores, result)
 
     def _group(self, result: Result) -> None:
         """Add the means over near and over far sets, for the figures that every set of the kind has."""

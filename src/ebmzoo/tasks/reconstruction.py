@@ -19,7 +19,7 @@ from ebmzoo.methods.base.capabilities import Generates, Reconstructs
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks.base import Result, Task, stopwatch
@@ -98,17 +98,17 @@ class Reconstruction(Task):
             "ssim_window": ssim_window(*images.shape[-2:]),
             "latent_chain": latent_chain(sampler, {*(self.steps if infers else ()), *self.noise_steps}, of_method),
         }
-        strips = [prepare(images[: min(self.shown, self.batch_size)])]
+        strips = {"x": prepare(images[: min(self.shown, self.batch_size)])}
         with method.evaluating(), frozen(method):
             if isinstance(method, Reconstructs) and method.can_infer:
                 rows = {0: "inference"} | {length: f"inference+{length}" for length in sorted(self.steps)}
-                strips += self._follow(method, sampler, images, method.infer, rows, 1, result)
+                strips |= self._follow(method, sampler, images, method.infer, rows, 1, result)
             if self.noise_steps:
                 rows = {length: f"noise+{length}" for length in sorted(self.noise_steps)}
-                strips += self._follow(method, sampler, images, partial(prior, method.latent), rows, 0, result)
+                strips |= self._follow(method, sampler, images, partial(prior, method.latent), rows, 0, result)
         if folder is not None:
             path = folder / "reconstruction.png"
-            save_strips(torch.stack(strips), path)
+            save_strips(torch.stack(list(strips.values())), path, list(strips), numbered("image", len(strips["x"])))
             result.pictures.append(str(path))
         return result
 
@@ -121,8 +121,8 @@ class Reconstruction(Task):
         rows: dict[int, str],
         nfe: int,
         result: Result,
-    ) -> list[Tensor]:
-        """Compute the figures of the rows of one start; returns the picture's images for each.
+    ) -> dict[str, Tensor]:
+        """Compute the figures of the rows of one start; returns the picture's images for each, by its name.
 
         `start` maps images to the latents that the chain starts from, in `nfe` network evaluations.
         """
@@ -150,7 +150,7 @@ class Reconstruction(Task):
                 result.figures[f"{row}/{metric}"] = float(torch.cat(values).double().mean()) if values else math.nan
             result.figures[f"{row}/nfe"] = nfe + length + 1
             result.figures[f"{row}/seconds"] = seconds[length] if length in found else math.nan
-        return [strips[length] for length in found]
+        return {rows[length]: strips[length] for length in found}
 
 
 def _along(

@@ -15,7 +15,7 @@ from ebmzoo.methods.base.capabilities import Encodes
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
-from ebmzoo.report.pictures import save_scatter
+from ebmzoo.report.plots import save_scatter
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 

@@ -19,7 +19,7 @@ from ebmzoo.methods.base.capabilities import RestorationSettings, Restores, Samp
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, fidelity, ssim_window
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_strips
+from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
@@ -109,9 +109,10 @@ class Restoration(Task):
                 for stage in stages:
                     self._measure(operator, stage.name, stage.states[-1], x, y, stage.nfe[-1], result)
                 if folder is not None:
-                    strips = [x, start, *(stage.states[-1] for stage in stages)]
+                    strips = {"x": x, "A⁺y": start} | {stage.name: stage.states[-1] for stage in stages}
+                    shown = torch.stack([strip[: self.shown].clamp(-1, 1) for strip in strips.values()])
                     path = folder / f"restoration_{operator.name}.png"
-                    save_strips(torch.stack([strip[: self.shown].clamp(-1, 1) for strip in strips]), path)
+                    save_strips(shown, path, list(strips), numbered("image", shown.shape[1]))
                     result.pictures.append(str(path))
         return result
 

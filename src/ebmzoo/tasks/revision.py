@@ -16,7 +16,8 @@ from ebmzoo.methods.base.capabilities import Reconstructs, StartsFromGenerator
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, frechet_distance, mean_squared_error
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_curves, save_strips
+from ebmzoo.report.pictures import numbered, save_strips
+from ebmzoo.report.plots import Panel, save_lines
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks.base import Result, Task
@@ -26,6 +27,11 @@ from ebmzoo.tasks.paths import PathRecorder, mean_square
 from ebmzoo.tasks.reconstruction import latent_chain
 
 MOST_COLUMNS = 11
+PLOTTED = {
+    "x/energy": ("mean energy E(x)", "chain on E from G(z)"),
+    "z/mse": ("MSE of G(z) against x in [-1, 1]", "chain on p(z|x) from μ(x)"),
+}
+"""The curves in the plot, with the labels of their axes and of their lines."""
 
 
 class Revision(Task):
@@ -95,10 +101,14 @@ class Revision(Task):
             self._revise_images(method, data, result, folder)
         if isinstance(method, Reconstructs) and method.can_infer:
             self._revise_latents(method, data, result, folder)
-        panels = {name: values for name, values in result.curves.items() if name in ("x/energy", "z/mse")}
+        panels = [
+            Panel(label, {line: (range(len(result.curves[name])), result.curves[name])})
+            for name, (label, line) in PLOTTED.items()
+            if name in result.curves
+        ]
         if folder is not None and panels:
             try:
-                save_curves(panels, "Langevin step", path := folder / "revision.png")
+                save_lines(panels, "Langevin step", path := folder / "revision.png")
                 result.pictures.append(str(path))
             except UserError as error:
                 result.notes.append(str(error))
@@ -160,10 +170,11 @@ class Revision(Task):
         """Draw selected states of the shown chains, after the images that they reconstruct."""
         if folder is None:
             return
-        chosen = torch.stack([strips[k] for k in columns(len(strips) - 1, self.every)], dim=1)
+        states = columns(len(strips) - 1, self.every)
+        chosen, labels = torch.stack([strips[k] for k in states], dim=1), [f"step {k}" for k in states]
         if real is not None:
-            chosen = torch.cat([real[:, None], chosen], dim=1)
-        save_strips(chosen, folder / file)
+            chosen, labels = torch.cat([real[:, None], chosen], dim=1), ["x", *labels]
+        save_strips(chosen, folder / file, numbered("chain" if real is None else "image", len(chosen)), labels)
         result.pictures.append(str(folder / file))
 
 

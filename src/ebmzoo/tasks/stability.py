@@ -16,7 +16,8 @@ from ebmzoo.methods.base.capabilities import RunsChain, RunsLevels
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, effective_sample_size, frechet_distance, rank_normalised, split_rhat
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.report.pictures import numbered, save_strips
+from ebmzoo.report.plots import Panel, save_lines
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.base import Result, Task
 from ebmzoo.tasks.budget import Budget
@@ -204,14 +205,15 @@ class Stability(Task):
 
     def _draw(self, states: dict[int, Tensor], result: Result, folder: Path) -> None:
         shown = torch.stack([to_float(images[: self.shown]) for images in states.values()], dim=1)
-        save_strips(shown, path := folder / "stability.png")
+        columns = ["start" if k == 0 else f"times {k}" for k in states]
+        save_strips(shown, path := folder / "stability.png", numbered("chain", len(shown)), columns)
         result.pictures.append(str(path))
         if "energy" not in result.curves:
             return
         try:
-            curve = {"mean E(x)": result.curves["energy"]}
-            path = folder / "stability_energy.png"
-            save_against(result.curves["step"], curve, "Langevin step", path, log=True)
+            chains = {f"{self.n} chains": (result.curves["step"], result.curves["energy"])}
+            panel = Panel("mean energy E(x)", chains, {"real images": result.figures["real/energy"]})
+            save_lines([panel], "Langevin step", path := folder / "stability_energy.png", log=True)
             result.pictures.append(str(path))
         except UserError as error:
             result.notes.append(str(error))

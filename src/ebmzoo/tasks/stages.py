@@ -16,7 +16,8 @@ from ebmzoo.methods.base.capabilities import SamplesInStages, SampleStage
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor, frechet_distance
 from ebmzoo.progress import tracked
-from ebmzoo.report.pictures import save_against, save_strips
+from ebmzoo.report.pictures import numbered, save_strips
+from ebmzoo.report.plots import Panel, save_lines
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.conditional import diverging
@@ -204,9 +205,13 @@ class StageRecord:
             before = stage.states[-1]
 
     @property
-    def strips(self) -> list[Tensor]:
-        """The shown samples at each state of each stage, one `(shown, C, H, W)` per column."""
-        return [x for stage, path in self.paths.items() for x in path.strips[int(stage in self.repeats) :]]
+    def strips(self) -> dict[str, Tensor]:
+        """The shown samples at each state of each stage, one `(shown, C, H, W)` per label of a column."""
+        return {
+            f"{stage}, NFE {nfe}": x
+            for stage, path in self.paths.items()
+            for nfe, x in list(zip(self.nfe_of_states[stage], path.strips, strict=True))[int(stage in self.repeats) :]
+        }
 
     def add_seconds(self, point: str, seconds: float) -> None:
         """Add the seconds of one batch up to a point."""
@@ -232,13 +237,13 @@ def points(stages: list[SampleStage]) -> dict[str, tuple[Tensor, int]]:
 
 def _draw(record: StageRecord, row: str, folder: Path, result: Result) -> None:
     file = row.replace("+", "_")
-    save_strips(torch.stack(record.strips, dim=1), path := folder / f"stages_{file}.png")
+    strips = torch.stack(list(record.strips.values()), dim=1)
+    save_strips(strips, path := folder / f"stages_{file}.png", numbered("sample", len(strips)), list(record.strips))
     result.pictures.append(str(path))
-    nfe = [k for of_stage in record.nfe_of_states.values() for k in of_stage]
-    energy = [e for path in record.paths.values() for e in path.means("energy")]
+    lines = {stage: (record.nfe_of_states[stage], path.means("energy")) for stage, path in record.paths.items()}
+    panel = Panel("mean energy E(x)", lines, title="{} latent and {} image steps".format(*row.split("+")))
     try:
-        path = folder / f"stages_{file}_energy.png"
-        save_against(nfe, {f"{row}: mean E(x)": energy}, "network evaluations", path)
+        save_lines([panel], "network evaluations per image", path := folder / f"stages_{file}_energy.png")
         result.pictures.append(str(path))
     except UserError as error:
         result.notes.append(str(error))

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelSummary, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 
 from ebmzoo.data.plane import PlaneData
+from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.method import Method
 from ebmzoo.report.pictures import grid, save_png, scatter
 from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.sampling.randomness import repeatable
+from ebmzoo.training.record import parameters
 
 POINTS = 2500
 """Samples in the picture of a density on the plane."""
@@ -95,14 +97,51 @@ class ProgressBar(TQDMProgressBar):
         return self._shown
 
 
+class NetworkSizes(ModelSummary):
+    """Lightning's summary of the model in one line: its networks with the numbers of their parameters."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            sizes = [f"{name} {human(count)}" for name, count in parameters(pl_module).items()]
+            print(f"networks: {', '.join(sizes)} parameters")
+
+
+def human(count: int) -> str:
+    """A number of parameters with three digits, such as 4.93M.
+
+    >>> human(4_927_040), human(75_600), human(12)
+    ('4.93M', '75.6k', '12')
+    """
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return str(count)
+
+
 KEYS = ("energy", "ood_score", "label")
 
 
 class PredictionsFile(BasePredictionWriter):
-    """Writes `<run_dir>/predictions.npz`: energy, out-of-distribution score and label of every image, in data order."""
+    """Writes `<run_dir>/predictions.npz`: energy, out-of-distribution score and label of every image, in data order.
 
-    def __init__(self) -> None:
+    Args:
+        overwrite: Whether it may replace the file.
+
+    Raises:
+        UserError: The file is there already, without `overwrite`.
+    """
+
+    def __init__(self, overwrite: bool = False) -> None:
         super().__init__("epoch")
+        self.overwrite = overwrite
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.overwrite and self._path(trainer).exists():
+            raise UserError(f"{self._path(trainer)} would be overwritten; give another --run_dir, or --overwrite")
+        super().setup(trainer, pl_module, stage)
+
+    def _path(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "predictions.npz"
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
@@ -111,7 +150,7 @@ class PredictionsFile(BasePredictionWriter):
 
         if not trainer.is_global_zero or not predictions or not isinstance(predictions[0], dict):
             return
-        path = Path(trainer.default_root_dir) / "predictions.npz"
+        path = self._path(trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
         energy, score, label = (torch.cat([p[k] for p in predictions]).cpu().numpy() for k in KEYS)
         np.savez(path, energy=energy, ood_score=score, label=label)

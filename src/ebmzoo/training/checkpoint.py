@@ -10,7 +10,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from ebmzoo.errors import UserError
@@ -19,6 +19,7 @@ from ebmzoo.sampling.randomness import random_state, set_random_state
 from ebmzoo.training.durable import hard_link, rename
 from ebmzoo.training.migration import FORMAT, KEY, migrated
 from ebmzoo.training.ranks import differing_buffers, gather_objects
+from ebmzoo.training.training_data import TrainingData
 from ebmzoo.version import __version__
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -84,10 +85,14 @@ class LastCheckpoint(Checkpoint):
             "random": gather_objects(random_state()),
             "buffers": differing_buffers(pl_module),
             "rollbacks": asdict(self.rollbacks),
+            "data": TrainingData.of(_data(trainer)).saved(),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get(KEY, {})
+        change = TrainingData.read(self._loaded).change(TrainingData.of(_data(trainer)))
+        if change is not None and trainer.is_global_zero:
+            print(f"! data: {change}; the run resumes, but will differ from an uninterrupted one", file=sys.stderr)
         if Path(str(trainer.ckpt_path)).parent == self.path.parent:
             self.kept = checkpoint.get("global_step")
 
@@ -156,6 +161,10 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:
             return error.strerror or str(error)
         return None
+
+
+def _data(trainer: Trainer) -> LightningDataModule | None:
+    return getattr(trainer, "datamodule", None)
 
 
 def _seed(config: str) -> Any:

@@ -8,10 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NoReturn, TypeVar
+from importlib.util import find_spec
+from types import NoneType, UnionType
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace
+from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -31,6 +34,9 @@ PACKAGES = (
 )
 """The packages of `ebmzoo` with the public classes that a config can name."""
 
+OWN = ("ebmzoo", "lightning", "torch")
+"""The packages that are there, of whose names another may be a misspelling."""
+
 GROUPS = ("trainer", "watchdog")
 """The keys of a run that must hold mappings, which jsonargparse does not check."""
 
@@ -43,6 +49,13 @@ class ZooParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise Misread(self.sentence(str(message))) from ex
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        added = super().add_class_arguments(*args, **kwargs)
+        for action in self._actions:
+            if isinstance(action, ActionTypeHint):
+                action._typehint = integers_first(action._typehint)
+        return added
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         found = super().parse_args(*args, **kwargs)
@@ -69,7 +82,9 @@ class ZooParser(LightningArgumentParser):
         fixed = re.search(r"thus '([\w.]+)' is not accepted as class_path", message)
         if fixed is not None and (present := moved(fixed[1])) != fixed[1]:
             return _renamed(fixed[1], present)
-        if (abstract := re.search(r"([\w.]+) is abstract", message)) is not None and "." in abstract[1]:
+        abstract = re.search(r"([\w.]+) is abstract", message)
+        # A class of the user's own; one of ebmzoo's is that of the argument, whose value is what is wrong.
+        if abstract is not None and "." in abstract[1] and not abstract[1].startswith("ebmzoo."):
             module, _, name = abstract[1].rpartition(".")
             lacking = getattr(getattr(import_module(module), name), "__abstractmethods__", ())
             return f"{abstract[1]} is abstract: it must define {', '.join(sorted(lacking))}"
@@ -78,8 +93,14 @@ class ZooParser(LightningArgumentParser):
             name = next((path for path in whole if no_class[1] in path.split(".")), no_class[1])
             if (present := moved(name)) != name:
                 return _renamed(name, present)
+            if (unfound := _unfound(name)) is not None:
+                return unfound
             near = difflib.get_close_matches(name.rpartition(".")[2], _classes(), n=1, cutoff=0.5)
             return f"there is no class '{name}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
+        lacking = re.fullmatch(r"the following arguments are required: ([\w, ]+)", gist)
+        if lacking is not None and not self.exit_on_error:  # the parser of a class, which does not know its key
+            flags = " ".join(f"--data.{name} VALUE" for name in lacking[1].split(", "))
+            return f"{lacking[1]} must be given for the class of data or model, such as {flags}"
         if unknown is None:
             return gist if len(gist) <= 400 else f"{gist[:200]} … {gist[-180:]}"
         name = unknown[1]
@@ -94,6 +115,70 @@ class ZooParser(LightningArgumentParser):
         return [a.dest for p in parsers for a in p._actions if not a.dest.endswith("help")]
 
 
+def integers_first(hint: Any) -> Any:
+    """A union with `int` before `float`, or any other type as it is.
+
+    jsonargparse tries the types of a union in order, and `float` takes every integer: a `limit_val_batches` of 1, one
+    batch, would become 1.0, all of them.
+    """
+    members = get_args(hint)
+    if get_origin(hint) not in (Union, UnionType) or int not in members or float not in members:
+        return hint
+    rest = [kind for kind in members if kind not in (int, float, NoneType)]
+    return Union[tuple([int, float, *rest] + [NoneType] * (NoneType in members))]  # noqa: UP007  (of a tuple)
+
+
+def _unfound(name: str) -> str | None:
+    """The sentence for a class in a package that Python does not find; None if it finds it, or the name is misspelt."""
+    top, dot, _ = name.partition(".")
+    if not dot or not top.isidentifier() or difflib.get_close_matches(top, OWN, cutoff=0.8):
+        return None
+    try:
+        found = find_spec(top) is not None
+    except ValueError:  # a module without a specification, such as __main__
+        found = True
+    if found:
+        return None
+    return (
+        f"there is no class '{name}', because Python finds no module '{top}': install its package, or put PYTHONPATH=. "
+        "before the command for a module in the working folder"
+    )
+
+
+class _OfArgument(UserError):
+    """An error about one argument of a class, whose message begins with the argument's name."""
+
+    def __init__(self, message: str, kind: str, argument: str, value: Any) -> None:
+        super().__init__(message)
+        self.kind, self.argument, self.value = kind, argument, value
+
+    def in_config(self, config: Mapping[str, Any]) -> str:
+        """The message with the whole keys of the argument in a resolved config, instead of its name alone."""
+        keys = list(_keys_of(config, self.kind, self.argument, self.value))
+        return " and ".join(keys) + str(self)[len(self.argument) :] if keys else str(self)
+
+
+def _keys_of(node: Any, kind: str, argument: str, value: Any, at: str = "") -> Iterator[str]:
+    """The keys at which a config gives an argument of a class this value."""
+    if isinstance(node, Namespace):
+        node = vars(node)
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from _keys_of(child, kind, argument, value, at)
+    elif isinstance(node, Mapping):
+        arguments = node.get("init_args") or node
+        arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
+        path = node.get("class_path")
+        if (
+            argument in arguments
+            and arguments[argument] == value
+            and (path is None or str(path).rpartition(".")[2] == kind)
+        ):
+            yield f"{at}.{argument}".lstrip(".")
+        for key, child in arguments.items():
+            yield from _keys_of(child, kind, argument, value, f"{at}.{key}".lstrip("."))
+
+
 def _renamed(name: str, present: str) -> str:
     return f"there is no class '{name}'; it is now '{present}'"
 
@@ -102,8 +187,11 @@ def _built(kind: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """Call `kind` with these arguments; an error of torch or Python is reported with the numbers among them."""
     try:
         return kind(*args, **kwargs)
-    except UserError:
-        raise
+    except UserError as error:
+        argument = re.match(r"(\w+)(?=: | is )", str(error))
+        if isinstance(error, _OfArgument) or argument is None or argument[1] not in kwargs:
+            raise
+        raise _OfArgument(str(error), getattr(kind, "__name__", ""), argument[1], kwargs[argument[1]]) from error
     except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
         numbers = {key: x for key, x in kwargs.items() if isinstance(x, int | float) and not isinstance(x, bool)}
         values = ", ".join(f"{key} {number:g}" for key, number in numbers.items())
@@ -155,8 +243,12 @@ def _plain(name: str) -> str:
 
 
 @contextmanager
-def as_user_errors() -> Iterator[None]:
-    """Within the block, errors of a parser or a constructor become a `UserError` without their wrapping."""
+def as_user_errors(config: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Within the block, errors of a parser or a constructor become a `UserError` without their wrapping.
+
+    Args:
+        config: The resolved config, with which an error about an argument of a class names its whole key.
+    """
     try:
         yield
     except Misread as error:
@@ -165,6 +257,8 @@ def as_user_errors() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, _OfArgument) and config is not None:
+            raise UserError(cause.in_config(config)) from error
         message = str(cause) if cause is not None else refusal(str(error)) or _gist(str(error))
         raise UserError(message) from error
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ebmzoo.training.checkpoint import LastCheckpoint
 from ebmzoo.training.ranks import gather_objects
+from ebmzoo.training.trust import shell_command
 
 
 class StopOnSignal(Callback):
@@ -76,7 +77,8 @@ class StopOnSignal(Callback):
             kept = self.keep.kept
             message = f"stopped by {self._agreed.name} at iteration {trainer.global_step}"
             message += "; " if kept == trainer.global_step else f", the last checkpoint is from iteration {kept}; "
-            print(f"ebmzoo: {message}resume with: ebmzoo fit --ckpt_path {self.keep.path}", file=sys.stderr)
+            resume = shell_command("fit", self.keep.path, self.keep.config)
+            print(f"ebmzoo: {message}resume with: {resume}", file=sys.stderr)
             if self._agreed == _requeues(trainer):
                 _requeue()
         raise SystemExit(128 + self._agreed)

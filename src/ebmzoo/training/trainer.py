@@ -26,8 +26,16 @@ class ZooTrainer(Trainer):
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
             self.strategy.checkpoint_io = DurableIO()
         self.batches_a_step = self.accumulate_grad_batches
+        self.model_config: dict[str, Any] | None = None
+        """The model's resolved section of the config, where the command line built it; figures name its digest."""
+
+    def log_at(self, step: int, epoch: int) -> None:
+        """Let an evaluation log at its checkpoint's iteration and epoch, which Lightning restores for `fit` only."""
+        self.fit_loop.epoch_loop._batches_that_stepped = step
+        self.fit_loop.epoch_progress.current.completed = epoch
 
     def fit(self, model: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Train the model; the arguments are those of Lightning's `Trainer.fit`."""
         # Lightning accumulates only for modules with automatic optimization, and raises for others.
         steps_itself = isinstance(model, Method)
         if isinstance(model, Method):

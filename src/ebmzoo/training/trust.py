@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings
 
@@ -47,5 +52,38 @@ def refusal(message: str) -> str | None:
         return None
     return (
         f"'{found[1]}' is neither a class of ebmzoo nor of its libraries; a checkpoint's config may name it only "
-        "with --trust true, for a file from a source that you trust (`load(path, trust=True)` in Python)"
+        "with --trust, for a file from a source that you trust (`load(path, trust=True)` in Python)"
     )
+
+
+def needs_trust(config: Any) -> bool:
+    """Whether a checkpoint with this config needs `--trust`: it names an imported class that is not of `ALLOWED`."""
+    if isinstance(config, Mapping):
+        return any(needs_trust(value) for value in config.values())
+    if isinstance(config, list):
+        return any(needs_trust(value) for value in config)
+    return isinstance(config, str) and _is_foreign(config)
+
+
+def _is_foreign(name: str) -> bool:
+    module, dot, rest = name.rpartition(".")
+    while dot and module not in sys.modules:
+        module, dot, last = module.rpartition(".")
+        rest = f"{last}.{rest}"
+    found: Any = sys.modules.get(module) if dot else None
+    for part in rest.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        return False
+    definition = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    return not all(f"{path}.".startswith(tuple(f"{allowed}." for allowed in ALLOWED)) for path in (name, definition))
+
+
+def shell_command(command: str, checkpoint: Path, config: str) -> str:
+    """A command on a checkpoint with this config's YAML text, quoted for a shell, with `--trust` where it is needed.
+
+    >>> shell_command("test", Path("my runs/last.ckpt"), "model: null")
+    "ebmzoo test --ckpt_path 'my runs/last.ckpt'"
+    """
+    trust = needs_trust(yaml.safe_load(config))
+    return shlex.join(["ebmzoo", command, "--ckpt_path", str(checkpoint), *["--trust"] * trust])

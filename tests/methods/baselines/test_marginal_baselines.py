@@ -365,7 +365,7 @@ def test_improved_cd_loss_and_buffer(monkeypatch):
     method.iterate(x, torch.zeros(6))
     torch.manual_seed(3)
     real = ((x + 1) / 2 * 255 + torch.rand(6, 1, 8, 8)) / 256
-    start = (method.augment(replay.draw(6)[0]) + 1) / 2
+    start = (replay.draw(6, change=method.augment)[0] + 1) / 2
     E = method.energy_net
     fixed = {name: p.detach().clone() for name, p in E.named_parameters()}
 
@@ -374,7 +374,7 @@ def test_improved_cd_loss_and_buffer(monkeypatch):
     y = y.clamp(0, 1).detach().requires_grad_()
     moving = (y - 0.1 * torch.autograd.grad(E(y).sum(), y, create_graph=True)[0]).clamp(0, 1)
     chain = moving.detach()
-    others = (method.augment(replay.draw(3)[0]) + 1) / 2
+    others = (method.augment(replay.draw(3, renew=False)[0]) + 1) / 2
     nearest = (moving[:, None] - others).square().sum((2, 3, 4)).sqrt().amin(1)
     data, ends = E(real), E(chain)
     cd = data.mean() - ends.mean() + 0.5 * ((data**2).mean() + (ends**2).mean())
@@ -394,6 +394,28 @@ def test_improved_cd_without_its_terms_is_igebm_with_augmentation(monkeypatch):
         method.iterate(images(), torch.zeros(6))  # both buffers are empty
     torch.testing.assert_close(one[0][0], two[0][0])
     torch.testing.assert_close(one[0][2], two[0][2], rtol=1e-4, atol=1e-6)
+
+
+def test_improved_cd_augments_states_of_the_buffer_and_not_noise(monkeypatch):
+    method = improved_cd(reinit_prob=0.5, replay_storage="float32", sampler=Langevin(1, 0.0, 0.0), entropy_weight=0.0)
+    method.replay.store(torch.full((30, 1, 8, 8), 0.25), torch.arange(30))
+    monkeypatch.setattr(method.augment, "forward", lambda x, generator=None: torch.full_like(x, -0.5))
+    recorded(method, monkeypatch)
+    torch.manual_seed(3)
+    method.iterate(images(), torch.zeros(6))
+    ends = method.replay.states[30:36]
+    replayed = (ends == -0.5).flatten(1).all(1)
+    assert 0 < int(replayed.sum()) < 6
+    assert float(ends[~replayed].std()) > 0.4  # uniform on [-1, 1]: 0.58
+
+    noise = method.replay.fresh(3, torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        method.sample(3, steps=1, generator=torch.Generator().manual_seed(0)).images, noise, atol=1e-6
+    )
+    again = method.sample(3, steps=2, generator=torch.Generator().manual_seed(0)).images
+    assert torch.allclose(again, torch.tensor(-0.5)), "the second round starts from v(x)"
+    method.sample_from_replay = True
+    assert torch.allclose(method.sample(3, steps=1).images, torch.tensor(-0.5))
 
 
 def test_entropy_waits_for_the_buffer(monkeypatch):
@@ -458,8 +480,8 @@ def test_rounds_are_chains_after_each_other(make):
     g = torch.Generator().manual_seed(0)
     with method.evaluating():
         x = method.range.inward(method.replay.fresh(2, g))
-        for _ in range(2):
-            x = walk(method.sampler, method.network("energy_net"), x, g)
+        x = walk(method.sampler, method.network("energy_net"), x, g)
+        x = walk(method.sampler, method.network("energy_net"), method.revisited(x, g), g)
     assert torch.equal(made.images, method.range.outward(x))
     monitored.clear()
     assert method.sample(2, steps=5).nfe == 5

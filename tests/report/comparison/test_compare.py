@@ -15,8 +15,9 @@ from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.compare import Column, Words, columns_of, compare
 from ebmzoo.report.comparison.figures import known, number
 from ebmzoo.report.comparison.formats import comma_separated, escaped, latex, markdown, terminal
-from ebmzoo.report.comparison.records import read_records
+from ebmzoo.report.comparison.records import is_untrained, read_records
 from ebmzoo.tasks.base import Result
+from support.command_line import fails
 
 PROTOCOL = {
     "n": 1000,
@@ -245,9 +246,89 @@ def test_a_failed_run_is_a_row_that_says_so(tmp_path):
 def test_runs_that_were_not_tested_make_a_table_that_says_so(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text("{}")
+    (tmp_path / "a" / "last.ckpt").touch()
     comparison = compare(read_records([tmp_path / "a"]))
     assert comparison.columns == []
     assert "a: no results of `ebmzoo test`" in terminal(comparison)
+
+
+UNTRAINED = {
+    "config alone": {"config.yaml": "{}"},
+    "no iteration": {"config.yaml": "{}", "training.json": '{"iterations": 0, "finished": false}'},
+    "logs": {"config.yaml": "{}", "csv/version_0/hparams.yaml": "{}", "wandb/offline-run/x.wandb": ""},
+    "an empty test": {"config.yaml": "{}", "test/scores.txt": ""},
+}
+"""What a fit leaves that fails before its first iteration."""
+
+
+def untrained(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("files", UNTRAINED.values(), ids=UNTRAINED)
+def test_a_fit_that_failed_before_its_first_iteration_leaves_no_run(tmp_path, capsys, files):
+    good, bad = made(tmp_path / "good"), untrained(tmp_path / "bad", files)
+    assert (is_untrained(bad), is_untrained(good)) == (True, False)
+    with pytest.raises(UserError, match="bad holds no run: its fit ended before the first iteration"):
+        read_records([bad])
+    main(["compare", str(good), str(bad), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().err == f"{bad} holds no run, but a fit that ended before its first iteration: skipped\n"
+    with (tmp_path / "out" / "compare.csv").open() as file:
+        assert [row["run"] for row in csv.DictReader(file)] == ["good"]
+
+
+def test_what_a_real_fit_leaves_that_fails_before_its_first_iteration_is_no_run(tmp_path, capsys):
+    settings = ["--data.batch_size", "100000", "--trainer.enable_progress_bar", "false"]
+    error = fails(capsys, "fit", "--config", "vae_digits", "--run_dir", tmp_path / "run", *settings)
+    assert "batch_size" in error
+    assert not (tmp_path / "run").exists() or is_untrained(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"last.ckpt": ""},
+        {"failed.json": '{"stage": "fit", "error": "x"}'},
+        {"training.json": '{"iterations": 1}'},
+        {"training.json": '{"parameters": {"net": 3}}'},
+        {"test/generation.json": "{}"},
+    ],
+)
+def test_whatever_came_of_a_fit_makes_its_folder_a_run(tmp_path, more):
+    folder = untrained(tmp_path / "a", {"config.yaml": "{}"} | more)
+    assert not is_untrained(folder)
+    assert [record.name for record in read_records([folder])] == ["a"]
+
+
+def test_latex_has_the_rules_of_booktabs_and_conditions_below_the_headings(tmp_path):
+    runs = read_records([made(tmp_path / "a_1"), made(tmp_path / "b", {"fd_pixels": 3.0}, {"n": 250})])
+    lines = latex(compare(runs, ["training/parameters", "generation/fd_pixels"])).splitlines()
+    assert lines[:2] == [r"% needs \usepackage{booktabs}", r"\begin{tabular}{llrrrrl}"]
+    assert lines[2:9] == [
+        r"\toprule",
+        r"run & method & parameters & FD pixels $\downarrow$ & FD pixels $\downarrow$ & NFE & chain \\",
+        r" &  &  & {\small n = 1000} & {\small n = 250} &  &  \\",
+        r"\midrule",
+        r"a\_1 & LIEBM & 42 & 4 & -- & 60 & 60 steps from noise, temperature 1e-06 \\",
+        r"b & LIEBM & 42 & -- & 3 & 60 & 60 steps from noise, temperature 1e-06 \\",
+        r"\bottomrule",
+    ]
+    assert not any(r"\hline" in line for line in lines)
+    plain = latex(compare(runs[:1], ["training/parameters"])).splitlines()
+    assert plain[2:5] == [r"\toprule", r"run & method & parameters \\", r"\midrule"], "no conditions, no second line"
+
+
+def test_every_table_has_the_chosen_columns_alone(tmp_path):
+    run = with_ood(made(tmp_path / "a"), {"uniform/auroc_score": 0.9})
+    flags = ["--columns", "ood/*/auroc_score", "training/parameters", "--out", str(tmp_path / "out")]
+    main(["compare", str(run), *flags])
+    tables = {kind: (tmp_path / "out" / f"compare.{kind}").read_text() for kind in ("tex", "md", "csv")}
+    assert r"run & method & AUROC uniform $\uparrow$ & parameters \\" in tables["tex"]
+    assert "| run | method | AUROC uniform ↑ | parameters |" in tables["md"]
+    assert tables["csv"].splitlines()[0] == "run,method,data,failed,ood/uniform/auroc_score,training/parameters"
 
 
 def test_runs_with_one_name_are_distinguished(tmp_path):
@@ -327,11 +408,34 @@ def test_the_command_writes_all_and_prints_the_table(tmp_path, capsys):
     assert "skipped" in printed.err
 
 
+def test_a_comparison_replaces_that_of_the_same_runs_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b -->", "other/a"):
+        made(Path(name))
+    main(["compare", "a", "b -->", "--out", "out"])
+    main(["compare", "./b -->", str(tmp_path / "a"), "a", "--out", "out", "--all"])
+    before = Path("out/compare.csv").read_text()
+    for runs in (["a"], ["other/a", "b -->"]):
+        with pytest.raises(SystemExit):
+            main(["compare", *runs, "--out", "out"])
+        assert "out/compare.md and 3 more would be overwritten" in capsys.readouterr().err
+        assert Path("out/compare.csv").read_text() == before
+    main(["compare", "a", "--out", "out", "--overwrite"])
+    assert Path("out/compare.csv").read_text() != before
+    Path("paper").mkdir()
+    Path("paper/compare.tex").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["compare", "a", "--out", "paper"])
+    assert [path.name for path in Path("paper").iterdir()] == ["compare.tex"]
+    assert "paper/compare.tex would be overwritten" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["nowhere"], "there is no run folder nowhere"),
         (["empty"], "empty is not a run's folder"),
+        (["began"], "began holds no run, but a fit that ended before its first iteration; name the folders of runs"),
         (["a/config.yaml"], "a/config.yaml is a file; give the run's folder, such as a"),
         (["broken"], "broken/training.json is not JSON"),
         (["a", "--columns", "generation/fd_pixel"], "did you mean 'generation/fd_pixels'"),
@@ -345,6 +449,7 @@ def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, messa
     made(Path("a"))
     made(Path("b"), protocol={"n": 250})
     Path("empty").mkdir()
+    untrained(Path("began"), UNTRAINED["config alone"])
     made(Path("broken"))
     Path("broken/training.json").write_text("{")
     with pytest.raises(SystemExit) as stopped:

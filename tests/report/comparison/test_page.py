@@ -1,6 +1,7 @@
 """The page of `ebmzoo compare`: it needs no network, and shows text from runs as text."""
 
 import csv
+import inspect
 import json
 import math
 import re
@@ -11,13 +12,17 @@ import pytest
 import yaml
 from PIL import Image
 
+import ebmzoo.data
 from ebmzoo.report.comparison.compare import compare
 from ebmzoo.report.comparison.html import Html, joined, tag
 from ebmzoo.report.comparison.page import POLICY, page
 from ebmzoo.report.comparison.page_tables import colours, contrast
+from ebmzoo.report.comparison.papers import papers
 from ebmzoo.report.comparison.records import read_records
 from ebmzoo.report.comparison.svg import Axis, Series, plot
 
+SETS = {name for name, _ in papers().data.values()}
+"""The data sets of the papers' tables."""
 ATTACK = "<script>alert(1)</script>"
 PROTOCOL = {
     "n": 100,
@@ -26,18 +31,20 @@ PROTOCOL = {
 }
 
 
-def made(folder, distance, nfe=6, method="LIEBM", note="", no_mcmc=True, auroc=0.9):
+def made(folder, distance, nfe=6, method="LIEBM", note="", no_mcmc=True, auroc=0.9, data="CIFAR10", sets=1, **size):
     """A run with results, curves, pictures and costs."""
     (folder / "test").mkdir(parents=True)
     (folder / "csv" / "version_0").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": f"ebmzoo.methods.{method}"}}))
+    config = {"data": {"class_path": f"ebmzoo.data.{data}", "init_args": size}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"model": {"class_path": f"ebmzoo.methods.{method}"}}))
     figures = {"fd_pixels": distance, "nfe": nfe, "seconds": nfe / 10}
     if no_mcmc:
         figures |= {"no_mcmc/fd_pixels": distance + 1, "no_mcmc/nfe": 1, "no_mcmc/seconds": 0.1}
     content = {"task": "generation", "figures": figures, "protocol": PROTOCOL, "notes": [note] if note else []}
     (folder / "test" / "generation.json").write_text(json.dumps(content))
-    outside = {"in": "digits", "in_images": 9, "out_images": {"noise": 9}}
-    content = {"task": "ood", "figures": {"noise/auroc_score": auroc}, "protocol": outside}
+    names = ["noise", *(f"interpolated_images_{k}" for k in range(sets - 1))]
+    outside = {"in": "digits", "in_images": 9, "out_images": dict.fromkeys(names, 9), "kinds": {}}
+    content = {"task": "ood", "figures": {f"{name}/auroc_score": auroc for name in names}, "protocol": outside}
     (folder / "test" / "ood.json").write_text(json.dumps(content))
     (folder / "training.json").write_text(json.dumps({"parameters": {"net": 1000 * nfe}}))
     with (folder / "csv" / "version_0" / "metrics.csv").open("w") as file:
@@ -185,8 +192,9 @@ def test_a_large_picture_is_made_smaller(tmp_path):
 def test_runs_without_results_make_a_page(tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.yaml").write_text("{}")
+    (tmp_path / "new" / "last.ckpt").touch()
     read = Read(page(compare(read_records([tmp_path / "new"]))))
-    assert {a["id"] for n, a in read.elements if n == "section"} == {"figures", "papers"}
+    assert {a["id"] for n, a in read.elements if n == "section"} == {"figures"}
 
 
 def test_papers_stand_apart_with_their_source_and_marks(html):
@@ -197,6 +205,104 @@ def test_papers_stand_apart_with_their_source_and_marks(html):
     assert "VAE, CIFAR-10, FID: 115.8 (LIEBM Table 1); 78.41 (CDRL Table 1)" in printed
     assert re.search(r"115\.8<abbr title=\"VAE, CIFAR-10, FID[^>]*>‡</abbr>", printed)
     assert "not converged" in printed
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"data": "CIFAR10"}, {"CIFAR-10"}),
+        ({"data": "CelebA", "size": 64}, {"CelebA-64"}),
+        ({"data": "CelebA"}, {"CelebA-64"}),
+        ({"data": "CelebAHQ256", "batch_size": 3}, {"CelebA-HQ-256"}),
+        ({"data": "ImageNet32"}, {"ImageNet-32"}),
+        ({"data": "LSUNChurch"}, {"LSUN-Church-64"}),
+    ],
+)
+def test_only_the_papers_rows_on_the_data_of_the_runs_are_shown(tmp_path, data, named):
+    html = page(compare(read_records([made(tmp_path / "one", 3.0, **data)])))
+    printed = html.partition('id="papers"')[2].partition("</section>")[0]
+    headings = re.findall("<h4>(.*?), [^,]*</h4>", printed)
+    shown = {name for name in SETS if any(f"{heading} ".startswith(f"{name} ") for heading in headings)}
+    assert shown == named
+    assert len(headings) == len({(row.data, row.metric) for row in papers().on(named).rows})
+    of_disagreements = printed.partition("Where papers disagree")[2]
+    assert not [name for name in SETS - named if f", {name}" in of_disagreements]
+    plots = re.findall(r'class="heading">(.*?), as printed', printed)
+    assert set(plots) <= named
+
+
+@pytest.mark.parametrize("data", [{"data": "Digits"}, {"data": "CelebA", "size": 128}, {"data": "ImageFolder"}])
+def test_data_that_no_paper_has_show_none_of_their_rows(tmp_path, data):
+    html = page(compare(read_records([made(tmp_path / "one", 3.0, **data)])))
+    assert 'id="papers"' not in html
+    assert "CIFAR-10" not in html
+
+
+def test_every_row_of_the_papers_is_on_a_data_set_that_can_be_run():
+    assert len(papers().on(SETS).rows) == len(papers().rows)
+    assert all(hasattr(ebmzoo.data, name) for name in papers().data)
+
+
+@pytest.mark.parametrize("data", papers().data)
+def test_the_side_of_the_images_is_that_of_the_data_set(data):
+    """A config without `size` has the default of the class, which is the papers'."""
+    parameters = inspect.signature(getattr(ebmzoo.data, data)).parameters
+    _, side = papers().data[data]
+    assert "size" not in parameters or parameters["size"].default in (side, inspect.Parameter.empty)
+
+
+def pixels(text, bold=False):
+    """The width of a text in the widest of the usual fonts, at the 15 pixels of the page."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=15)
+    return text_to_path.get_text_width_height_descent(text, font, False)[0]
+
+
+def widths(table):
+    """The width of each column of a table of the page as a browser lays it out, where nothing else forces a wrap."""
+    rows = [re.findall(r"<t([hd])([^>]*)>(.*?)</t[hd]>", row) for row in re.findall("<tr>(.*?)</tr>", table)]
+    found = []
+    for column in range(len(rows[0])):
+        heading, *cells = [row[column] for row in rows]
+        words = re.sub("<[^>]+>", " ", heading[2]).split(" ")
+        least = 160 if column == 0 else 83
+        longest = max(pixels(word, bold=True) for word in words)
+        for kind, attributes, content in cells:
+            if "words" in attributes:
+                least = max(least, 224)
+            else:
+                text = re.sub("<span.*?</span>|<[^>]+>", "", content)
+                name = 320 - 45 if kind == "h" else math.inf
+                longest = max(longest, min(name, pixels(text, bold=True) + (20 if kind == "h" else 0)))
+        found.append(max(least, longest + 20 + 1))
+    return found
+
+
+@pytest.mark.parametrize("sets", [1, 5, 12, 30])
+def test_no_column_is_out_of_sight_at_1440_pixels(tmp_path, sets):
+    """The window has a scroll bar of 15 pixels, and the page a margin of 16 on either side."""
+    names = ("liebm_digits", "a_run_with_a_long_name_of_many_words_that_has_to_be_wrapped")
+    runs = [made(tmp_path / name, 3.0 + i, nfe=300 * i + 6, sets=sets) for i, name in enumerate(names)]
+    html = page(compare(read_records(runs), ["*"] if sets == 12 else None))
+    tables = re.findall("<table.*?</table>", html.partition('id="papers"')[0])
+    assert len(tables) > 2 or sets == 1, "figures and AUROC"
+    for table in tables:
+        assert sum(widths(table)) <= 1440 - 15 - 32, re.sub("<[^>]+>", " ", table)
+    figures = html.partition('id="figures"')[2].partition("</section>")[0]
+    assert len(re.findall(r"AUROC[^<]*↑", figures)) == sets
+
+
+def test_wide_comparisons_have_a_table_for_each_task_and_all_runs(tmp_path):
+    runs = [made(tmp_path / name, 3.0, sets=12) for name in ("one", "two")]
+    figures = page(compare(read_records(runs))).partition('id="figures"')[2].partition("</section>")[0]
+    titles = re.findall("<h3>(.*?)</h3>", figures)
+    assert titles[:3] == ["Generation", "Out-of-distribution detection", "Out-of-distribution detection, continued"]
+    assert titles[-1] == "Training"
+    tables = re.findall("<table.*?</table>", figures)
+    assert len(tables) == len(titles)
+    assert all(table.count('scope="row"') == 2 for table in tables)
 
 
 @pytest.mark.parametrize("value", [k / 100 for k in range(101)])

@@ -18,6 +18,7 @@ from PIL import Image
 
 import ebmzoo.methods
 from ebmzoo.cli import main
+from ebmzoo.data import ImageFolder
 from ebmzoo.methods import Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
 from ebmzoo.report.wandb_runs.account import has_key
@@ -107,6 +108,25 @@ def test_wandb_can_be_switched_off(monkeypatch, tmp_path):
 def test_identity_is_method_data_and_kind(make, config, method, kind):
     identity = RunIdentity.of(make(), TinyData(), [ROOT / config])
     assert (identity.method, identity.data, identity.kind) == (method, "TinyData", kind)
+
+
+@pytest.mark.parametrize(("path", "name"), [("photos", "photos"), ("a/site.tar.xz", "site"), (".", "here")])
+def test_images_of_ones_own_are_grouped_by_the_name_of_their_folder(path, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert RunIdentity.of(tiny.without_latent(), ImageFolder(path, size=8)).data == name
+
+
+@pytest.mark.parametrize(("offline", "lines"), [(False, ["W&B: https://wandb.example/run"]), (True, [])])
+def test_the_address_of_a_run_online_is_printed_once(offline, lines, monkeypatch, tmp_path, capsys):
+    class Run:
+        url = "https://wandb.example/run"
+
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb.WandbLogger.experiment", property(lambda self: Run()))
+    logger = ZooWandbLogger(save_dir=str(tmp_path), offline=offline)
+    assert isinstance(logger.experiment, Run)
+    assert isinstance(logger.experiment, Run)
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_flat_config_has_the_names_of_the_command_line():

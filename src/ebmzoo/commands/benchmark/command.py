@@ -23,4 +23,4 @@ def main(args: list[str]) -> None:
             print(f"{outcome.run.name} failed: {outcome.error}")
     columns = ["--columns", *plan.columns] if plan.columns else []
     runs = [str(outcome.run.run_dir) for outcome in outcomes]
-    compare(["compare", *runs, "--out", str(plan.run_dir / "compare"), *columns])
+    compare(["compare", *runs, "--out", str(plan.run_dir / "compare"), "--overwrite", *columns])

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +43,10 @@ Command = Callable[[Sequence[str], Path, Mapping[str, str]], int]
 
 
 def in_own_process(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run `python -m ebmzoo ARGS` in its own process."""
+    """Run `python -P -m ebmzoo ARGS` in its own process; without `-P` Python would import from the working folder."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "ebmzoo", *args]
+        command = [sys.executable, "-P", "-m", "ebmzoo", *args]
         return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
 
 
@@ -64,12 +64,7 @@ def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str
         UserError: A run's folder holds a run of another config, or a prerequisite cannot be made.
     """
     environment = _environment()
-    for run in plan.prepare:
-        with _locked(run.run_dir, wait=True):
-            if not run.checkpoint.exists():
-                report(f"{run.name}: making {run.checkpoint}")
-                if (error := _do(command, _fit(run), run.run_dir / "fit.log", environment)) is not None:
-                    raise UserError(f"{run.config} failed: {error} (see {run.run_dir / 'fit.log'})")
+    prepare_runs(plan.prepare, command, report)
     for run in plan.runs:
         _check(run)
     start, done = time.monotonic(), 0
@@ -92,6 +87,22 @@ def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str
                 error = _failure(run)
                 outcomes[run.name] = Outcome(run, "failed" if error else "kept", error=error)
     return [outcomes[run.name] for run in plan.runs]
+
+
+def prepare_runs(runs: Iterable[Run], command: Command, report: Callable[[str], None]) -> None:
+    """Make the checkpoint of each run, unless it is there; of several processes the first makes it, the others wait.
+
+    Raises:
+        UserError: One cannot be made.
+    """
+    environment = _environment()
+    for run in runs:
+        log = run.run_dir / "fit.log"
+        with _locked(run.run_dir, wait=True):
+            if not run.checkpoint.exists():
+                report(f"{run.name}: making {run.checkpoint} (its output is in {log})")
+                if (error := _do(command, _fit(run), log, environment)) is not None:
+                    raise UserError(f"{run.config} failed: {error} (see {log})")
 
 
 def _prefixed(report: Callable[[str], None], place: str, sentence: str) -> None:

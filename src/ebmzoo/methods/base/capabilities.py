@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,28 @@ from ebmzoo.methods.base.samples import Samples
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.noise_schedule import NoiseSchedule
 from ebmzoo.sampling.posterior import PosteriorSampler
+
+Evaluation = Literal["library", "paper"]
+"""How samples are drawn for figures: the library's way, the same for all methods, or that of the paper's figures."""
+
+
+class EvaluatesAsPaper(ABC):  # noqa: B024 – what it declares is an attribute that `sample` reads
+    """Draws samples in the library's way or, with `evaluation` set to `paper`, as the authors' code does."""
+
+    evaluation: Evaluation = "library"
+
+
+class ScoresJointly(ABC):
+    """Scores images by E(x) − β cos(g(f(x)), h(x)), where β is a choice."""
+
+    @property
+    @abstractmethod
+    def joint_weight(self) -> float | None:
+        """The paper's β; None for a model without an encoder."""
+
+    @abstractmethod
+    def joint_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E(x) and cos(g(f(x)), h(x)), each `(B,)`, of the weights of evaluation."""
 
 
 class Encodes(ABC):

@@ -37,3 +37,10 @@ def chain_log_values(sampler: Langevin, start: Tensor, end: Tensor) -> LogValues
     """How far the chain moved, root mean square per element, and that over √K·τ, what its noise alone would move it."""
     displacement = (end - start).detach().square().mean().sqrt()
     return {"displacement": displacement, "displacement_ratio": displacement / sampler.noise_floor}
+
+
+@torch.no_grad()
+def spread_ratio(energy: Tensor, term: Tensor) -> Tensor:
+    """sd(term)/sd(E) over a batch: how far a term decides the order of E(x) − term(x). `()`."""
+    spread = energy.detach().std(correction=0)
+    return term.detach().std(correction=0) / spread.clamp_min(torch.finfo(spread.dtype).tiny)

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor, nn
 
 from ebmzoo.data.datamodule import ImageData
+from ebmzoo.data.matching import fitted_to, matching_flags
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.checks import CheckedMeta, check_class, check_log_values, check_networks
@@ -213,21 +214,25 @@ class Method(LightningModule, ABC, metaclass=CheckedMeta):
         if isinstance(data, ImageData | PlaneData):
             self.check_data(data)
 
+    @property
+    def section(self) -> dict[str, Any] | None:
+        """The model's section of the config, where the command line built it."""
+        section: dict[str, Any] | None = getattr(self._trainer, "model_config", None)
+        return section
+
     def check_data(self, data: ImageData | PlaneData) -> None:
         """Raises `UserError` when the networks do not fit the data's images, or points."""
         shape = (data.channels, data.size, data.size)
         with self.evaluating():
-            try:
+            with fitted_to(data, self.section):
                 self.ood_score(torch.zeros(1, *shape, device=self.device))
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"model does not accept data of shape {shape} (channels, height, width): {reason}"
-                ) from error
             # A dry run of sampling too, which also keeps a run's random numbers what they have always been.
             sampled = tuple(self.sample(1, steps=0).images.shape[1:])
         if sampled != shape:
-            raise UserError(f"model makes images of shape {sampled} but data has {shape} (channels, height, width)")
+            flags = matching_flags(data, self.section)
+            raise UserError(
+                f"model makes images of shape {sampled} but data has {shape} (channels, height, width){flags}"
+            )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         if not self.trains_energy:

@@ -14,7 +14,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.methods.base.log_values import LogValues
 from ebmzoo.methods.base.optimization import NetworkOptimizer, optimizers_of
 from ebmzoo.methods.base.paper import Paper
-from ebmzoo.methods.families.level_sampler import Condition
+from ebmzoo.methods.families.level_sampler import ClassCondition
 from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.sampling.level_chain import RecoveryChain
@@ -106,7 +106,7 @@ class DRL(RecoveryLikelihood):
         grad_norm = self.minimize(loss, "energy_net")
         return values | self._moved(x, ends) | {"grad_norm": grad_norm}
 
-    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: ClassCondition, generator: torch.Generator | None) -> Tensor:
         return x
 
     @property

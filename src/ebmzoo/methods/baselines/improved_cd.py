@@ -56,7 +56,7 @@ class ImprovedCD(ChainFromReplay):
 
     p(x) ∝ exp(−E_θ(x)), sg(θ) is θ held fixed. An iteration is
 
-        x₀ = v(state of the buffer), or of U(−1, 1) with probability `reinit_prob`
+        x₀ = v(state of the buffer), or U(−1, 1) with probability `reinit_prob`
         y by K − 1 steps y ← y − η∇E(y) + τξ from x₀ + τξ, and x̃(θ) = y − η∇E_θ(y), which joins the buffer
         L_CD  = mean E_θ(x) − mean E_θ(sg(x̃)) + α [mean E_θ(x)² + mean E_θ(sg(x̃))²]
         L_KL  = mean E_sg(θ)(x̃(θ))
@@ -72,8 +72,8 @@ class ImprovedCD(ChainFromReplay):
         energy_net: E.
         sampler: the chain, in the units of `image_range`; the authors' is 40 steps of η = 100 and τ = 0.001 on [0, 1],
             with `bounds` of [0, 1]. The last step runs in the trainer's precision.
-        augment: v, of whatever a chain starts from. None is the authors' for CIFAR-10: colour jitter
-            (0.8, 0.8, 0.8, 0.4), crop (0.08, 1), greyscale 0.2 and flip.
+        augment: v, of the states of the buffer that a chain starts from, and not of noise. None is the authors' for
+            CIFAR-10: colour jitter (0.8, 0.8, 0.8, 0.4), crop (0.08, 1), greyscale 0.2 and flip.
         in_channels: channels of an image.
         size: side of an image.
         replay_size: states in the buffer.
@@ -85,7 +85,7 @@ class ImprovedCD(ChainFromReplay):
         kl_weight: w_KL.
         entropy_weight: w_ent.
         neighbours: how many b are compared.
-        rounds: `sample` runs this many times v and then K steps.
+        rounds: `sample` runs this many times K steps, each but the first from v of the end of the one before.
         sample_from_replay: `sample` goes on from states of the buffer, not from noise.
         energy_optimizer: of E.
         lr_schedule: stepped once an iteration.
@@ -158,8 +158,8 @@ class ImprovedCD(ChainFromReplay):
 
     def iterate(self, images: Tensor, labels: Tensor) -> LogValues:
         x = self.range.inward(dequantized(images) if self.dequantize else images)
-        drawn, slots = self.replay.draw(len(x))
-        x0 = self.range.inward(self.augment(drawn))
+        drawn, slots = self.replay.draw(len(x), change=self.augment)
+        x0 = self.range.inward(drawn)
         moving = last_step(self.energy_net, before_last(self.sampler, self.energy_net, x0), self.sampler)
         chain = moving.detach()
 
@@ -182,12 +182,19 @@ class ImprovedCD(ChainFromReplay):
         )
 
     def _entropy(self, x: Tensor) -> Tensor:
-        """−L_ent, of the states stored before this iteration; 0 while there are few."""
+        """−L_ent, of the states stored before this iteration; 0 while there are few.
+
+        The code compares with this iteration's states too. Here an image is not its own neighbour: under a weak
+        augmentation the gradient 1/d of its own copy would outweigh all others.
+        """
         if self.replay.count < 10 * self.neighbours:
             return torch.zeros((), device=x.device)
-        others = self.augment(self.replay.draw(self.neighbours)[0])
+        others = self.augment(self.replay.draw(self.neighbours, renew=False)[0])
         return nearest_neighbour_entropy(x, self.range.inward(others))
 
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        x0 = self.range.inward(self.augment(self.range.outward(x), generator))
-        return noise_first(sampler, energy, x0, generator)
+        return noise_first(sampler, energy, x, generator)
+
+    def revisited(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """v(x), of the end of a chain."""
+        return self.range.inward(self.augment(self.range.outward(x), generator))

@@ -27,6 +27,7 @@ from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.methods.families.restoration import RestoresByEnergy, by_latents, projected
 from ebmzoo.networks.base import Generator, InferenceNet
 from ebmzoo.networks.batch_norm_calibration import Calibration
+from ebmzoo.sampling.langevin import Langevin
 
 
 class WithGenerator(Method, Generates):
@@ -55,6 +56,11 @@ class WithGenerator(Method, Generates):
             image = self.network("generator")(torch.zeros(1, self.latent, device=self.device))
         return cast(tuple[int, int, int], tuple(image.shape[1:]))
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether G(m) has the statistics of its batch in evaluation too, as in the authors' evaluations."""
+        return False
+
     @final
     def decode(self, z: Tensor) -> Tensor:
         return cast(Tensor, self._sampler_of_images()(z))
@@ -66,7 +72,9 @@ class WithGenerator(Method, Generates):
     def _sampler_of_images(self) -> Generator:
         """G with the statistics of its samples, kept until its weights change."""
         network = cast(Generator, self.network("generator"))
-        return self._calibration(network) if self.calibrates else network
+        if not self.calibrates:
+            return network
+        return self._calibration(network, by_batch=self.by_batch)
 
     @final
     def prior(self, n: int, labels: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -127,6 +135,11 @@ class GeneratorAlone(WithGenerator, Restores):
 class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
     """A method whose chain starts from its generator; it says what the chain descends, in `range`."""
 
+    @property
+    def evaluation_sampler(self) -> Langevin:
+        """The chain of samples: training's, unless the method says otherwise."""
+        return self.sampler
+
     @final
     def sample(
         self,
@@ -137,7 +150,7 @@ class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, R
         generator: torch.Generator | None = None,
     ) -> Samples:
         """G(m) and then Langevin steps on the energy of training's chain; `steps=0` is the generator alone."""
-        sampler = self.sampler.lasting(steps)
+        sampler = self.evaluation_sampler.lasting(steps)
         with self.evaluating():
             x0 = self.range.inward(self.decode(self.prior(n, labels, generator)))
             x = sampler(self.chain_energy(), x0, generator=generator)
@@ -145,7 +158,7 @@ class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, R
 
     @final
     def chain_info(self, steps: int | None = None) -> ChainInfo:
-        sampler = self.sampler.lasting(steps)
+        sampler = self.evaluation_sampler.lasting(steps)
         temperature = sampler.temperature if sampler.steps else math.nan
         return ChainInfo(1 + sampler.steps, "generator", sampler.steps, temperature)
 
@@ -153,13 +166,15 @@ class ChainFromGenerator(WithGenerator, RestoresByEnergy, StartsFromGenerator, R
     def revise(
         self, x: Tensor, *, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        path = self.sampler.lasting(steps).path(self.chain_energy(), self.range.inward(x), generator=generator)
+        path = self.evaluation_sampler.lasting(steps).path(
+            self.chain_energy(), self.range.inward(x), generator=generator
+        )
         return map(self.range.outward, path)
 
     @property
     @final
     def chain_steps(self) -> int:
-        return self.sampler.steps
+        return self.evaluation_sampler.steps
 
     @final
     def long_chain(

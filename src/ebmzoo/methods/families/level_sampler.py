@@ -19,7 +19,7 @@ Proposal = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Condition:
+class ClassCondition:
     """The classes that samples are drawn given, and the weights that combine them.
 
     Args:
@@ -37,7 +37,7 @@ class Condition:
 
 
 def recovery_energy(
-    net: LevelEnergyNet, schedule: NoiseSchedule, x: Tensor, i: Tensor, unit: Tensor, condition: Condition
+    net: LevelEnergyNet, schedule: NoiseSchedule, x: Tensor, i: Tensor, unit: Tensor, condition: ClassCondition
 ) -> Recovery:
     """E(y|x_i) = E(y) + |y − x_i|²/2σ_i², and at the top, i = T, E(y) alone.
 
@@ -67,7 +67,7 @@ class LevelSampler:
     schedule: NoiseSchedule
     chain: RecoveryChain
     propose: Proposal
-    condition: Condition
+    condition: ClassCondition
     steps: int
     known: Known | MeasuredAtLevels | None = None
     generator: torch.Generator | None = None

@@ -63,6 +63,10 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
     def walk(self, sampler: Langevin, energy: Energy, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """The end of one chain of training, of the steps of `sampler`, from `x`; both are in `range`."""
 
+    def revisited(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Where a chain of `sample` starts that goes on from `x`, the end of another; both are in `range`."""
+        return x
+
     @final
     def trained_networks(self) -> dict[str, NetworkOptimizer]:
         return optimizers_of(self, {"energy_net": self.energy_optimizer}, self.lr_schedule, self.clip_norm)
@@ -115,6 +119,8 @@ class ChainFromNoise(RestoresByEnergy, RunsChain):
                 return info.samples(x0)
             x = self.range.inward(x0)
             for done in range(0, info.steps, max(length, 1)):
+                if done > 0 or self.start_name == "replay":
+                    x = self.revisited(x, generator)
                 x = self.walk(replace(self.sampler, steps=min(length, info.steps - done)), energy, x, generator)
             return info.samples(self.range.outward(x))
 

@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.degradations import Operator
+from ebmzoo.data.images import UNLABELLED
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
@@ -31,7 +32,7 @@ from ebmzoo.methods.base.capabilities import (
 from ebmzoo.methods.base.log_values import LogValues, energy_log_values
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import ChainInfo, Samples
-from ebmzoo.methods.families.level_sampler import Condition, LevelSampler, recovery_energy
+from ebmzoo.methods.families.level_sampler import ClassCondition, LevelSampler, recovery_energy
 from ebmzoo.methods.families.restoration import Known, Measured, MeasuredAtLevels, projected
 from ebmzoo.networks.autoencoder import ImageCoder, load_coder
 from ebmzoo.networks.base import LevelEnergyNet
@@ -57,7 +58,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     denoise: float
 
     @abstractmethod
-    def propose(self, x: Tensor, i: Tensor, condition: Condition, generator: torch.Generator | None) -> Tensor:
+    def propose(self, x: Tensor, i: Tensor, condition: ClassCondition, generator: torch.Generator | None) -> Tensor:
         """Where a chain of transition `i` starts: y, of the shape of x_i."""
 
     @property
@@ -84,7 +85,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         unit = self.chain.unit(self.schedule, i)
         self.energy_net.eval()
         try:
-            energy = recovery_energy(self.energy_net, self.schedule, x, i, unit, Condition(labels))
+            energy = recovery_energy(self.energy_net, self.schedule, x, i, unit, ClassCondition(labels))
             return self.chain(energy, start, unit)
         finally:
             self.energy_net.train()
@@ -120,7 +121,16 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     def check_data(self, data: ImageData | PlaneData) -> None:
         super().check_data(data)
         if self.classes and len(names := data.training_classes[0]) != self.classes:
-            raise UserError(f"model.energy_net.classes is {self.classes} but data has {len(names)}: {', '.join(names)}")
+            shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+            found = f"model.energy_net.classes is {self.classes} but data has {len(names)}: {shown}"
+            of = ["energy_net", *(["initializer"] if getattr(getattr(self, "initializer", None), "classes", 0) else [])]
+            if names == UNLABELLED:
+                without = " ".join(f"--model.{network}.classes 0" for network in of)
+                raise UserError(
+                    f"model.energy_net.classes is {self.classes}, but the images of {data.name} have no classes: sort "
+                    f"them into one folder for each class, or train without classes by {without}"
+                )
+            raise UserError(f"{found}; set {' '.join(f'--model.{network}.classes {len(names)}' for network in of)}")
 
     @final
     def _inward(self, images: Tensor) -> Tensor:
@@ -137,7 +147,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     def energy_at(self, x: Tensor, level: int) -> Tensor:
         return self._level(level)(x)
 
-    def _level(self, level: int, condition: Condition = Condition()) -> Energy:  # noqa: B008  (frozen)
+    def _level(self, level: int, condition: ClassCondition = ClassCondition()) -> Energy:  # noqa: B008  (frozen)
         """The energy of x_level itself, which is that of y = m x."""
 
         def energy(x: Tensor) -> Tensor:
@@ -179,7 +189,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             return replace(samples, start=f"{samples.start}, of classes drawn uniformly,")
         if labels is not None:
             return self.sample_from_classes(labels, steps=steps, generator=generator)
-        return self._samples(n, Condition(), steps, generator)
+        return self._samples(n, ClassCondition(), steps, generator)
 
     @final
     def sample_from_classes(
@@ -203,7 +213,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             found = f"from {int(labels.min())} to {int(labels.max())}"
             raise UserError(f"labels run {found}; this model has the classes 0 to {self.classes - 1}")
         labels = labels.to(self.device)
-        condition = Condition(*guided(labels[:, None] if labels.dim() == 1 else labels, guidance))
+        condition = ClassCondition(*guided(labels[:, None] if labels.dim() == 1 else labels, guidance))
         return self._samples(len(labels), condition, steps, generator)
 
     @final
@@ -213,14 +223,14 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         if self.classes:
             labels = torch.randint(self.classes, (n, 1), device=self.device, generator=generator)
             start = "noise, of classes drawn uniformly,"
-        longer = replace(self.chain, steps=times * self.chain.steps)
-        samples = self._samples(n, Condition(labels), longer.steps, generator, chain=longer)
+        longer = replace(self.chain, steps=times * self.chain.steps, sample_steps=None)
+        samples = self._samples(n, ClassCondition(labels), longer.steps, generator, chain=longer)
         return replace(samples, start=start)
 
     @final
     def trajectory(self, n: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         with self.evaluating():
-            sampler = self._sampler(Condition(), self.chain.steps, generator)
+            sampler = self._sampler(ClassCondition(), self.chain.sampling, generator)
             return list(sampler.path(self._noise(n, generator)))
 
     @final
@@ -238,7 +248,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
             mask = adaptive_max_pool2d(hidden.any(1, keepdim=True).float(), clean.shape[-2:]) > 0
         noise = self._noise(len(x), generator)
         known = Known(clean, mask, noise, self.schedule)
-        samples = self._samples(len(x), Condition(), steps, generator, known)
+        samples = self._samples(len(x), ClassCondition(), steps, generator, known)
         return replace(samples, images=torch.where(hidden, samples.images, x))
 
     @property
@@ -253,7 +263,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     ) -> list[SampleStage]:
         """As `inpaint`, with what y determines of the image in place of what is not hidden."""
         known = MeasuredAtLevels(Measured(y, operator), self._noise(len(y), generator), self.schedule)
-        samples = self._samples(len(y), Condition(), restoring.steps, generator, known)
+        samples = self._samples(len(y), ClassCondition(), restoring.steps, generator, known)
         stage = SampleStage("levels", [operator.pinv(y), samples.images], [0, samples.nfe])
         return [stage, *projected(stage, y, operator, restoring)]
 
@@ -271,11 +281,13 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
 
     @final
     def chain_info(self, steps: int | None = None) -> ChainInfo:
-        info = self._chain_info(Condition(), steps)
+        info = self._chain_info(ClassCondition(), steps)
         return replace(info, start=f"{info.start}, of classes drawn uniformly,") if self.classes else info
 
-    def _chain_info(self, condition: Condition, steps: int | None, chain: RecoveryChain | None = None) -> ChainInfo:
-        steps = (chain or self.chain).steps if steps is None else steps
+    def _chain_info(
+        self, condition: ClassCondition, steps: int | None, chain: RecoveryChain | None = None
+    ) -> ChainInfo:
+        steps = (chain or self.chain).sampling if steps is None else steps
         passes = condition.passes
         proposing = {"none": 0, "unconditional": 1, "by class": passes}[self.proposals]
         denoising = passes if steps and self.denoise else 0
@@ -285,7 +297,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
 
     def _sampler(
         self,
-        condition: Condition,
+        condition: ClassCondition,
         steps: int,
         generator: torch.Generator | None,
         known: Known | MeasuredAtLevels | None = None,
@@ -302,7 +314,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     def _samples(
         self,
         n: int,
-        condition: Condition,
+        condition: ClassCondition,
         steps: int | None,
         generator: torch.Generator | None,
         known: Known | MeasuredAtLevels | None = None,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebmzoo.errors import UserError
+from ebmzoo.report.plots import figure, save
 
 KEYS = ("train/energy_gap", "train/displacement_ratio", "train/agreement")
 
@@ -40,25 +41,22 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def draw_curves(runs: Sequence[Path], keys: Sequence[str], out: Path, window: int = 10) -> None:
     """Draw one panel per key and one line per run, each a running mean over `window` logged values.
 
+    SVG and PDF files are written beside `out`.
+
     Raises:
         UserError: A run has no such curve, or matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the plot needs matplotlib: pip install 'ebmzoo[all]'") from error
-    figure = Figure(figsize=(4.2 * len(keys), 3.2), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+    drawn = figure(4.2 * len(keys), 3.2)
+    for axes, key in zip(drawn.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         for run in runs:
             steps, values = read_curve(run, key)
             axes.plot(steps, smooth(values, window), label=run.name)
         if key == "train/displacement_ratio":
             axes.set_yscale("log")
             axes.axhline(1, color="grey", linewidth=0.8, linestyle="--")
-        axes.set(title=key, xlabel="iteration")
+        axes.set(title=key, xlabel="iteration", ylabel=f"{key.rpartition('/')[2].replace('_', ' ')}, running mean")
         axes.legend(frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    save(drawn, out)
 
 
 def main() -> None:

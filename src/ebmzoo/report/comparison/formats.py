@@ -88,24 +88,31 @@ def comma_separated(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """The table as a `tabular` that needs no package; the best value of a column is bold."""
+    """The table as a `tabular` with the rules of booktabs; the best value of a column is bold.
+
+    A second line of headings has the conditions in which columns of one figure differ.
+    """
 
     def bold(column: Column | Words, record: Record) -> str:
         text = escaped(column.text(record.name))
         return rf"\textbf{{{text}}}" if _is_best(column, record) else text
 
+    qualifiers = [c.qualifier if isinstance(c, Column) else "" for c in comparison.columns]
     lines = [
+        r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{ll{''.join('r' if isinstance(c, Column) else 'l' for c in comparison.columns)}}}",
-        r"\hline",
-        " & ".join(["run", "method", *(escaped(c.heading) for c in comparison.columns)]) + r" \\",
-        r"\hline",
+        r"\toprule",
+        " & ".join(["run", "method", *(escaped(c.name) for c in comparison.columns)]) + r" \\",
     ]
+    if any(qualifiers):
+        lines.append(" & ".join(["", "", *(rf"{{\small {escaped(q)}}}" if q else "" for q in qualifiers)]) + r" \\")
+    lines.append(r"\midrule")
     lines += [
         " & ".join([escaped(r.name), escaped(method(r)), *(bold(c, r) for c in comparison.columns)]) + r" \\"
         for r in comparison.records
     ]
     sentences = [f"% {' '.join(sentence.split())}" for sentence in (*comparison.refusals, *comparison.notes)]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", *sentences]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *sentences]) + "\n"
 
 
 def method(record: Record) -> str:

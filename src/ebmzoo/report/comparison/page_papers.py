@@ -10,18 +10,27 @@ from ebmzoo.report.comparison.papers import Papers, Printed, methods_of, where
 from ebmzoo.report.comparison.records import Record
 from ebmzoo.report.comparison.svg import Series, swatch
 
+MAIN = {"CIFAR-10": "1"}
+"""The table in which every paper compares methods on a data set; its other tables of that set are ablations."""
+
 
 def papers_section(records: Sequence[Record], printed: Papers) -> list[Html]:
-    """The numbers printed in the papers, apart from those measured here, since the protocols differ."""
+    """The papers' numbers on the data sets of the runs, apart from those measured here, since the protocols differ."""
+    names = dict.fromkeys(name for record in records if (name := printed.named(record.data)) is not None)
+    printed = printed.on(names)
+    if not printed.rows:
+        return []
     ran = [printed.classes[r.method] for r in records if r.method is not None and r.method in printed.classes]
     lead = (
-        "Copied from the papers' tables, each under its paper's own protocol: not comparable with the figures "
-        "above. ‡ marks figures in which papers disagree; methods that were run here are bold."
+        f"Copied from the papers' tables on {', '.join(names)}, each under its paper's own protocol: not comparable "
+        "with the figures above. ‡ marks figures in which papers disagree; methods that were run here are bold."
     )
     parts = [tag("p", lead, class_="lead"), tag("div", *_printed_plots(printed), class_="plots")]
-    if mine := [row for row in printed.of("CIFAR-10", "FID") if row.method in ran and row.table == "1"]:
-        title = "CIFAR-10, FID, of the methods that were run here"
-        parts += [tag("h3", title), boxed(_printed_table(mine, printed, ran), title)]
+    for data in names:
+        mine = [row for row in printed.of(data, "FID") if row.method in ran and row.table == MAIN.get(data, row.table)]
+        if mine:
+            title = f"{data}, FID, of the methods that were run here"
+            parts += [tag("h3", title), boxed(_printed_table(mine, printed, ran), title)]
     parts.append(tag("h3", "All tables"))
     for metric in dict.fromkeys(row.metric for row in printed.rows):
         tables = [tag("summary", metric)]
@@ -30,7 +39,7 @@ def papers_section(records: Sequence[Record], printed: Papers) -> list[Html]:
             tables += [tag("h4", f"{data}, {metric}"), boxed(grid, f"{data}, {metric}")]
         parts.append(tag("details", *tables))
     disagreements = [str(conflict) for conflict in printed.conflicts]
-    return [*parts, tag("h3", "‡ Where papers disagree"), bullet_list(disagreements)]
+    return [*parts, tag("h3", "‡ Where papers disagree"), bullet_list(disagreements)] if disagreements else parts
 
 
 def _printed_table(rows: Sequence[Printed], printed: Papers, ran: Sequence[str]) -> Html:
@@ -65,8 +74,13 @@ def _printed_table(rows: Sequence[Printed], printed: Papers, ran: Sequence[str])
 
 
 def _printed_plots(printed: Papers) -> list[Html]:
-    """FID on CIFAR-10 against NFE and parameters, as printed, for the papers' methods and their baselines."""
-    rows = [r for r in printed.of("CIFAR-10", "FID") if r.role != "other" and r.value is not None]
+    """FID against NFE and parameters, as printed, for the papers' methods and their baselines."""
+    sets = dict.fromkeys(row.data for row in printed.rows if row.metric == "FID")
+    return [plot for data in sets for plot in _plots_of(data, printed.of(data, "FID"))]
+
+
+def _plots_of(data: str, rows: Sequence[Printed]) -> list[Html]:
+    rows = [r for r in rows if r.role != "other" and r.value is not None]
     names = methods_of(rows)
     plots = []
     for attribute, label in (("nfe", "NFE"), ("parameters", "millions of parameters")):
@@ -81,6 +95,7 @@ def _printed_plots(printed: Papers) -> list[Html]:
             if points:
                 series.append(Series(method, names.index(method), points, words=words))
         legend = tag("ul", *(tag("li", swatch(s.style, s.name), s.name) for s in series), class_="legend")
-        drawn = scaled_plot(series, f"CIFAR-10, as printed: FID against {label}", label, "FID")
-        plots.append(tag("div", drawn, legend))
+        if len({x for s in series for x, _ in s.points}) > 1:
+            drawn = scaled_plot(series, f"{data}, as printed: FID against {label}", label, "FID")
+            plots.append(tag("div", drawn, legend))
     return plots

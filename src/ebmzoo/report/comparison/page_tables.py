@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ebmzoo.report.comparison.compare import Column, Comparison, Words, columns_of
 from ebmzoo.report.comparison.formats import method
@@ -12,6 +13,7 @@ from ebmzoo.report.comparison.page_elements import boxed, breakable, bullet_list
 from ebmzoo.report.comparison.records import Record
 from ebmzoo.report.comparison.svg import swatch
 
+C = TypeVar("C", bound=Column | Words)
 SCORES = {
     "score": "the method's own score",
     "energy": "the energy E(x)",
@@ -23,8 +25,22 @@ SCORES = {
 """Names of the scores of out-of-distribution detection."""
 
 
+WIDTH = 1380
+"""The width of a table in pixels that a window of 1440 shows as a whole."""
+CHARACTER, PADDING = 10, 22
+"""An upper bound of the width of an average bold character, and the space around the text of a cell, in pixels."""
+FIRST, WORDS = 320, 224
+"""The largest widths of the names of runs and of a column of text, which are wrapped beyond (`page.css`)."""
+TITLES = {"ood": "Out-of-distribution detection"}
+"""The titles of tables, where they are not the name of the task."""
+
+
 def figures_section(comparison: Comparison, style: dict[str, int]) -> list[Html]:
-    """The table of figures, and the sentences that belong to it."""
+    """The figures in tables that need no horizontal scrolling, and the sentences that belong to them.
+
+    It is one table if it fits, otherwise one or more per task.
+    """
+    records = comparison.records
 
     def cell(column: Column | Words, record: Record) -> Html:
         text = column.text(record.name)
@@ -35,29 +51,69 @@ def figures_section(comparison: Comparison, style: dict[str, int]) -> list[Html]
         best = record.name in column.best()
         return tag("td", tag("strong", text) if best else text, data_value=value or "", class_="best" if best else None)
 
-    def row(record: Record) -> Html:
+    def row(record: Record, columns: Sequence[Column | Words]) -> Html:
         status = tag("span", method(record), class_="error" if record.error else "method")
         name = tag("th", swatch(style[record.name], record.name), breakable(record.name), status, scope="row")
-        return tag("tr", name, *(cell(column, record) for column in comparison.columns))
+        return tag("tr", name, *(cell(column, record) for column in columns))
 
     def head(column: Column | Words) -> Html:
         note = tag("small", column.qualifier) if isinstance(column, Column) and column.qualifier else None
         name = column.name.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑")
         return tag("th", name, note, scope="col", title=column.key)
 
-    heads = [head(column) for column in comparison.columns]
-    grid = tag(
-        "table",
-        tag("thead", tag("tr", tag("th", "run", scope="col"), *heads)),
-        tag("tbody", *map(row, comparison.records)),
-        class_="sortable",
-    )
+    def grid(columns: Sequence[Column | Words]) -> Html:
+        heads = tag("tr", tag("th", "run", scope="col"), *map(head, columns))
+        rows = tag("tbody", *(row(record, columns) for record in records))
+        return tag("table", tag("thead", heads), rows, class_="sortable")
+
     lead = "↓: lower is better, ↑: higher is better; the best value of a column is bold. Click a heading to sort."
     refused = tag("h3", "Not comparable in one column") if comparison.refusals else None
-    parts = [tag("p", lead, class_="lead"), boxed(grid, "Figures of the runs")]
+    parts = [tag("p", lead, class_="lead")]
+    tables = _tables(comparison)
+    for title, columns in tables:
+        parts += [tag("h3", title)] if len(tables) > 1 else []
+        parts.append(boxed(grid(columns), title))
     parts += [refused, bullet_list(comparison.refusals)] if refused else []
     parts += [tag("h3", "Notes"), bullet_list(comparison.notes)] if comparison.notes else []
     return parts
+
+
+def _tables(comparison: Comparison) -> list[tuple[str, Sequence[Column | Words]]]:
+    """The titles and columns of the tables."""
+    columns, records = comparison.columns, comparison.records
+    if len(folded(columns, records)) == 1:
+        return [("Figures of the runs", columns)]
+    found: list[tuple[str, Sequence[Column | Words]]] = []
+    for task in dict.fromkeys(column.key.partition("/")[0] for column in columns):
+        title = TITLES.get(task, task.replace("_", " ").capitalize())
+        groups = folded([column for column in columns if column.key.partition("/")[0] == task], records)
+        found += [(title + (", continued" if i else ""), group) for i, group in enumerate(groups)]
+    return found
+
+
+def folded(columns: Sequence[C], records: Sequence[Record]) -> list[list[C]]:
+    """The columns in groups, each with the names of the runs at most `WIDTH` pixels wide, or a single column."""
+    first = max((len(record.name) for record in records), default=0) * CHARACTER + PADDING + 22
+    room = WIDTH - min(FIRST, max(first, 160))
+    groups: list[list[C]] = [[]]
+    used = 0
+    for column in columns:
+        own = width(column, [record.name for record in records])
+        if groups[-1] and used + own > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(column)
+        used += own
+    return groups
+
+
+def width(column: Column | Words, runs: Sequence[str]) -> int:
+    """An upper bound of the width of a column in pixels; headings are wrapped at spaces, words within `WORDS`."""
+    if isinstance(column, Words):
+        return WORDS
+    arrow = 2 if column.better else 0  # joined to the word before it, and a mark of the sorted column
+    longest = max(len(word) for word in f"{column.label} {column.qualifier}".split()) + 2 + arrow
+    return max(84, CHARACTER * max(longest, *(len(column.text(run)) for run in runs)) + PADDING)
 
 
 def auroc_section(records: Sequence[Record]) -> list[Html]:
@@ -68,14 +124,16 @@ def auroc_section(records: Sequence[Record]) -> list[Html]:
     for score in sorted(scores, key=lambda s: (s != "score", s != "energy")):
         columns = [c for k in keys if k.endswith(f"/auroc_{score}") for c in columns_of(records, k)]
         rows = [r for r in records if any(r.name in c.cells for c in columns)]
-        heads = [tag("th", _set(column), scope="col", title=column.key) for column in columns]
-        body = [
-            tag("tr", tag("th", breakable(r.name), scope="row"), *(_coloured(column, r.name) for column in columns))
-            for r in rows
-        ]
-        grid = tag("table", tag("thead", tag("tr", tag("th", "run", scope="col"), *heads)), tag("tbody", *body))
         title = f"AUROC of {SCORES.get(score, score.replace('_', ' '))}"
-        parts += [tag("h3", title), boxed(grid, title, "heat")]
+        parts.append(tag("h3", title))
+        for group in folded(columns, rows):
+            heads = [tag("th", _set(column), scope="col", title=column.key) for column in group]
+            body = [
+                tag("tr", tag("th", breakable(r.name), scope="row"), *(_coloured(column, r.name) for column in group))
+                for r in rows
+            ]
+            grid = tag("table", tag("thead", tag("tr", tag("th", "run", scope="col"), *heads)), tag("tbody", *body))
+            parts.append(boxed(grid, title, "heat"))
     if not parts:
         return []
     lead = "1 is perfect, 0.5 is chance; below 0.5 the model finds other images more likely than its own test set."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,31 @@ class Conflict:
 class Papers:
     """The papers by their short names with their titles, the numbers they print, and where they disagree.
 
-    `classes` maps the class of a method to its name in the papers.
+    `classes` maps the class of a method to its name in the papers, `data` that of a data set to its name there and the
+    side of its images.
     """
 
     titles: Mapping[str, str]
     classes: Mapping[str, str]
+    data: Mapping[str, tuple[str, int]]
     rows: Sequence[Printed]
     conflicts: Sequence[Conflict]
+
+    def named(self, settings: Mapping[str, Any]) -> str | None:
+        """The papers' name of a data set with these settings, its `class` among them; None if they print nothing of it.
+
+        >>> papers().named({"class": "CelebA", "size": 64}), papers().named({"class": "CelebA", "size": 128})
+        ('CelebA-64', None)
+        """
+        name, size = self.data.get(settings.get("class", ""), (None, 0))
+        return name if settings.get("size", size) == size else None
+
+    def on(self, names: Iterable[str]) -> Papers:
+        """The numbers on these data sets alone, such as `CIFAR-10`, whose rows `CIFAR-10 vs SVHN` are among them."""
+        beginnings = tuple(f"{name} " for name in names)
+        rows = [row for row in self.rows if f"{row.data} ".startswith(beginnings)]
+        conflicts = [conflict for conflict in self.conflicts if f"{conflict.data} ".startswith(beginnings)]
+        return replace(self, rows=rows, conflicts=conflicts)
 
     def of(self, data: str, metric: str) -> list[Printed]:
         """The printed numbers for a metric on a data set."""
@@ -108,4 +126,5 @@ def papers() -> Papers:
         )
         for c in content["conflicts"]
     ]
-    return Papers(content["papers"], content["classes"], rows, conflicts)
+    data = {name: (printed, size) for name, (printed, size) in content["data"].items()}
+    return Papers(content["papers"], content["classes"], data, rows, conflicts)

@@ -9,7 +9,7 @@ from typing import Any
 from ebmzoo.report.comparison.records import Record
 
 NOT_CONDITIONS = {
-    *("seed", "seeds", "checkpoint", "checkpoint_sha256", "versions", "settings", "steps"),
+    *("seed", "seeds", "checkpoint", "checkpoint_sha256", "model", "versions", "settings", "steps", "sets"),
     *("chains", "latent_chain", "auroc_score_of_seeds", "intervals", "chosen"),
     *(
         "temperature",
@@ -41,6 +41,8 @@ CONDITION_NAMES = {
     "in_images": "images inside",
     "data": "test images of",
     "data.class": "data",
+    "sets.train": "training set",
+    "sets.test": "test set",
     "image_range": "range",
 }
 """Names of conditions in headings."""
@@ -67,8 +69,22 @@ def conditions(key: str, record: Record) -> dict[str, str]:
         kept = {k: v for k, v in kept.items() if k != "extractors"} | {k: protocol.get(k) for k in MACHINE}
     found = _flat(kept)
     outside = "out_images" in protocol
-    found |= {f"data.{k}": json.dumps(v) for k, v in record.data.items() if _counts(k, record, outside)}
-    return found
+    if (sets := protocol.get("sets")) is not None:
+        return found | _sets(sets, name, protocol.get("kinds", {}))
+    # Results of version 0.1.0 do not say what was tested: the settings of the run's data stand for it.
+    return found | {f"data.{k}": json.dumps(v) for k, v in record.data.items() if _counts(k, record, outside)}
+
+
+def _sets(sets: Mapping[str, Any], name: str, kinds: Mapping[str, str]) -> dict[str, str]:
+    """The data that a figure rests on; of out-of-distribution sets that of the figure, or those of its mean."""
+    found = {f"sets.{split}": _set_text(sets[split]) for split in ("train", "test") if split in sets}
+    row = name.rpartition("/")[0]
+    chosen = [key for key in sets.get("out", {}) if key == row or kinds.get(key) == row]
+    return found | {f"sets.out.{key}": _set_text(sets["out"][key]) for key in chosen}
+
+
+def _set_text(entry: Mapping[str, Any]) -> str:
+    return f"{entry['n']} of {entry['name']} ({entry['digest'][:6]})" if "digest" in entry else "missing"
 
 
 def condition_text(condition: str, value: str | None) -> str:
@@ -76,6 +92,8 @@ def condition_text(condition: str, value: str | None) -> str:
     *before, last = condition.split(".")
     if before[:1] == ["out_images"]:
         name = f"images of {last}"
+    elif before == ["sets", "out"]:
+        name = f"the set {last}"
     elif last in ("sha256", "features"):
         name = f"{before[-1]} {last}"
     else:

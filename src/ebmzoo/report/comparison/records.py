@@ -77,11 +77,25 @@ COSTS = {
 """The keys of `training.json` with the cost of a run, by the name of the figure."""
 
 
+def is_untrained(folder: Path) -> bool:
+    """Whether a fit made the folder, and failed or was stopped before anything came of it.
+
+    There is a config, but no checkpoint, no result of a test, no iteration in `training.json`, and no `failed.json`,
+    by which a benchmark reports a failed run.
+    """
+    made = [*folder.glob("*.ckpt"), *folder.glob("test/*.json"), *folder.glob("failed.json")]
+    if made or not any((folder / mark).exists() for mark in MARKS):
+        return False
+    training = _object(folder / "training.json")
+    return not training.get("iterations", bool(training))
+
+
 def read_records(folders: Sequence[Path]) -> list[Record]:
     """Read the runs in these folders, in order, each once.
 
     Raises:
-        UserError: A folder does not exist, does not belong to a run, or has a file that cannot be read.
+        UserError: A folder does not exist, does not belong to a run, is that of a fit that failed before its first
+            iteration, or has a file that cannot be read.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     return [_read(folder, name) for folder, name in zip(distinct, _names(distinct), strict=True)]
@@ -104,6 +118,8 @@ def _read(folder: Path, name: str) -> Record:
         raise UserError(f"there is no run folder {folder}")
     if not any((folder / mark).exists() for mark in MARKS):
         raise UserError(f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}")
+    if is_untrained(folder):
+        raise UserError(f"{folder} holds no run: its fit ended before the first iteration, and left no checkpoint")
     config = _config(folder / "config.yaml")
     results = {path.stem: found for path in sorted(folder.glob("test/*.json")) if (found := _result(path)) is not None}
     training = _object(folder / "training.json")

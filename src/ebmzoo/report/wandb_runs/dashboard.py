@@ -33,7 +33,7 @@ OOD_SETS = ("uniform", "constant", "inverted", "permuted", "interpolation")
 
 
 @dataclass(frozen=True)
-class Panel:
+class DashboardPanel:
     """One chart. The keys of a scatter are x and y; those of a line are drawn over `AXIS`."""
 
     title: str
@@ -48,7 +48,7 @@ class Section:
 
     name: str
     runs: str
-    panels: tuple[Panel, ...]
+    panels: tuple[DashboardPanel, ...]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def comparison(project: str, entity: str | None, runs: Sequence[Path] = (), only
     return RunsReport(title, project, entity, tuple(sections))
 
 
-def panels(runs: Iterable[Path]) -> tuple[Panel, ...]:
+def panels(runs: Iterable[Path]) -> tuple[DashboardPanel, ...]:
     """Curves, quality against cost, AUROC, samples and scorecard, for the figures that the runs have."""
     names = dict.fromkeys(name for run in runs for name in _figures(run))  # in order, once
     distances = [n for n in names if n.startswith("test/generation/fd_") or n == "test/generation/fid"]
@@ -103,11 +103,11 @@ def panels(runs: Iterable[Path]) -> tuple[Panel, ...]:
     distances = distances or [f"test/generation/{name}" for name in DISTANCES]
     detections = detections or [f"test/ood/{name}/auroc_score" for name in OOD_SETS]
     return (
-        *(Panel(title, "line", (key,), key in LOGARITHMIC) for key, title in CURVES.items()),
-        *(Panel(f"{key.rpartition('/')[2]} against NFE", "scatter", (NFE, key)) for key in distances),
-        Panel("AUROC of out-of-distribution sets", "bar", tuple(detections)),
-        *(Panel(title, "media", (key,)) for key, title in MEDIA.items()),
-        Panel("Scorecard", "table", ("scorecard",)),
+        *(DashboardPanel(title, "line", (key,), key in LOGARITHMIC) for key, title in CURVES.items()),
+        *(DashboardPanel(f"{key.rpartition('/')[2]} against NFE", "scatter", (NFE, key)) for key in distances),
+        DashboardPanel("AUROC of out-of-distribution sets", "bar", tuple(detections)),
+        *(DashboardPanel(title, "media", (key,)) for key, title in MEDIA.items()),
+        DashboardPanel("Scorecard", "table", ("scorecard",)),
     )
 
 
@@ -132,7 +132,7 @@ def build(report: RunsReport) -> Any:
     return wr.Report(project=report.project, title=report.title[:128], width="fluid", blocks=blocks, **owner)
 
 
-def _panel(wr: Any, panel: Panel) -> Any:
+def _panel(wr: Any, panel: DashboardPanel) -> Any:
     keys = list(panel.keys)
     if panel.kind == "line":
         return wr.LinePlot(title=panel.title, x=AXIS, y=keys, log_y=panel.logarithmic)

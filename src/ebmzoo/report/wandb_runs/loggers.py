@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ebmzoo.data.folder import ImageFolder
 from ebmzoo.methods.base.method import Method
 from ebmzoo.report.wandb_runs.account import has_key
 from ebmzoo.report.wandb_runs.tables import tables
@@ -31,8 +32,9 @@ KEPT = "wandb.json"
 class RunIdentity:
     """How the dashboard identifies a run, with the same fields for every method.
 
-    `id` is W&B's; `method` and `data` are the short names of the classes; `kind` is one of method, baseline, ablation
-    and network (a model without an energy, such as an encoder).
+    `id` is W&B's; `method` and `data` are the short names of the classes, `data` the name of the folder or file for
+    images of one's own; `kind` is one of method, baseline, ablation and network (a model without an energy, such as an
+    encoder).
     """
 
     method: str
@@ -49,7 +51,8 @@ class RunIdentity:
             kind = "ablation"
         else:
             kind = "baseline" if model.is_baseline else "method"
-        return cls(type(model).__name__, type(data).__name__, kind)
+        own = Path(data.path).resolve().name.split(".")[0] if isinstance(data, ImageFolder) else ""
+        return cls(type(model).__name__, own or type(data).__name__, kind)
 
     def kept(self, run_dir: Path) -> RunIdentity:
         """The identity stored in `run_dir` by the run's first command; the first command stores this one."""
@@ -79,6 +82,8 @@ class ZooWandbLogger(WandbLogger):
     It logs a flat config, with the keys of the command line and of sweeps.
     """
 
+    announced = False
+    """Whether the address of the run has been printed."""
     failed = False
     """Whether there was such an error."""
 
@@ -86,7 +91,12 @@ class ZooWandbLogger(WandbLogger):
     def experiment(self) -> Any:
         if not self.failed:
             with self.catching_errors():
-                return super().experiment
+                run = super().experiment
+                address = None if self._offline else getattr(run, "url", None)
+                if isinstance(address, str) and not self.announced:
+                    self.announced = True
+                    print(f"W&B: {address}", file=sys.stderr)
+                return run
         return _DummyExperiment()  # Lightning's own, which ignores every call
 
     def log_hyperparams(self, params: Any) -> None:

@@ -72,7 +72,9 @@ def test_help_decides_nothing(flag):
 def test_other_commands_need_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"^test needs --ckpt_path"):
         start(["test"], {})
-    assert start(["test", "--ckpt_path", OLD], {}) == Start(["test", "--ckpt_path", OLD], step=STEP)
+    found = start(["test", "--ckpt_path", OLD], {})
+    assert (found.args, found.step) == (["test", "--ckpt_path", OLD], STEP)
+    assert (found.evaluated.path, found.evaluated.step) == (Path(OLD), STEP)
     with pytest.raises(UserError, match="no file"):
         start(["fit", "--ckpt_path", f"{tmp_path}/none.ckpt"], {})
     with pytest.raises(UserError, match="use one of the two"):

@@ -205,9 +205,10 @@ def command(monkeypatch, tmp_path):
     Image.new("L", (8, 8), "black").save("black.png")
     (tmp_path / "text.png").write_text("no image")
 
-    def run(method, *flags, data="{class_path: support.tiny.TinyData, init_args: {n: 16}}"):
+    def run(method, *flags, data="{class_path: support.tiny.TinyData, init_args: {n: 16}}", classes=None):
+        carried = {"config": f"data: {data}", "data": {"classes": classes}}
         monkeypatch.setattr("ebmzoo.commands.sample.load", lambda path, trust: method)
-        monkeypatch.setattr("ebmzoo.commands.sample.read", lambda path: {KEY: {"config": f"data: {data}"}})
+        monkeypatch.setattr("ebmzoo.commands.sample.read", lambda path: {KEY: carried})
         main(["sample", "--ckpt_path", "any", "--n", "5", "--trust", "true", *flags])
 
     return run
@@ -225,6 +226,14 @@ def test_samples_of_a_class_by_name_and_index(command, wanted, capsys):
     assert [labels.tolist() for labels in method.requested] == [[2, 2, 2], [2, 2]]
     assert method.guided == [0.7, 0.7]
     assert f"5 images of class {wanted} with guidance 0.7: s.npz" in capsys.readouterr().out
+
+
+def test_a_class_of_another_order_than_in_training_is_refused(command, capsys):
+    command(Follower(), "--class", "c", "--out", "s.npz", classes=["a", "b", "c", "d"])
+    with pytest.raises(SystemExit):
+        command(Follower(), "--class", "c", "--out", "t.npz", classes=["b", "a", "c", "d"])
+    assert "trained with the classes b, a, c, d, and the data has a, b, c, d, in this order" in capsys.readouterr().err
+    assert not Path("t.npz").exists()
 
 
 def test_a_composition_of_concepts(command):

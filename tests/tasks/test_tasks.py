@@ -89,6 +89,13 @@ def test_representation_probes_what_the_method_has(tmp_path):
     assert not task.supports(Oracle(data.train_set.float()))
 
 
+def test_neighbours_that_few_training_images_do_not_have_are_left_out():
+    data = TinyData(n=8)
+    result = Representation(epochs=2, neighbours=20, tsne=0)(liebm(encoder_stage=stage(epochs=0)), data)
+    assert {note.partition(":")[0] for note in result.notes} == {"energy/knn", "encoder/knn"}
+    assert set(result.figures) == {"energy/linear", "encoder/linear"}
+
+
 def test_result_file_and_scorecard(tmp_path):
     figures = {"nfe": 16.0, "fd_x": 1.23456, "no_mcmc/nfe": 1.0, "no_mcmc/fd_x": math.nan}
     protocol = {"n": 9, "split": "train", "real_images": 50, "weights": "ema"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -16,7 +17,7 @@ from ebmzoo.data import ImageData, ImageSet, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode, size_of
 from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base.capabilities import Inpaints
+from ebmzoo.methods.base.capabilities import ClassConditional, Inpaints
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.tasks.conditioning import (
@@ -32,6 +33,7 @@ from ebmzoo.tasks.conditioning import (
     sample_latents,
 )
 from ebmzoo.training.config import ZooParser, as_user_errors, sections
+from ebmzoo.training.training_data import TrainingData
 from ebmzoo.training.trust import restricted_imports
 
 Reading = Callable[[], ImageData]
@@ -257,6 +259,18 @@ def image_data(config: str, trust: bool = False) -> ImageData:
         data = None if section is None else parser.instantiate(parser.parse_object({"data": section})).data
     if not isinstance(data, ImageData):
         raise UserError("the checkpoint's config names no image data, whose training images are needed")
+    return data
+
+
+def data_of_run(carried: Mapping[str, Any], method: Method, trust: bool = False) -> ImageData:
+    """The data of a checkpoint's `KEY`, whose classes are those that the method was trained with.
+
+    Raises:
+        UserError: As of `image_data`; or the method has classes, and the data now has others or in another order.
+    """
+    data = image_data(carried["config"], trust)
+    if isinstance(method, ClassConditional) and method.classes:
+        TrainingData.read(carried).check_classes(data.training_classes[0])
     return data
 
 

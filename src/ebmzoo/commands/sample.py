@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from ebmzoo.commands.command_line import with_flag_values
-from ebmzoo.commands.conditions import Condition, image_data
+from ebmzoo.commands.conditions import Condition, data_of_run
 from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.commands.outputs import check_alone, check_free, is_folder, remove_set
 from ebmzoo.data.images import to_float
@@ -110,7 +110,7 @@ def sample(
         images, made = draw(method, n, batch_size, steps)
         _save(images, target, in_folder)
     else:
-        data = partial(image_data, read(ckpt_path)[KEY]["config"], trust)
+        data = partial(data_of_run, read(ckpt_path)[KEY], method, trust)
         images, made = condition.draw(method, data, n, batch_size, steps)
         _save(images, target, in_folder, condition.references(method))
     chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")

@@ -16,7 +16,7 @@ from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.metrics.probe import encode, knn_accuracy, linear_probe
 from ebmzoo.report.plots import save_scatter
-from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.base import Result, Task, if_possible
 from ebmzoo.tasks.budget import Budget
 
 
@@ -78,13 +78,15 @@ class Representation(Task):
         for name in method.representations():
             seen, unseen = self._features(method, name, train), self._features(method, name, test)
             args = (seen, train.labels, unseen, test.labels)
-            result.figures[f"{name}/knn"] = knn_accuracy(*args, k=self.neighbours)
+            with if_possible(result, f"{name}/knn"):
+                result.figures[f"{name}/knn"] = knn_accuracy(*args, k=self.neighbours)
             result.figures[f"{name}/linear"] = linear_probe(*args, epochs=self.epochs)
             if folder is not None and self.tsne:
                 path = folder / f"tsne_{name}.png"
                 shown = test.labels[: self.tsne]
-                save_scatter(tsne(unseen[: self.tsne]), shown, data.classes, f"{name} features, t-SNE", path)
-                result.pictures.append(str(path))
+                with if_possible(result, f"the t-SNE picture of {name}"):
+                    save_scatter(tsne(unseen[: self.tsne]), shown, data.classes, f"{name} features, t-SNE", path)
+                    result.pictures.append(str(path))
         return result
 
     def _features(self, method: Method, name: str, images: ImageSet) -> Tensor:
@@ -98,12 +100,14 @@ def tsne(features: Tensor) -> Tensor:
     """A projection of `(N, D)` features to the plane, `(N, 2)`, by scikit-learn's t-SNE with a fixed seed.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed, or there are fewer than 3 points.
     """
     try:
         from sklearn.manifold import TSNE
     except ModuleNotFoundError as error:
         raise UserError("the t-SNE picture needs scikit-learn: pip install 'ebmzoo[all]', or set tsne: 0") from error
+    if len(features) < 3:
+        raise UserError(f"a projection needs 3 points or more, found {len(features)}")
     perplexity = min(30.0, (len(features) - 1) / 3)
     plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features.numpy())
     return torch.from_numpy(plane)

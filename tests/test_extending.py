@@ -79,7 +79,7 @@ def first_column():
 
 def test_the_tables_have_every_capability_and_every_family():
     abstract = {name for name, kind in vars(capabilities).items() if inspect.isclass(kind) and is_capability(kind)}
-    assert len(abstract) == 17
+    assert len(abstract) == 19
     assert abstract | {StartsFromImages.__name__} | set(families.__all__) <= set(first_column())
     assert len(set(first_column())) == len(first_column())
 

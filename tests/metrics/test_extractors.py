@@ -232,7 +232,9 @@ class Malice:
 
 def test_classifier_features_refuse_other_files(tmp_path: Path, trained: tuple[Classifier, Path]) -> None:
     missing = tmp_path / "none.ckpt"
-    assert "ebmzoo fit --config configs/classifier/<data>.yaml" in (ClassifierFeatures(str(missing)).available() or "")
+    problem = ClassifierFeatures(str(missing)).available() or ""
+    assert "ebmzoo fit --prepare" in problem
+    assert "--data ebmzoo.data.ImageFolder --data.path DIR" in problem
     good = torch.load(trained[1], weights_only=True)
     bad: dict[str, Any] = {
         "malicious": {"classifier": good["classifier"], "state_dict": Malice(tmp_path / "owned")},

@@ -109,7 +109,9 @@ def test_the_config_of_format_2_names_the_present_classes_and_is_the_same_otherw
         "ebmzoo.operators.Downsample": "ebmzoo.data.degradations.Downsample",
     }.items():
         config = config.replace(old, new)
-    assert after["config"] == config
+    assert after["config"].replace("    ema_warmup: false\n", "", 1) == config
+    averages = yaml.safe_load(after["config"])["model"]["init_args"]["ema_warmup"]
+    assert averages is False, "the averages of then had no warm-up"
     assert {**after, "config": None, "format": None}.keys() == before.keys()
 
 

@@ -64,9 +64,11 @@ def moved(text: str) -> str:
 def _move_classes(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Format 2 named classes by the paths that they had before the packages were laid out by topic.
 
-    Its argument `told` of `DRLSchedule` is `time` now.
+    The argument `told` of `DRLSchedule` is `time` now. CDRL's averages had no warm-up, which is the default now: a run
+    of then goes on without it.
     """
     config = re.sub(r"\btold: (level|logsnr)\b", r"time: \1", moved(checkpoint[KEY]["config"]))
+    config = re.sub(r"(class_path: ebmzoo\.methods\.CDRL\n( +)init_args:\n)", r"\1\2  ema_warmup: false\n", config)
     checkpoint[KEY] = {**checkpoint[KEY], "config": config}
     return checkpoint
 

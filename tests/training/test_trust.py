@@ -17,6 +17,7 @@ from ebmzoo.commands.conditions import image_data
 from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.networks import ResNetEncoder
 from ebmzoo.networks.weights import load_pretrained
+from ebmzoo.training.checkpoint import Rollbacks
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import config_paths, read_config
 from ebmzoo.training.migration import KEY
@@ -312,3 +313,31 @@ def test_files_are_read_where_it_is_safe(pattern):
             if re.search(pattern, line) and not re.search(r"\.eval\(", line):
                 place = path.relative_to(SOURCE).as_posix()
                 assert READERS[pattern].get(place, "nowhere") in line, f"{place}: {line}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trainer.callbacks=[{class_path: test_trust.Foreign}] #": 1},
+        {"run_dir=/elsewhere": 1},
+        {"trust=true --x": 1.0},
+        {"model.gamma\n": 1.0},
+        {"": 1.0},
+        {3: 1.0},
+        {"model": "{class_path: test_trust.Foreign}"},
+        {"trainer.callbacks": [{"class_path": "test_trust.Foreign"}]},
+        {"trust": True},
+    ],
+)
+def test_nothing_of_a_checkpoint_becomes_another_flag(changed, tmp_path, capsys, monkeypatch):
+    """The changes of rollbacks are the one part of a file that is written as flags: numbers at plain keys alone."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = torch.load(GOOD, weights_only=True)
+    checkpoint[KEY]["rollbacks"] = {"tries": 1, "changed": changed}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="rollbacks change"):
+        Rollbacks.of(checkpoint)
+    with pytest.raises(SystemExit):
+        main(["fit", "--ckpt_path", "last.ckpt"])
+    assert "which is no number of a config" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from ebmzoo.training.training_data import TrainingData
 from ebmzoo.version import __version__
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_PLAIN_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,25 @@ class Rollbacks:
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any]) -> Rollbacks:
-        """The rollbacks stored in a checkpoint; none if an ebmzoo without rollbacks wrote it."""
+        """The rollbacks stored in a checkpoint; none if an ebmzoo without rollbacks wrote it.
+
+        Only numbers at plain keys are taken from the file, since they become flags: neither a class as a value nor a
+        key such as `trainer.callbacks=[…] #` or `run_dir=/elsewhere` may reach the command line.
+
+        Raises:
+            UserError: The file states something else as a change.
+        """
         stored = checkpoint[KEY].get("rollbacks", {})
-        # Only numbers: a class named in a file must not reach the command line.
-        changed = {key: value for key, value in stored.get("changed", {}).items() if isinstance(value, int | float)}
-        return cls(stored.get("tries", 0), changed)
+        tries, changed = stored.get("tries", 0), stored.get("changed", {})
+        for key, value in changed.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not isinstance(key, str) or not _PLAIN_KEY.fullmatch(key):
+                raise UserError(
+                    f"ckpt_path: the checkpoint's rollbacks change {key!r:.60}, which is no number of a config"
+                )
+        if not isinstance(tries, int) or tries < 0:
+            raise UserError(f"ckpt_path: the checkpoint counts {tries!r:.60} rollbacks; it must be a number, 0 or more")
+        return cls(tries, dict(changed))
 
     @property
     def flags(self) -> list[str]:

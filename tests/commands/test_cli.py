@@ -12,7 +12,7 @@ import yaml
 
 from ebmzoo.cli import COMMANDS, main
 from ebmzoo.training.config_files import read_config
-from support.command_line import CONFIG, ROOT, fails, small
+from support.command_line import CONFIG, ROOT, fails, fitted_once, small
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +23,7 @@ def no_dashboard(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small run, fitted once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        tmp_path = tmp_path_factory.mktemp("cli")
-        main(["fit", "--config", str(small(tmp_path))])
-    return tmp_path / "run"
+    return fitted_once(tmp_path_factory)
 
 
 def test_fit_writes_everything_that_test_and_sample_need(trained):

@@ -15,17 +15,13 @@ from ebmzoo.data import Digits
 from ebmzoo.report.comparison.protocols import conditions
 from ebmzoo.report.comparison.records import read_records
 from ebmzoo.training.checkpoint import KEY
-from support.command_line import small
+from support.command_line import fitted_once
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small run, fitted and tested once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        tmp_path = tmp_path_factory.mktemp("cli")
-        main(["fit", "--config", str(small(tmp_path))])
-    return tmp_path / "run"
+    return fitted_once(tmp_path_factory)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from ebmzoo.errors import UserError
 from ebmzoo.ssrl import Augment
-from ebmzoo.ssrl.augment import crop_boxes, cubic, resized_crop
+from ebmzoo.ssrl.augment import crop_boxes, resized_crop
 from ebmzoo.ssrl.colours import blend, colour_jitter, grayscale, turn_hue
+from ebmzoo.ssrl.crops import cubic
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 ADJUST = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -47,10 +48,10 @@ def test_whole_image_is_kept():
 
 def test_kernel_interpolates():
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
-    assert cubic(torch.arange(-3, 4)).tolist() == [0, 0, 0, 1, 0, 0, 0]
-    ones = sum(cubic(t + i) for i in range(-2, 2))
-    torch.testing.assert_close(ones, torch.ones_like(t))
-    torch.testing.assert_close(sum(cubic(t + i) * -i for i in range(-2, 2)), t)
+    for a in (-0.5, -0.75):
+        assert cubic(torch.arange(-3, 4), a).tolist() == [0, 0, 0, 1, 0, 0, 0]
+        torch.testing.assert_close(sum(cubic(t + i, a) for i in range(-2, 2)), torch.ones_like(t))
+    torch.testing.assert_close(sum(cubic(t + i, -0.5) * -i for i in range(-2, 2)), t)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

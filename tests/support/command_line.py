@@ -30,6 +30,15 @@ def small(tmp_path, **changes):
     return path
 
 
+def fitted_once(tmp_path_factory):
+    """The folder of a small run, fitted without a dashboard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        tmp_path = tmp_path_factory.mktemp("cli")
+        main(["fit", "--config", str(small(tmp_path))])
+    return tmp_path / "run"
+
+
 def fails(capsys, *args):
     """The error of an invalid command line, which must be one sentence."""
     with pytest.raises(SystemExit) as stopped:

@@ -10,39 +10,27 @@ from torch import Generator, Tensor, nn
 from ebmzoo.errors import UserError
 from ebmzoo.ssrl import kornia_augment
 from ebmzoo.ssrl.colours import HUE, colour_jitter, grayscale
-
-
-def cubic(t: Tensor) -> Tensor:
-    """Return the cubic kernel of Keys (1981, Eq. 15) with a = −1/2, which is zero for |t| ≥ 2."""
-    t = t.abs()
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+from ebmzoo.ssrl.crops import cubic, resized
 
 
 def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Return the matrices `(B, size, size)` that resample start … start+length−1 to `size` pixels, antialiased bicubic.
 
-    Row i is k((j + ½ − start − s(i + ½)) / max(s, 1)) for the pixels j of the crop, s = length/size, over its sum.
+    Row i is k((j + ½ − start − s(i + ½)) / max(s, 1)) for the pixels j of the crop, s = length/size, over its sum; k is
+    the cubic kernel with a = −1/2.
     """
     start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
     pixels = torch.arange(size, device=start.device) + 0.5
     scale = length / size
     source = pixels - start
-    weights = cubic((source - scale * pixels[:, None]) / scale.clamp(min=1))
+    weights = cubic((source - scale * pixels[:, None]) / scale.clamp(min=1), a=-0.5)
     weights = weights * ((source > 0) & (source < length))
     return weights / weights.sum(-1, keepdim=True)
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return a box of each image, resized to the image's size by antialiased bicubic interpolation.
-
-    `boxes` is `(B, 4)`: top, left, height and width in whole pixels inside the image. Values may overshoot their range.
-    """
-    top, left, height, width = boxes.unbind(1)
-    rows = resampling(top, height, images.shape[2])
-    columns = resampling(left, width, images.shape[3])
-    return torch.einsum("bij,bcjk,blk->bcil", rows, images, columns)
+    """Return a box of each image, resized by antialiased bicubic interpolation; arguments as of `crops.resized`."""
+    return resized(images, boxes, resampling)
 
 
 def crop_boxes(

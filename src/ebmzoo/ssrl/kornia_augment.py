@@ -8,21 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.ssrl.colours import BRIGHTNESS, CONTRAST, SATURATION, turn_hue
-
-
-def kernel(t: Tensor) -> Tensor:
-    """Return the cubic kernel of Keys (1981) with a = −3/4, which torch interpolates with; zero for |t| ≥ 2."""
-    t = t.abs()
-    near = (1.25 * t - 2.25) * t * t + 1
-    far = ((-0.75 * t + 3.75) * t - 6) * t + 3
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+from ebmzoo.ssrl.crops import cubic, resized
 
 
 def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Return the matrices `(B, size, size)` that resample start … start+length−1 to `size` pixels.
 
-    Pixel i is at start + i (length − 1)/(size − 1), so that corners fall on corners; there is no antialiasing, and
-    beyond the crop its border is repeated.
+    Pixel i is at start + i (length − 1)/(size − 1), so that corners fall on corners; the cubic kernel has a = −3/4,
+    which is torch's; there is no antialiasing, and beyond the crop its border is repeated.
     """
     start, length = start.view(-1, 1).float(), length.view(-1, 1).float()
     place = torch.arange(size, device=start.device) * (length - 1) / max(size - 1, 1)
@@ -30,18 +23,13 @@ def resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
     matrix = torch.zeros(len(start), size, size, device=start.device)
     for tap in range(-1, 3):
         pixel = (whole + tap).minimum(length - 1).clamp_min(0) + start
-        matrix.scatter_add_(2, pixel.long()[:, :, None], kernel(place - whole - tap)[:, :, None])
+        matrix.scatter_add_(2, pixel.long()[:, :, None], cubic(place - whole - tap, a=-0.75)[:, :, None])
     return matrix
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return a box of each image, resized to the image's size; values may overshoot their range.
-
-    `boxes` is `(B, 4)`: top, left, height and width in whole pixels inside the image.
-    """
-    top, left, height, width = boxes.unbind(1)
-    rows, columns = resampling(top, height, images.shape[2]), resampling(left, width, images.shape[3])
-    return torch.einsum("bij,bcjk,blk->bcil", rows, images, columns)
+    """Return a box of each image, resized by bicubic interpolation; arguments as of `crops.resized`."""
+    return resized(images, boxes, resampling)
 
 
 def crop_boxes(

@@ -37,8 +37,10 @@ class Result:
     (K + 1) and, by set, its counts (K). `spread` is the standard deviation (divisor S − 1) of each figure that is a
     mean over S seeds.
 
+    >>> from tempfile import TemporaryDirectory
     >>> result = Result("generation", figures={"fd_pixels": 1.5}, protocol={"n": 100})
-    >>> Result.read(result.write(Path("/tmp/ebmzoo_example"))).figures
+    >>> with TemporaryDirectory() as folder:
+    ...     Result.read(result.write(Path(folder))).figures
     {'fd_pixels': 1.5}
     """
 

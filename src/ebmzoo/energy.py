@@ -55,12 +55,31 @@ def with_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), grad
 
 
+def trainable_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return E(x), `(B,)`, and ∇E(x), `(B, *)`, both functions of E's parameters and of x, for a loss on ∇E.
+
+    The loss must be differentiated within `sdpa_kernel(SDPBackend.MATH)`, as this must be called, where E has
+    attention: its other kernels have no second derivative.
+
+    >>> k = torch.tensor(3.0, requires_grad=True)
+    >>> _, grad = trainable_gradient(lambda x: k * x.square().sum(1) / 2, torch.tensor([[2.0]]))
+    >>> grad.sum().backward()  # of k x
+    >>> k.grad
+    tensor(2.)
+    """
+    if not x.requires_grad:
+        x = x.detach().requires_grad_()
+    value = energy(x)
+    (grad,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    return value, grad
+
+
 def savable(x: Tensor) -> Tensor:
     """Return `x`, or a copy of it if it was created under inference mode, as only the copy can be part of a graph.
 
-    The copy must be made outside inference mode.
+    The copy must be made outside inference mode. `torch.compile`, which cannot ask, makes it always, and fuses it.
     """
-    return x.clone() if x.is_inference() else x
+    return x.clone() if torch.compiler.is_compiling() or x.is_inference() else x
 
 
 @contextmanager

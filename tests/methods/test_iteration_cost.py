@@ -46,7 +46,7 @@ class Waits(TorchDispatchMode):
 
 
 def second_stage(name):
-    return 2 if name.startswith("LIEBM") else 1
+    return 2 if name.startswith(("LIEBM", "Energy Matching")) else 1
 
 
 def fitted(name, tmp_path, monkeypatch, around, **changes):
@@ -72,6 +72,9 @@ CHAINS = {
     "VAE": 0,
     "Divergence Triangle": 0,
     "MDSM": 0,
+    "EqM-E": 0,
+    "EqM-E, l2": 0,
+    "Energy Matching": 2,  # without noise and with it
     "score network": 0,
     "Dual-MCMC": 2,  # on images and on latents
     "Dual-MCMC, official": 3,  # and on images once more
@@ -182,12 +185,18 @@ PASSES = {
     "Dual-MCMC": ENERGY | {"generator": B + K * B + B, "inference": 2 * B},
     # and start and chain drawn anew from the generator just updated
     "Dual-MCMC, official": {"energy_net": 2 * K * B + 2 * B, "generator": B + K * B + B + B, "inference": 2 * B},
+    "Energy Matching": {"energy_net": B + K * B + 2 * B},  # the transport, a chain, data and chain in one pass
+    "EqM-E": {"energy_net": B},
+    "EqM-E, l2": {"energy_net": B},
     "CoopNets": MADE,
     # E's step; q's: q(x), G(z), q(G(m)); G's, by the new q and E: q(x), G(z), q(G(m)), E(G(m))
     "Divergence Triangle": {"energy_net": 2 * B + B, "generator": B + B + B, "inference": 2 * B + 2 * B},
     "VAE": {"generator": B, "inference": B},
     "Hat EBM": ENERGY | {"generator": B + B},  # the start, and the pairs of the bank
     "DRL": ENERGY,
+    "JEM": {"energy_net": K * B // 2 + B + B // 2},  # half of a batch has chains; then all of it and the chains
+    "JEM, class chains": ENERGY,
+    "JEM++": {"energy_net": K * B // 2 + B + B // 2},
     "IGEBM": ENERGY,
     "Improved CD": {"energy_net": K * B + 2 * B + B},  # and E held fixed, of the chain's end as a function of E
     "Short-run EBM": ENERGY,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim import LBFGS, SGD, Adam, SparseAdam
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import LIEBMElbo
@@ -186,4 +186,17 @@ def test_every_method_is_deterministic_given_the_seed(tmp_path):
 def test_an_optimizer_s_impossible_number_is_told_in_a_sentence(tmp_path):
     method = liebm(energy_optimizer=lambda parameters: Adam(parameters, lr=-1.0))
     with pytest.raises(UserError, match=r"optimizer of energy_net.*learning rate: -1"):
+        trainer(tmp_path, max_steps=1).fit(method, TinyData(n=8, batch_size=4))
+
+
+@pytest.mark.parametrize("kind", [LBFGS, SparseAdam])
+def test_an_optimizer_that_needs_more_than_a_step_is_refused(kind, tmp_path):
+    method = liebm(energy_optimizer=lambda parameters: kind(parameters))
+    with pytest.raises(UserError, match=f"the optimizer of energy_net is {kind.__name__}"):
+        trainer(tmp_path, max_steps=1).fit(method, TinyData(n=8, batch_size=4))
+
+
+def test_a_schedule_that_follows_a_metric_is_refused(tmp_path):
+    method = Counting(1, schedule=lambda optimizer: ReduceLROnPlateau(optimizer))
+    with pytest.raises(UserError, match="the schedule of net0 is ReduceLROnPlateau, which follows a metric"):
         trainer(tmp_path, max_steps=1).fit(method, TinyData(n=8, batch_size=4))

@@ -9,13 +9,14 @@ from ebmzoo.methods import LIEBMElbo
 from ebmzoo.training.checkpoint import LastCheckpoint
 from support.clel import clel
 from support.marginal import igebm
-from support.tiny import TinyData, Watch, dual_mcmc, liebm, stage, trainer
+from support.tiny import TinyData, Watch, dual_mcmc, jem, liebm, stage, trainer
 
 METHODS = {
     "liebm": lambda: liebm(inference=True, elbo=LIEBMElbo(), encoder_stage=stage(epochs=1)),
     "dual_mcmc": dual_mcmc,
     "clel": clel,
     "igebm": lambda: igebm(replay_size=10),
+    "jem": lambda: jem(start="class_gaussians"),
 }
 
 

@@ -1,6 +1,7 @@
 """Every method in each setting with a different iteration, small, for tests over the whole family."""
 
 from ebmzoo.methods import DenoisingEBMLearning, DualMCMCLosses, LIEBMElbo
+from ebmzoo.sampling import Langevin
 from support.clel import clel
 from support.clel import without_latent as clel_without_latent
 from support.marginal import igebm, improved_cd, short_run
@@ -10,7 +11,10 @@ from support.tiny import (
     denoising_ebm,
     drl,
     dual_mcmc,
+    energy_matching,
+    equilibrium_matching,
     hat_ebm,
+    jem,
     liebm,
     mdsm,
     score_network,
@@ -19,6 +23,8 @@ from support.tiny import (
     vae,
     without_latent,
 )
+
+JEM_PLUS = Langevin(steps=2, step_size=1.0, noise=0.0, clip=1.0, bounds=(-1, 1))
 
 FAMILY = {
     "LIEBM, no latent": without_latent,
@@ -33,7 +39,13 @@ FAMILY = {
     "CDRL, no initializer": lambda: cdrl(initializer=None),
     "Dual-MCMC": dual_mcmc,
     "Dual-MCMC, official": lambda: dual_mcmc(teaching=DualMCMCLosses.official()),
+    "JEM": jem,
+    "JEM, class chains": lambda: jem(class_chains=True, joint_weight=1.0, split_batch=False),
+    "JEM++": lambda: jem(sampler=JEM_PLUS, start="class_gaussians"),
     "Denoising-EBM": lambda: denoising_ebm(learning=DenoisingEBMLearning(1, warmup=0)),
+    "Energy Matching": energy_matching,
+    "EqM-E": equilibrium_matching,
+    "EqM-E, l2": lambda: equilibrium_matching("l2"),
     "CoopNets": coopnets,
     "Divergence Triangle": triangle,
     "VAE": vae,

@@ -29,6 +29,8 @@ def shrink(node, small=SMALL):
         return node
     if node.get("class_path", "").rpartition(".")[2] in MANY:
         small = small | RECOVERY
+    if node.get("class_path", "").endswith("WideResNet"):
+        small = small | {"depth": 10, "widen": 1, "classes": 4}
     if node.get("class_path", "").endswith("KLAutoEncoder"):
         small = small | {"multiples": [1], "depth": 1}
     return {k: small[k] if k in small and v != 0 else shrink(v, small) for k, v in node.items()}

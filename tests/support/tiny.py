@@ -4,10 +4,23 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ebmzoo.data import ImageData, ImageSet
-from ebmzoo.methods import CDRL, LIEBM, DenoisingEBM, DenoisingEBMLearning, DualMCMC, EncoderStage, RecoveryChain
+from ebmzoo.methods import (
+    CDRL,
+    JEM,
+    LIEBM,
+    DenoisingEBM,
+    DenoisingEBMLearning,
+    DualMCMC,
+    EncoderStage,
+    EnergyMatching,
+    EquilibriumMatching,
+    RecoveryChain,
+)
 from ebmzoo.methods.baselines import DRL, MDSM, VAE, CoopNets, DivergenceTriangle, HatEBM, MDSMCooling, ScoreNetwork
 from ebmzoo.networks import (
+    FieldEnergy,
     LatentEnergy,
+    PatchHead,
     RecoveryResNet,
     ResNetEncoder,
     SNGANEnergy,
@@ -15,6 +28,8 @@ from ebmzoo.networks import (
     SNGANGenerator,
     SNGANInference,
     UNet,
+    UNetPotential,
+    WideResNet,
 )
 from ebmzoo.networks.denoiser import UNetDenoiser
 from ebmzoo.sampling.langevin import Langevin
@@ -131,11 +146,48 @@ def drl(classes=0, **changes):
 def denoiser():
     """A denoiser that does not start as the identity: its zero-initialised convolutions are random."""
     torch.manual_seed(0)
-    net = UNetDenoiser(1, SIZE, latent=4, width=8, multiples=(1, 2), depth=1, attention=(1,), embedding=16, groups=4)
+    return stirred(
+        UNetDenoiser(1, SIZE, latent=4, width=8, multiples=(1, 2), depth=1, attention=(1,), embedding=16, groups=4)
+    )
+
+
+def stirred(net):
+    """The network with random numbers where it starts with zeros."""
     for parameter in net.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return net
+
+
+def unet():
+    torch.manual_seed(0)
+    return stirred(UNet(1, width=8, multiples=(1, 2), depth=1, attention=(1,), embedding=16, groups=4, dropout=0.0))
+
+
+def energy_matching(**changes):
+    """Energy Matching whose second iteration is the first of phase 2; its chain has a step without noise, and one with.
+
+    Δt is 0.5, and the heat of the second step, at the time 0.5, a third.
+    """
+    net = unet()
+    parts = {
+        "energy_net": UNetPotential(
+            net, PatchHead(1, SIZE, patch=4, width=8, depth=1, heads=2, dropout=0.0), scale=1.0
+        ),
+        "sampler": Langevin(2, 0.05),
+        "epsilon": 0.1,
+        "onset": 0.25,
+        "horizon": 1.0,
+        "regression_steps": 1,
+        "in_channels": 1,
+        "size": SIZE,
+    }
+    return EnergyMatching(**parts | changes)
+
+
+def equilibrium_matching(form="dot", **changes):
+    parts = {"energy_net": FieldEnergy(unet(), form), "sampler": Langevin(2, 0.05, 0.0), "in_channels": 1, "size": SIZE}
+    return EquilibriumMatching(**parts | changes)
 
 
 def denoising_ebm(**changes):
@@ -168,6 +220,13 @@ def trainer(tmp_path, **changes):
     }
     defaults = DEFAULTS | quiet | {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": tmp_path}
     return ZooTrainer(**defaults | {"limit_val_batches": 0} | changes)
+
+
+def jem(**changes):
+    torch.manual_seed(0)
+    net = WideResNet(1, classes=4, depth=10, widen=1)
+    sampler = Langevin(steps=2, step_size=1.0, noise=0.01, clip=1.0, bounds=(-1, 1))
+    return JEM(**{"energy_net": net, "sampler": sampler, "in_channels": 1, "size": SIZE, "replay_size": 16} | changes)
 
 
 class Watch(Callback):

@@ -25,7 +25,20 @@ from ebmzoo.tasks.budget import BUDGETS, Budget
 from ebmzoo.tasks.ood import Scored
 from ebmzoo.tasks.scores import DenoisingGap, EnergyDrop, GradientNorm, ReconstructionError, available_scores
 from support.pictures import labels
-from support.tiny import SIZE, TinyData, cdrl, denoising_ebm, drl, dual_mcmc, hat_ebm, liebm, mdsm, score_network, vae
+from support.tiny import (
+    SIZE,
+    TinyData,
+    cdrl,
+    denoising_ebm,
+    drl,
+    dual_mcmc,
+    hat_ebm,
+    jem,
+    liebm,
+    mdsm,
+    score_network,
+    vae,
+)
 
 
 def half_square(x):
@@ -186,6 +199,7 @@ class Coded(Bowl):
         (liebm, {"drop"}),
         (dual_mcmc, {"drop", "reconstruction"}),
         (hat_ebm, {"drop"}),
+        (jem, {"drop", "confidence"}),
         (vae, {"reconstruction"}),
         (cdrl, set()),
         (drl, set()),

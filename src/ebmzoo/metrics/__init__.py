@@ -1,5 +1,6 @@
 """Metrics of samples, out-of-distribution scores and Markov chains, and the feature extractors that they use."""
 
+from ebmzoo.metrics.calibration import Reliability
 from ebmzoo.metrics.chains import effective_sample_size, rank_normalised, split_rhat
 from ebmzoo.metrics.classifier import Classifier
 from ebmzoo.metrics.detection import aupr, aupr_in, auroc, fpr95
@@ -8,6 +9,7 @@ from ebmzoo.metrics.extractors import ClassifierFeatures, FeatureExtractor, Pixe
 from ebmzoo.metrics.fidelity import fidelity, mean_squared_error, ssim_window
 from ebmzoo.metrics.frechet import FeatureStatistics, frechet_distance
 from ebmzoo.metrics.inception import InceptionV3
+from ebmzoo.metrics.robustness import ProjectedGradientAttack
 
 __all__ = [
     "Classifier",
@@ -16,6 +18,8 @@ __all__ = [
     "FeatureStatistics",
     "InceptionV3",
     "Pixels",
+    "ProjectedGradientAttack",
+    "Reliability",
     "aupr",
     "aupr_in",
     "auroc",

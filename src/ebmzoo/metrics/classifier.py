@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import UNLABELLED
 from ebmzoo.data.matching import matching_flags
-from ebmzoo.errors import UserError, at_least
+from ebmzoo.errors import UserError, at_least, plain
 
 
 class ResNetClassifier(nn.Module):
@@ -202,7 +202,7 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if (classes := checkpoint.get("classifier", {}).get("classes")) is not None:
-            self.classes = tuple(classes)
+            self.classes = tuple(map(plain, classes))
         for schedule in checkpoint.get("lr_schedulers", []):
             if "lr_lambdas" not in schedule:  # OneCycleLR's of version 0.1.0: its base rates are 1/25 of the peak
                 schedule["base_lrs"] = [25 * rate for rate in schedule["base_lrs"]]

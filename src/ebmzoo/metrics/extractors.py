@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.metrics.classifier import ResNetClassifier
+from ebmzoo.networks.integrity import check_finite
 from ebmzoo.networks.weights import read_weights, sha256
 from ebmzoo.progress import tracked
 
@@ -132,6 +133,7 @@ class ClassifierFeatures(FeatureExtractor):
                 )
             except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"{path} is not a classifier's checkpoint: {how}") from error
+            check_finite(net.state_dict(), path)
             self.net = net.eval().requires_grad_(False)
         return self.net
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.data.downloads import not_stalling
 from ebmzoo.errors import UserError
 from ebmzoo.metrics.extractors import FeatureExtractor
 from ebmzoo.networks.weights import sha256
@@ -76,7 +77,8 @@ class InceptionV3(FeatureExtractor):
         if not path.is_file():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
+                with not_stalling():
+                    torch.hub.download_url_to_file(INCEPTION_URL, str(path), INCEPTION_SHA256, progress=False)
             except (OSError, RuntimeError) as error:
                 return (
                     f"the Inception weights could not be downloaded ({error}): on a machine with a network, fetch "

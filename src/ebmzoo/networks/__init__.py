@@ -1,11 +1,21 @@
 """Energy networks, generators, inference networks and encoders."""
 
-from ebmzoo.networks.base import Encoder, FeatureNet, Generator, InferenceNet, Initializer, LevelEnergyNet
+from ebmzoo.networks.base import (
+    ClassEnergyNet,
+    Encoder,
+    FeatureNet,
+    Generator,
+    InferenceNet,
+    Initializer,
+    LevelEnergyNet,
+)
 from ebmzoo.networks.clel import CLELEnergy, CLELFeatures, MultiHeadEnergy
 from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder, UNetDenoiser
+from ebmzoo.networks.field import FieldEnergy
 from ebmzoo.networks.igebm import IGEBMResNet
 from ebmzoo.networks.latent import LatentEnergy, LatentEnergyNet
 from ebmzoo.networks.plane import PlaneEnergy, PlaneEnergyNet, PlaneFeatures, PlaneGenerator, PlaneInitializer
+from ebmzoo.networks.potential import PatchHead, UNetPotential
 from ebmzoo.networks.recovery import RecoveryResNet
 from ebmzoo.networks.refinenet import RefineNetDenoiser
 from ebmzoo.networks.resnet import ResNetEncoder, resnet_backbone
@@ -14,14 +24,17 @@ from ebmzoo.networks.sngan import SNGANEnergy, SNGANFeatures, SNGANGenerator, SN
 from ebmzoo.networks.spectral import spectral_norm_
 from ebmzoo.networks.unet import UNet
 from ebmzoo.networks.vit import ViTEncoder
+from ebmzoo.networks.wide_resnet import WideResNet
 
 __all__ = [
     "CLELEnergy",
     "CLELFeatures",
+    "ClassEnergyNet",
     "Denoiser",
     "DenoisingAutoEncoder",
     "Encoder",
     "FeatureNet",
+    "FieldEnergy",
     "Generator",
     "IGEBMResNet",
     "InferenceNet",
@@ -30,6 +43,7 @@ __all__ = [
     "LatentEnergyNet",
     "LevelEnergyNet",
     "MultiHeadEnergy",
+    "PatchHead",
     "PlaneEnergy",
     "PlaneEnergyNet",
     "PlaneFeatures",
@@ -45,7 +59,9 @@ __all__ = [
     "ShortRunNet",
     "UNet",
     "UNetDenoiser",
+    "UNetPotential",
     "ViTEncoder",
+    "WideResNet",
     "resnet_backbone",
     "spectral_norm_",
 ]

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ebmzoo.energy import EnergyNet
+
 
 class FeatureNet(nn.Module, ABC):
     """The trunk f of an energy: images `(B, C, H, W)` to features `(B, out_features)`.
@@ -138,3 +140,36 @@ class Initializer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return U(x, t), `(B, *)`; `time` and `labels` are those of `LevelEnergyNet`."""
+
+
+class ClassEnergyNet(EnergyNet):
+    """A classifier f whose logits are energies: E(x, y) = −f(x)[y], E(x) = −log Σ_y exp f(x)[y].
+
+    p(y|x) = softmax f(x)[y] whatever is added to all logits of an image, and that is what E(x) is learnt by.
+    Source: Grathwohl et al. (2020), JEM, the energies of the joint and of the marginal density.
+
+    >>> class Brightness(ClassEnergyNet):
+    ...     classes, feature_dim = 2, 1
+    ...     def features(self, x):
+    ...         return x.mean((1, 2, 3))[:, None]
+    ...     def logits(self, x):
+    ...         return torch.cat([self.features(x), -self.features(x)], dim=1)
+    >>> net, x = Brightness(), torch.zeros(3, 1, 2, 2)
+    >>> net(x)  # −log 2
+    tensor([-0.6931, -0.6931, -0.6931])
+    """
+
+    classes: int
+    feature_dim: int
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the last, linear layer sees, `(B, feature_dim)`, at least float32."""
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Return f(x), `(B, classes)`, at least float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return E(x), `(B,)`."""
+        return -self.logits(x).logsumexp(1)

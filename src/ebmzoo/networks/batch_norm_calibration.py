@@ -35,8 +35,9 @@ def calibrated(generator: Generator, transform: Callable[[Tensor], Tensor] | Non
     random = torch.Generator(device).manual_seed(0)
     for norm in norms(copy):
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches instead of a running average
-    for _ in range(BATCHES):
+    for k in range(BATCHES):
+        for norm in norms(copy):
+            norm.momentum = 1 / (k + 1)  # the mean over batches; with None torch would ask the device for k
         m = torch.randn(SIZE, copy.latent, device=device, generator=random, dtype=next(copy.parameters()).dtype)
         copy(m if transform is None else transform(m))
     return copy.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,16 @@ class BlockSettings:
     dropout: float
     groups: int
     zero_bias: bool = False
+    scale: bool = True
+    convolve: bool = False
+
+    def resampling(self, channels: int, resample: nn.Module) -> nn.Module:
+        """Return what changes the resolution: a residual block with `resample` in it, or a convolution alone."""
+        if not self.convolve:
+            return UNetResBlock(channels, channels, self, resample)
+        if isinstance(resample, nn.AvgPool2d):
+            return ResamplingConv(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+        return ResamplingConv(nn.Sequential(resample, nn.Conv2d(channels, channels, 3, padding=1)))
 
     def zeroed(self, layer: nn.Conv2d) -> nn.Conv2d:
         """Return `layer` with a weight of zeros, and with `zero_bias` a bias of zeros."""
@@ -47,6 +57,7 @@ class BlockSettings:
 class UNetResBlock(nn.Module):
     """A block y = W₂ drop(s((1 + a) ⊙ norm(W₁ r(s(norm(x)))) + b)) + S r(x), (a, b) = V s(temb), s = SiLU.
 
+    Without `scale`, time only shifts, and before the norm: s(norm(W₁ r(s(norm(x))) + b)), b = V s(temb).
     W₂ is initially zero. r is a resampling or the identity; S = 1 if the channels do not change.
     """
 
@@ -57,17 +68,33 @@ class UNetResBlock(nn.Module):
         self.norm1, self.norm2 = settings.norm(in_channels), settings.norm(out_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = settings.zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.time = nn.Linear(settings.embedding, 2 * out_channels)
+        self.scale = settings.scale
+        self.time = nn.Linear(settings.embedding, 2 * out_channels if self.scale else out_channels)
         self.dropout = nn.Dropout(settings.dropout)
         self.resample = nn.Identity() if resample is None else resample
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        scale, shift = self.time(F.silu(temb))[:, :, None, None].chunk(2, 1)
+        time = self.time(F.silu(temb))[:, :, None, None]
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = F.silu((1 + scale) * self.norm2(h) + shift)
+        if self.scale:
+            scale, shift = time.chunk(2, 1)
+            h = F.silu((1 + scale) * self.norm2(h) + shift)
+        else:
+            h = F.silu(self.norm2(h + time))
         return self.conv2(self.dropout(h)) + self.shortcut(self.resample(x))  # type: ignore[no-any-return]
+
+
+class ResamplingConv(nn.Module):
+    """A convolution that changes the resolution, where time has no part in it."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
 
 
 class UNetAttention(nn.Module):
@@ -120,7 +147,7 @@ class DownPath(nn.Module):
         self.widths = [channels]
         for level, width in enumerate(widths):
             if level > 0:
-                self.steps.append(UNetResBlock(channels, channels, settings, nn.AvgPool2d(2)))
+                self.steps.append(settings.resampling(channels, nn.AvgPool2d(2)))
                 self.widths.append(channels)
             for _ in range(depth):
                 self.steps.append(Step(channels, width, settings, attention=level in attention))
@@ -170,7 +197,7 @@ class UpPath(nn.Module):
                 self.steps.append(step)
                 channels = widths[level]
             if level > 0:
-                self.steps.append(UNetResBlock(channels, channels, settings, nn.UpsamplingNearest2d(scale_factor=2)))
+                self.steps.append(settings.resampling(channels, nn.UpsamplingNearest2d(scale_factor=2)))
         self.norm = settings.norm(channels)
         self.last = settings.zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
@@ -206,6 +233,8 @@ class UNet(Initializer):
         classes: Number of classes; 0 for an unconditional network.
         groups: Groups of the group norms; if they do not divide the channels, the greatest common divisor of both.
         zero_bias: True makes the initial output exactly 0.
+        conditioning: How the time acts on a block: on scale and shift after its norm, or as a shift before it.
+        resampling: What changes the resolution: a residual block, or a convolution as in Ho et al. 2020.
 
     Raises:
         UserError: If a number is out of its range, `heads` does not divide the channels, or `attention` names a
@@ -226,6 +255,8 @@ class UNet(Initializer):
         classes: int = 0,
         groups: int = 32,
         zero_bias: bool = False,
+        conditioning: Literal["scale_shift", "shift"] = "scale_shift",
+        resampling: Literal["block", "convolution"] = "block",
     ) -> None:
         super().__init__()
         at_least(1, in_channels=in_channels, out_channels=out_channels, heads=heads)
@@ -240,7 +271,8 @@ class UNet(Initializer):
             )
         self.classes = classes
         self.divisor = 2 ** (len(multiples) - 1)
-        settings = BlockSettings(embedding, heads, dropout, groups, zero_bias)
+        ways = {"scale": conditioning == "scale_shift", "convolve": resampling == "convolution"}
+        settings = BlockSettings(embedding, heads, dropout, groups, zero_bias, **ways)
         widths = [multiple * width for multiple in multiples]
         out = in_channels if out_channels is None else out_channels
         self.embed = TimeEmbedding(width, embedding, classes, F.silu)

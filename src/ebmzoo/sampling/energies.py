@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ebmzoo.energy import Energy, savable
@@ -103,3 +104,36 @@ class Observed:
     def __call__(self, x: Tensor) -> Tensor:
         residual = self.operator(x) - savable(self.y)
         return self.energy(x) + residual.square().flatten(1).sum(1) / (2 * self.sigma**2)
+
+
+@dataclass(frozen=True)
+class Repelling:
+    """The joint energy Σᵢ E(xᵢ) − Σ_{i<j} |B(xᵢ − xⱼ)|²/σ² of images that repel each other in groups.
+
+    `together` successive images form a group. The value of an image is E(xᵢ) and half of its pairs', so that the sum
+    over the batch, which `gradient` differentiates, is the joint energy. It has no lower bound: a chain needs `bounds`.
+    Source: Energy Matching, §4 (interaction energy). Shapes: `x` is `(B, *)`; the energy is `(B,)`.
+
+    >>> energy = Repelling(lambda x: torch.zeros(len(x)), sigma=2.0, together=2)
+    >>> energy(torch.tensor([[0.0], [2.0], [5.0]]))  # the last image is alone
+    tensor([-0.5000, -0.5000,  0.0000])
+
+    Args:
+        energy: E.
+        sigma: σ, positive.
+        together: The images of a group, 2 or more; the last group may have fewer.
+        operator: B, a linear function of `(B, *)`; None is the identity.
+    """
+
+    energy: Energy
+    sigma: float
+    together: int
+    operator: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        seen = x if self.operator is None else self.operator(x)
+        pairs = [
+            (group[:, None] - group[None]).square().sum((1, 2)) / 2
+            for group in torch.split(seen.flatten(1), self.together)
+        ]
+        return self.energy(x) - torch.cat(pairs) / self.sigma**2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -76,6 +76,9 @@ class Langevin:
     cuda_graph: bool = False
     power_iterations: Literal["chain", "step"] = "chain"
 
+    evaluations: ClassVar[int] = 1
+    """The network evaluations of one step."""
+
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise UserError(f"sampler.steps is {self.steps}; it must be 0 or more")
@@ -141,7 +144,8 @@ class Langevin:
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
-        _raise_if_diverged(finite, first=1)  # the only point at which the host waits for the device
+        if self.steps:
+            _raise_if_diverged(finite, first=1)  # the only point at which the host waits for the device
         return x
 
     def path(
@@ -189,6 +193,11 @@ class Langevin:
         generator: torch.Generator | None,
         finite: Tensor,
     ) -> Tensor:
+        step = self._descent(energy, x, eta)
+        return self._bounded(x - step + tau * self._noise(x, generator), finite)
+
+    def _descent(self, energy: Energy, x: Tensor, eta: float | Tensor) -> Tensor:
+        """η∇E(x), within the limits."""
         grad = gradient(traced(energy, self.compile, self.cuda_graph) if self._traces(x) else energy, x)
         if self.clip is not None:
             grad = grad.clamp(-self.clip, self.clip)
@@ -196,9 +205,13 @@ class Langevin:
         if self.max_step_norm is not None:
             norm = step.flatten(1).norm(dim=1).clamp_min(1e-12)
             step = step * _per_image((self.max_step_norm / norm).clamp_max(1.0), x)
+        return step
+
+    def _noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         # Drawn in the logical order of x, so that the memory layout does not change which element gets which number.
-        xi = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = x - step + tau * xi
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def _bounded(self, x: Tensor, finite: Tensor) -> Tensor:
         torch.all(torch.isfinite(x), out=finite)
         return x if self.bounds is None else x.clamp(*self.bounds)
 

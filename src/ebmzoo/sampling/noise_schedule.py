@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -184,7 +185,8 @@ class DRLSchedule(NoiseSchedule):
 class GeometricNoise(nn.Module):
     """Geometric noise levels σ_k = σ_max (σ_min/σ_max)^((k − 1)/(S − 1)), k = 1 … S, of multi-scale denoisers.
 
-    `sigma` is a decreasing float32 buffer `(S,)` that moves with the method and is not in its checkpoint.
+    `sigma` is a decreasing float32 buffer `(S,)` that moves with the method and is not in its checkpoint; `on_host` has
+    the same numbers for chains, whose step sizes would otherwise wait for the device.
     Source: Song & Ermon (2019), §3.2; the defaults are those of Denoising-EBM, §5.
 
     >>> GeometricNoise(levels=3, sigma_max=1.0, sigma_min=0.25).sigma
@@ -209,8 +211,8 @@ class GeometricNoise(nn.Module):
             raise UserError(
                 f"noise.sigma_max is {sigma_max}; it must be above sigma_min, {sigma_min}, and both above 0"
             )
-        sigma = torch.tensor(geometric_sequence(sigma_max, sigma_min, levels), dtype=torch.float64)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.on_host = tuple(float(np.float32(sigma)) for sigma in geometric_sequence(sigma_max, sigma_min, levels))
+        self.register_buffer("sigma", torch.tensor(self.on_host, dtype=torch.float32), persistent=False)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return `n` of the σ, drawn uniformly with replacement, `(n,)`."""
@@ -218,7 +220,7 @@ class GeometricNoise(nn.Module):
         return self.sigma[index]
 
     def extra_repr(self) -> str:
-        return f"levels={len(self.sigma)}, from {float(self.sigma[0]):g} to {float(self.sigma[-1]):g}"
+        return f"levels={len(self.on_host)}, from {self.on_host[0]:g} to {self.on_host[-1]:g}"
 
 
 def geometric_sequence(first: float, last: float, n: int) -> list[float]:

@@ -148,7 +148,7 @@ class ReplayBuffer(nn.Module):
     def _pack(self, x: Tensor) -> Tensor:
         if self.states.dtype == torch.uint8:
             return to_uint8(x)
-        return x.to(torch.float32)
+        return x.to(self.states.dtype)  # which the precision 64-true makes float64
 
     def _unpack(self, states: Tensor) -> Tensor:
         return to_float(states) if states.dtype == torch.uint8 else states

@@ -1,6 +1,7 @@
 """Evaluations of a trained model; each task can be called directly, and is a callback under `ebmzoo test`."""
 
 from ebmzoo.tasks.base import Result, Task
+from ebmzoo.tasks.classification import Classification
 from ebmzoo.tasks.compositional import Compositional
 from ebmzoo.tasks.conditional import Conditional
 from ebmzoo.tasks.cost import Cost
@@ -10,6 +11,7 @@ from ebmzoo.tasks.generation import Generation
 from ebmzoo.tasks.guidance import Guidance
 from ebmzoo.tasks.inpainting import Inpainting
 from ebmzoo.tasks.interpolation import Interpolation
+from ebmzoo.tasks.intrinsic_dimension import IntrinsicDimension
 from ebmzoo.tasks.likelihood import Likelihood
 from ebmzoo.tasks.ood import OutOfDistributionDetection
 from ebmzoo.tasks.reconstruction import Reconstruction
@@ -20,6 +22,7 @@ from ebmzoo.tasks.stability import Stability
 from ebmzoo.tasks.stages import Stages
 
 __all__ = [
+    "Classification",
     "Compositional",
     "Conditional",
     "Cost",
@@ -29,6 +32,7 @@ __all__ = [
     "Guidance",
     "Inpainting",
     "Interpolation",
+    "IntrinsicDimension",
     "Likelihood",
     "OutOfDistributionDetection",
     "Reconstruction",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -22,9 +22,12 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.metrics.extractors import FeatureExtractor
 from ebmzoo.progress import doing
+from ebmzoo.reading import read_json
+from ebmzoo.report.own_files import read_own
 from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.provenance import provenance
+from ebmzoo.writing import write_whole
 
 
 @dataclass
@@ -56,22 +59,19 @@ class Result:
     @classmethod
     def read(cls, path: Path) -> Result:
         """Read the file that `write` made; a figure that was not finite is NaN."""
-        content = json.loads(path.read_text())
+        content = read_json(path)
         for group in ("figures", "spread"):
             content[group] = {k: math.nan if v is None else v for k, v in content.get(group, {}).items()}
         return cls(**content)
 
     def write(self, folder: Path) -> Path:
         """Write the result to `<folder>/<task>.json`; a value that is not finite becomes null."""
-        folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self)
         content["figures"] = {k: _finite(v) for k, v in self.figures.items()}
         content["spread"] = {k: _finite(v) for k, v in self.spread.items()}
         content["curves"] = {k: [_finite(v) for v in values] for k, values in self.curves.items()}
         path = folder / f"{self.task}.json"
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        aside.replace(path)  # an interruption never leaves half a file
+        write_whole(path, json.dumps(content, indent=2) + "\n")
         return path
 
 
@@ -101,6 +101,8 @@ class Task(Callback, ABC):
     """Whether `ebmzoo test` runs the task even if the folder has an up-to-date result."""
     data_types: type[LightningDataModule] | tuple[type[LightningDataModule], ...] = ImageData
     """The classes of data modules that the task can be run on."""
+    models: type[LightningModule] | tuple[type[LightningModule], ...] = Method
+    """The classes of models that the task can be run on: methods, unless a classifier's images can be judged too."""
 
     @abstractmethod
     def __call__(self, method: Method, data: Any, folder: Path | None = None) -> Result:
@@ -129,14 +131,15 @@ class Task(Callback, ABC):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if not (trainer.is_global_zero and isinstance(pl_module, Method) and self.fits(pl_module, data)):
+        if not (trainer.is_global_zero and self.fits(pl_module, data)):
             return
+        model: Any = pl_module
         folder = Path(trainer.default_root_dir) / "test"
         seed = int(torch.initial_seed())
         under: dict[str, Any] = {
             "seed": seed,
             "seeds": self.seeds,
-            "weights": "ema" if pl_module.use_averages else "raw",
+            "weights": "ema" if getattr(pl_module, "use_averages", False) else "raw",
         }
         under |= provenance(trainer) | {"settings": self.settings(), "sets": self.sets(data)}
         place = self._progress_label(trainer)
@@ -149,14 +152,14 @@ class Task(Callback, ABC):
         else:
             clock: dict[str, float] = {}
             with stopwatch(clock, "seconds"):
-                result = self._over_seeds(pl_module, data, folder, under, place)
+                result = self._over_seeds(model, data, folder, under, place)
             print(f"{place}{self.name}: {clock['seconds']:.0f} s", file=sys.stderr)
         for figure, value in result.figures.items():
             pl_module.log(f"test/{self.name}/{figure}", value, rank_zero_only=True)
 
-    def fits(self, method: Method, data: object) -> bool:
-        """Whether the task can be run on this method with this data."""
-        return isinstance(data, self.data_types) and self.supports(method)
+    def fits(self, model: Any, data: object) -> bool:
+        """Whether the task can be run on this model with this data."""
+        return isinstance(data, self.data_types) and isinstance(model, self.models) and self.supports(cast(Any, model))
 
     def settings(self) -> dict[str, Any]:
         """The arguments that the task was built with, as they appear in its protocol."""
@@ -167,7 +170,7 @@ class Task(Callback, ABC):
         """The position of the task in the list, for messages."""
         method, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
         every = [c for c in trainer.callbacks if isinstance(c, Task)]  # type: ignore[attr-defined]
-        run = [task for task in every if isinstance(method, Method) and task.fits(method, data)]
+        run = [task for task in every if task.fits(method, data)]
         return f"task {run.index(self) + 1} of {len(run)}, " if len(run) > 1 else ""
 
     def _over_seeds(self, method: Method, data: Any, folder: Path, under: dict[str, Any], place: str) -> Result:
@@ -197,13 +200,12 @@ def is_up_to_date(folder: Path, task: str, under: dict[str, Any]) -> bool:
 
     All that a figure rests on is in `under`. A result with notes about something missing does not count.
     """
-    path = folder / f"{task}.json"
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    found = read_own(folder / f"{task}.json", lambda content: (content["protocol"].get, content["notes"]))
+    if found is None:
         return False
-    same = all(content["protocol"].get(key) == json.loads(json.dumps(value)) for key, value in under.items())
-    return same and not content["notes"] and under["checkpoint_sha256"] is not None
+    stated, notes = found
+    same = all(stated(key) == json.loads(json.dumps(value)) for key, value in under.items())
+    return same and not notes and under["checkpoint_sha256"] is not None
 
 
 def average_results(parts: list[Result]) -> Result:

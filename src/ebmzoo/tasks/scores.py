@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ebmzoo.data.image_range import ImageRange
 from ebmzoo.energy import Energy, gradient
-from ebmzoo.methods.base.capabilities import Denoises, HasChain, Reconstructs
+from ebmzoo.methods.base.capabilities import Classifies, Denoises, HasChain, Reconstructs
 from ebmzoo.methods.base.method import Method
 from ebmzoo.sampling.langevin import Langevin
 
 Score = Callable[[Tensor], Tensor]
 """Images `(B, C, H, W)` in [-1, 1] to scores `(B,)`."""
 
-SCORES = ("energy", "score", "gradient", "drop", "reconstruction")
+SCORES = ("energy", "score", "gradient", "drop", "reconstruction", "confidence")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,19 @@ class DenoisingGap:
 
 
 @dataclass(frozen=True)
+class Unconfidence:
+    """−log max_y p(y|x), of a method that classifies. Source: Hendrycks & Gimpel 2017, without the logarithm."""
+
+    method: Classifies
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -self.method.class_logits(x).log_softmax(1).amax(1)
+
+    def __str__(self) -> str:
+        return "−log max p(y|x)"
+
+
+@dataclass(frozen=True)
 class NamedScore:
     """A score of the method itself, with its description in protocols."""
 
@@ -135,4 +148,6 @@ def available_scores(method: Method, x: Tensor, drop_steps: int, sigma: float) -
         scores["reconstruction"] = ReconstructionError(method)
     elif isinstance(method, Denoises):
         scores["reconstruction"] = DenoisingGap(method, sigma)
+    if isinstance(method, Classifies) and method.classes > 1:
+        scores["confidence"] = Unconfidence(method)
     return scores

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
-from ebmzoo.metrics import FeatureExtractor, Pixels
+from ebmzoo.metrics import Classifier, FeatureExtractor, Pixels
 from ebmzoo.tasks.base import Task
 from ebmzoo.tasks.budget import Budget
 from ebmzoo.tasks.generation import Generation
@@ -18,7 +18,7 @@ from ebmzoo.tasks.generation import Generation
 
 def suite(
     configured: Sequence[Task],
-    method: Method,
+    method: Method | Classifier,
     data: LightningDataModule,
     budget: Budget,
     selected: Sequence[str] | None = None,
@@ -31,7 +31,7 @@ def suite(
 
     Args:
         configured: The tasks that the config lists, with its settings.
-        method: The method to evaluate.
+        method: The method to evaluate, or a classifier.
         data: The data module with the images.
         budget: The numbers of samples, images and seeds.
         selected: The names of the tasks to run, `config` for those that the config lists; None for all.

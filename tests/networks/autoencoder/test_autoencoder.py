@@ -423,7 +423,7 @@ def test_a_published_coder(shift, m, monkeypatch):
     diffusers(monkeypatch, read)
     made = DiffusersAutoencoder("some/where", subfolder="vae")
     assert isinstance(made, ImageCoder)
-    assert calls == [(("some/where",), {"subfolder": "vae"})]
+    assert calls == [(("some/where",), {"subfolder": "vae", "use_safetensors": True})]
     blocks = images(2, 3, 4)
     x = blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
     latents = made.encode(x)

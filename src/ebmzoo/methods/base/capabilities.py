@@ -120,6 +120,15 @@ class RunsChain(ABC):
         """
 
 
+class HasFlatDirections(ABC):
+    """Its energy is flat along the data and curved across it, which tells how many dimensions they have nearby."""
+
+    @property
+    @abstractmethod
+    def flat_curvature(self) -> float:
+        """The largest |λ| of an eigenvalue of ∇²E(x), x in [-1, 1], whose direction counts as one of the data."""
+
+
 class RunsLevels(ABC):
     """Samples by Langevin chains at one noise level after another, which can go on past their length."""
 
@@ -157,6 +166,19 @@ class DecodesGaussian(Reconstructs):
     @abstractmethod
     def inferred(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ and logvar of q(z|x), `(B, latent)` each, of images `(B, C, H, W)` in [-1, 1]."""
+
+
+class Classifies(ABC):
+    """Is a classifier too, of the classes that it was trained with."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes there are; 0 for a model built without."""
+
+    @abstractmethod
+    def class_logits(self, x: Tensor) -> Tensor:
+        """Logits of p(y|x), `(B, classes)`, of images `(B, C, H, W)` in [-1, 1], of the weights of evaluation."""
 
 
 class LatentConditional(ABC):

@@ -24,7 +24,23 @@ from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.sampling.randomness import repeatable
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+SHORT = {"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
+"""Other names of precisions, which Lightning takes too."""
+VALIDATED = ("val/energy_data", "val/energy_chain", "val/energy_gap")
+"""What a validation logs."""
 SHOWN_IN_BAR = ("energy_gap", "displacement", "ssrl_loss")
+
+
+def check_precision(precision: object) -> None:
+    """Check that a method trains in a precision, as the trainer or its config names it; null is `32-true`.
+
+    Raises:
+        UserError: It is none of `PRECISIONS`.
+    """
+    if precision is not None and SHORT.get(str(precision), str(precision)) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision is {precision}; energies need fp32, so choose one of {', '.join(PRECISIONS)}"
+        )
 
 
 class Method(LightningModule, ABC, metaclass=CheckedMeta):
@@ -198,8 +214,7 @@ class Method(LightningModule, ABC, metaclass=CheckedMeta):
 
     def setup(self, stage: str) -> None:
         """Check the networks against the data, by a dry run on one image, before anything is trained or loaded."""
-        if (precision := str(self.trainer.precision)) not in PRECISIONS:
-            raise UserError(f"trainer.precision is {precision}; energies need fp32, so choose one of {PRECISIONS}")
+        check_precision(self.trainer.precision)
         if isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise UserError(
                 "trainer.strategy shards the parameters, which is not possible with chains on frozen networks and with "
@@ -240,15 +255,8 @@ class Method(LightningModule, ABC, metaclass=CheckedMeta):
         images, _ = batch
         with self.evaluating(), repeatable(seed=batch_idx):
             data, chain = self.energy(images), self.energy(self.sample(len(images)).images)
-        self.log_dict(
-            {
-                "val/energy_data": data.mean(),
-                "val/energy_chain": chain.mean(),
-                "val/energy_gap": chain.mean() - data.mean(),
-            },
-            batch_size=len(images),
-            sync_dist=True,
-        )
+        values = (data.mean(), chain.mean(), chain.mean() - data.mean())
+        self.log_dict(dict(zip(VALIDATED, values, strict=True)), batch_size=len(images), sync_dist=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, _ = batch

@@ -11,8 +11,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import LBFGS, Optimizer, SparseAdam
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.averaging import Average
@@ -62,6 +62,20 @@ def optimizers_of(
     }
 
 
+def _check_kinds(name: str, optimizer: Optimizer, lr_scheduler: Mapping[str, Any] | None = None) -> None:
+    """Check that an optimizer and a schedule take a step without a closure, sparse gradients or a metric."""
+    if isinstance(optimizer, LBFGS | SparseAdam):
+        raise UserError(
+            f"model: the optimizer of {name} is {type(optimizer).__name__}; one that steps by dense gradients alone is "
+            "needed, such as Adam"
+        )
+    if lr_scheduler is not None and isinstance(lr_scheduler["scheduler"], ReduceLROnPlateau):
+        raise UserError(
+            f"model: the schedule of {name} is ReduceLROnPlateau, which follows a metric; one that follows the "
+            "iterations alone is needed, such as CosineAnnealingLR"
+        )
+
+
 class Optimization:
     """The gradient steps of a method: accumulation, norm limits, schedules, averages, data parallelism, and resuming.
 
@@ -96,7 +110,7 @@ class Optimization:
         """The optimizers and schedules as Lightning's `configure_optimizers` returns them.
 
         Raises:
-            UserError: torch cannot make an optimizer or a schedule from its numbers.
+            UserError: torch cannot make an optimizer or a schedule from its numbers, or it needs more than a step.
         """
         configured = []
         for name, trained in self._networks().items():
@@ -107,6 +121,7 @@ class Optimization:
                     one["lr_scheduler"] = {"scheduler": trained.schedule(optimizer), "interval": "step"}
             except (ValueError, TypeError) as error:  # torch looks at its numbers only now
                 raise UserError(f"model: the optimizer of {name}, or its schedule, cannot be made: {error}") from error
+            _check_kinds(name, **one)
             configured.append(one)
         return configured
 

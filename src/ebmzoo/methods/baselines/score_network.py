@@ -133,7 +133,7 @@ class ScoreNetwork(ScoresByDenoising):
             return info.samples(x)
         with self.evaluating():
             net = cast(Denoiser, self.network("denoiser"))
-            sigmas = self.noise.sigma.tolist()
+            sigmas = self.noise.on_host
             chains = (Langevin.from_delta(steps, math.sqrt(self.rate) * sigma) for sigma in sigmas)
             scores = (OfScore(net, torch.full((n,), sigma, device=self.device)) for sigma in sigmas)
             *_, x = linked(zip(chains, scores, strict=True), x, generator)

@@ -185,7 +185,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         """
         if labels is None and self.classes:
             drawn = torch.randint(self.classes, (n,), device=self.device, generator=generator)
-            samples = self.sample_from_classes(drawn, steps=steps, generator=generator)
+            samples = self._of_classes(drawn, 0.0, steps, generator)
             return replace(samples, start=f"{samples.start}, of classes drawn uniformly,")
         if labels is not None:
             return self.sample_from_classes(labels, steps=steps, generator=generator)
@@ -212,7 +212,12 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             found = f"from {int(labels.min())} to {int(labels.max())}"
             raise UserError(f"labels run {found}; this model has the classes 0 to {self.classes - 1}")
-        labels = labels.to(self.device)
+        return self._of_classes(labels.to(self.device), guidance, steps, generator)
+
+    def _of_classes(
+        self, labels: Tensor, guidance: float, steps: int | None, generator: torch.Generator | None
+    ) -> Samples:
+        """Samples of labels on the device, which the host does not read: it would wait for them."""
         condition = ClassCondition(*guided(labels[:, None] if labels.dim() == 1 else labels, guidance))
         return self._samples(len(labels), condition, steps, generator)
 

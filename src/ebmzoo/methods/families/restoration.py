@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -161,8 +162,13 @@ class MeasuredAtLevels:
 
     def put_back(self, y: Tensor, level: int, scale: Tensor | float) -> Tensor:
         """y = m x_level, with what is known of it."""
-        alpha, sigma = float(self.schedule.alpha_bar[level]), float(self.schedule.sigma_bar[level])
+        alpha, sigma = self._levels[level]
         return scale * self.measured.put_back(y / scale, self.noise, alpha, sigma)
+
+    @cached_property
+    def _levels(self) -> list[list[float]]:
+        """ᾱ and σ̄ of each level, for which the host waits once, not at every step."""
+        return torch.stack([self.schedule.alpha_bar, self.schedule.sigma_bar], dim=1).tolist()
 
 
 class RestoresByDenoiser(Method, Restores, Denoises):
@@ -181,8 +187,8 @@ class RestoresByDenoiser(Method, Restores, Denoises):
     ) -> list[SampleStage]:
         measured, steps = Measured(y, operator), 50 if restoring.steps is None else restoring.steps
         start = x = operator.pinv(y)
-        last = max(float(self.noise.sigma[-1]), operator.noise * operator.amplification(x.shape[-1]))
-        first = max(float(self.noise.sigma[0]), last)
+        last = max(self.noise.on_host[-1], operator.noise * operator.amplification(x.shape[-1]))
+        first = max(self.noise.on_host[0], last)
         with self.evaluating():
             for sigma in (max(last, each) for each in geometric_sequence(first, last, steps)):
                 eps = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)

@@ -17,7 +17,8 @@ class DiffusersAutoencoder(ImageCoder):
     """A frozen `diffusers.AutoencoderKL`: latents are s (μ(x) − m), s its config's scaling_factor, m its shift_factor.
 
     Args:
-        name: A folder with the weights, or their name on the Hugging Face hub, from which they are then downloaded.
+        name: A folder with the weights as .safetensors, or their name on the Hugging Face hub, from which they are then
+            downloaded.
         subfolder: Folder of the weights inside `name`, such as `vae`.
 
     Raises:
@@ -33,7 +34,8 @@ class DiffusersAutoencoder(ImageCoder):
                 "coder: published auto-encoders need the package diffusers, which is missing: pip install diffusers"
             ) from error
         try:
-            self.model = library.AutoencoderKL.from_pretrained(name, subfolder=subfolder)
+            # never a pickle, whose loading could run code
+            self.model = library.AutoencoderKL.from_pretrained(name, subfolder=subfolder, use_safetensors=True)
         except (OSError, ValueError, RuntimeError) as error:
             where = name if subfolder is None else f"{name}/{subfolder}"
             raise UserError(

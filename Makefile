@@ -4,7 +4,7 @@ PYTHON ?= python3
 # One thread a worker: two workers with a thread for every core would be slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-oldest lint audit install bench
+.PHONY: demo test test-oldest fuzz lint audit install bench
 
 install: $(VENV)/installed
 
@@ -34,6 +34,10 @@ test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/pip install --quiet uv
 	.venv-oldest/bin/uv pip install --quiet --resolution lowest-direct --python .venv-oldest/bin/python --editable '.[dev]'
 	touch $@
+
+# Twenty times as many odd files and command lines as `make test` tries, other ones at each call.
+fuzz: install
+	FUZZ_EXAMPLES=20000 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_any_input.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from profiling.ceiling import flops, rate
+from ebmzoo.commands.estimate.rate import rate
+from profiling.ceiling import flops
 from profiling.chains import chains, disagreement
 from profiling.iterations import METHODS, contrastive_divergence, disagreement_of_losses, of_methods, of_schedule
 from profiling.networks import energies, seeded

@@ -7,15 +7,22 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
+from ebmzoo import UserError
 from ebmzoo.cli import main
+from ebmzoo.commands.completion import completed_parser
+from ebmzoo.commands.help import page
 from ebmzoo.methods import StartsFromImages, families
 from ebmzoo.methods.base import capabilities
 from ebmzoo.report.wandb_runs.loggers import RunIdentity
 from ebmzoo.tasks.suite import _kinds
 from ebmzoo.training.checkpoint import load
+from ebmzoo.training.config import ZooParser, build_model
+from ebmzoo.training.plugins import KINDS, Plugin, plugins
+from ebmzoo.training.trust import shell_command
 from support.command_line import fails
 from support.paths import ROOT
 
@@ -79,7 +86,7 @@ def first_column():
 
 def test_the_tables_have_every_capability_and_every_family():
     abstract = {name for name, kind in vars(capabilities).items() if inspect.isclass(kind) and is_capability(kind)}
-    assert len(abstract) == 19
+    assert len(abstract) == 21
     assert abstract | {StartsFromImages.__name__} | set(families.__all__) <= set(first_column())
     assert len(set(first_column())) == len(first_column())
 
@@ -106,3 +113,46 @@ def test_a_checkpoint_of_a_foreign_class_needs_trust(folder, capsys):
     told = fails(capsys, "sample", "--ckpt_path", folder / "runs" / "pcd_digits" / "last.ckpt")
     assert "'my_zoo.methods.PersistentCD'" in told
     assert "--trust" in told
+    assert "an entry point of its package in a group such as ebmzoo.methods makes it a plug-in" in told
+
+
+@pytest.fixture
+def installed(folder, tmp_path, monkeypatch):
+    """The page's package, installed as far as Python sees it: importable, and with the entry points of the page."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site" / "my_zoo-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(points))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(info.parent)
+    return project
+
+
+def test_a_plugin_is_listed_completed_and_needs_no_trust(folder, installed, tmp_path, capsys):
+    assert plugins() == [Plugin("methods", "my_zoo.methods.PersistentCD", "my-zoo 1.0")]
+    checkpoint = folder / "runs" / "pcd_digits" / "last.ckpt"
+    assert type(load(checkpoint)).__name__ == "PersistentCD"
+    main(["sample", "--ckpt_path", str(checkpoint), "--n", "2", "--out", str(tmp_path / "x.png")])
+    assert (tmp_path / "x.png").exists()
+    assert "--trust" not in shell_command("test", checkpoint, (folder / "runs/pcd_digits/config.yaml").read_text())
+    assert re.search(r"my_zoo\.methods\.PersistentCD +of my-zoo 1\.0", page("fit"))
+    assert "my_zoo.methods.PersistentCD" in completed_parser().get_completion_script("shtab-bash")
+    parser = ZooParser()
+    hint = parser.sentence("No module named 'my_zoo.persistent': class_path='my_zoo.persistent.PersistentCD'")
+    assert hint.endswith("did you mean 'my_zoo.methods.PersistentCD'?")
+
+
+@pytest.mark.parametrize("name", ["my_zoo.methods.Langevin", "my_zoo.methods.math.sqrt", "my_zoo.other.PersistentCD"])
+def test_a_plugin_trusts_no_more_than_the_class_it_names(name, folder, installed):
+    (folder / "my_zoo" / "other.py").write_text("class PersistentCD:\n    pass\n")
+    with pytest.raises(UserError, match="--trust"):
+        build_model(f"model: {{class_path: {name}}}", trust=False)
+
+
+def test_the_page_has_every_group_of_plugins():
+    assert re.findall(r"^\| `ebmzoo\.(\w+)` \|", PAGE, re.MULTILINE) == list(KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -17,15 +18,19 @@ COMMANDS = {
     "sample": "draw images from a checkpoint",
     "restore": "restore degraded images: super-resolution, colorization, deblurring, denoising, inpainting",
     "import": "convert a checkpoint that a paper's authors have published",
+    "estimate": "estimate what a config costs, in arithmetic, memory and hours, before anything is run",
+    "configs": "list the configs that come with ebmzoo, or copy one to change it",
     "compare": "compare runs in one table and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
     "dashboard": "build a W&B report that compares runs, or print what it would contain",
+    "completion": "print the script by which a shell completes commands, options and names",
 }
 HELP = """ebmzoo trains, samples, tests and compares image energy-based models.
 
 To start, on any machine, without an account or a network:
 
-    ebmzoo fit --config configs/liebm_digits.yaml
+    ebmzoo configs
+    ebmzoo fit --config liebm_digits
     ebmzoo test --ckpt_path runs/liebm_digits/last.ckpt
     ebmzoo sample --ckpt_path runs/liebm_digits/last.ckpt --n 64 --out samples.png
     ebmzoo sample --ckpt_path runs/liebm_digits/last.ckpt --class 3 --out threes.png
@@ -41,6 +46,8 @@ that would be used. Any key of a config can be set on the command line, as in `-
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; print an error that the user can correct as one sentence, and exit with code 2."""
     args = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal shows "?" where it has no character
+        sys.stdout.reconfigure(errors="replace")
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(HELP.format(commands="\n".join(f"    {name:{width}}  {what}" for name, what in COMMANDS.items())), end="")

@@ -12,10 +12,11 @@ import yaml
 
 from ebmzoo.cli import main
 from ebmzoo.commands.benchmark import Plan, execute
-from ebmzoo.commands.benchmark.plan import agrees
+from ebmzoo.commands.benchmark.plan import Run, agrees
 from ebmzoo.commands.benchmark.runner import _environment
 from ebmzoo.errors import UserError
 from ebmzoo.training.config_files import config_path, read_config
+from ebmzoo.training.run_lock import CLAIM, RunLock
 from support.paths import CONFIGS
 
 BENCHMARKS = sorted((CONFIGS / "benchmarks").glob("*.yaml"))
@@ -59,7 +60,11 @@ class Zoo:
             config["trainer"]["added_by_default"] = True
             if "--model.gamma" in flags:
                 config["model"]["init_args"]["gamma"] = float(flags["--model.gamma"])
-            checkpoint = {"global_step": self.steps or steps, "ebmzoo": {"format": 1, "config": yaml.safe_dump(config)}}
+            checkpoint = {
+                "global_step": self.steps or steps,
+                "state_dict": {},
+                "ebmzoo": {"format": 1, "config": yaml.safe_dump(config)},
+            }
             torch.save(checkpoint, run_dir / "last.ckpt")
         return 0
 
@@ -110,6 +115,24 @@ def test_a_failure_is_a_row_and_is_tried_again(plan):
     assert not (plan.runs[0].run_dir / "failed.json").exists()
 
 
+def test_a_run_that_somebody_is_training_is_not_trained_beside(plan):
+    zoo = Zoo()
+    with RunLock.take(plan.runs[0].run_dir):
+        outcomes = execute(plan, zoo, report=lambda _: None)
+    assert [o.status for o in outcomes] == ["failed", "made"]
+    assert f"is in use by another fit, process {os.getpid()} on " in outcomes[0].error
+    assert ("fit", "first") not in zoo.calls
+
+
+def test_a_fit_that_leaves_no_checkpoint_has_failed(plan):
+    def zoo(args, log, environment):
+        fits_first = args[0] == "fit" and "first.yaml" in args
+        return 0 if fits_first else Zoo()(args, log, environment)
+
+    outcomes = execute(plan, zoo, report=lambda _: None)
+    assert "it has left no" in outcomes[0].error
+
+
 def test_prerequisites_must_not_fail(plan):
     with pytest.raises(UserError, match="judge"):
         execute(plan, Zoo(broken=[("fit", "judge")]), report=lambda _: None)
@@ -132,7 +155,7 @@ def test_two_processes_share_the_runs(plan, tmp_path):
     import threading
 
     plan.runs[0].run_dir.mkdir(parents=True)
-    held = (plan.runs[0].run_dir / ".lock").open("w")
+    held = (plan.runs[0].run_dir / CLAIM).open("w")
     fcntl.flock(held, fcntl.LOCK_EX)
     zoo = Zoo()
 
@@ -170,8 +193,24 @@ def test_agreement_of_configs():
         ({"runs": []}, "`runs` is empty"),
         ({"rums": []}, "did you mean 'runs'"),
         ({"runs": ["nowhere.yaml"]}, "there is no config nowhere.yaml"),
+        ({"runs": 3}, "runs is 3; it must be a list"),
+        ({"runs": ["first.yaml"], "prepare": "first.yaml"}, "prepare is 'first.yaml'; it must be a list"),
+        ({"runs": ["first.yaml"], "columns": [5]}, "names of figures are needed"),
+        ({"runs": ["first.yaml"], "run_dir": "s3://bucket/x"}, "run_dir is s3://bucket/x"),
+        ({"runs": ["first.yaml"], "run_dir": ["x"]}, r"run_dir is \['x'\]"),
+        ({"runs": [{"config": 3}]}, "config is 3; it must be the path or the name"),
+        ({"runs": ["first.yaml"], "fit": {"a b": 1}}, "'a b' is no key that a plan can set"),
+        ({"runs": ["first.yaml"], "fit": {"run_dir": "x"}}, "'run_dir' is no key that a plan can set"),
+        ({"runs": ["first.yaml"], "test": {"budget": float("inf")}}, "budget is inf; a finite number"),
         ({"runs": ["first.yaml", "first.yaml"]}, "'first' twice"),
         ({"fit": [1]}, "must be a mapping"),
+        *(
+            (
+                {"runs": [{"config": "first.yaml", "name": name}]},
+                "is not that of a folder inside the benchmark's run_dir",
+            )
+            for name in ("../../x", "a/../../x", "/x", "..", "./x", 3)
+        ),
     ],
 )
 def test_mistakes_in_a_plan_are_one_sentence(plan, change, message):
@@ -207,7 +246,8 @@ def test_the_real_thing_end_to_end(tmp_path):
     environment = os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ebmzoo", "benchmark", "plan.yaml"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 1, ended.stderr
+    assert "ebmzoo: 1 of 2 runs failed: wrong" in ended.stderr
     assert "wrong failed: fit: checkpoint_every is 0; it must be 1 or more" in ended.stdout
     made = tmp_path / "runs" / "benchmarks" / "plan"
     record = json.loads((made / "tiny" / "training.json").read_text())
@@ -215,3 +255,9 @@ def test_the_real_thing_end_to_end(tmp_path):
     assert set(record["parameters"]) == {"generator", "inference"}
     assert (made / "tiny" / "test" / "generation.json").exists()
     assert (made / "compare" / "compare.html").exists()
+
+
+def test_a_key_that_the_config_has_no_mapping_for_is_named(plan):
+    run = Run("first", Path("first.yaml"), Path("runs/first"), {"run_dir.x": 1})
+    with pytest.raises(UserError, match=r"fit: run_dir\.x cannot be set, since the config has 'runs/first'"):
+        run.wanted()

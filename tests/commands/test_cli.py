@@ -249,7 +249,7 @@ def test_help_and_no_arguments_show_first_commands(capsys):
     for args in ([], ["--help"]):
         main(args)
         output = capsys.readouterr().out
-        assert "ebmzoo fit --config configs/liebm_digits.yaml" in output
+        assert "ebmzoo fit --config liebm_digits" in output
         assert all(command in output for command in COMMANDS)
     main(["--version"])
     assert capsys.readouterr().out.startswith("ebmzoo 0.")

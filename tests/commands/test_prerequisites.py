@@ -172,21 +172,34 @@ def test_fit_prepares_and_carries_what_it_made(capsys):
     assert all(each.path.exists() for each in prerequisites(carried))
 
 
+GREY_ENCODER = ["--model.encoder.in_channels", "1", "--model.encoder.mean", "[0.3]", "--model.encoder.std", "[0.4]"]
+"""Networks follow the data, unless an option of the model says otherwise."""
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["liebm_small_cifar", "--data.path", "own"], ["model.encoder_checkpoint", "simclr_small_cifar", "--prepare"]),
         (
-            ["liebm_digits", "--data.size", "16"],
-            ["(1, 8, 8)", "(1, 16, 16)", "--data.size 8", "model.generator.size 16"],
+            ["liebm_digits", "--data.size", "16", "--model.generator.size", "8"],
+            ["(1, 8, 8)", "(1, 16, 16)", "; set --model.generator.size 16"],
         ),
-        (["liebm_digits", "--data.size", "28", "--model.generator.size", "28"], ["model.generator.size: 28", "32"]),
-        (["vae_digits", "--data.channels", "3"], ["--data.channels 1", "--model.generator.out_channels 3"]),
-        (["simclr_digits", "--data.channels", "3"], ["--data.channels 1", "--model.encoder.in_channels 3"]),
+        (["liebm_digits", "--data.size", "28"], ["model.energy_net.features.size: 28", "32"]),
+        (
+            ["vae_digits", "--data.channels", "3", "--model.generator.out_channels", "1"],
+            ["--model.generator.out_channels 3"],
+        ),
+        (
+            ["simclr_digits", "--data.channels", "3", *GREY_ENCODER],
+            ["--data.channels 1", "--model.encoder.in_channels 3"],
+        ),
         (["autoencoder_digits", "--data.size", "9"], ["2 times smaller", "9"]),
-        (["autoencoder_digits", "--data.channels", "3"], ["--data.channels 1", "--model.coder.in_channels 3"]),
-        (["denoising_ebm_digits", "--data.size", "16"], ["--data.size 8", "--model.size 16"]),
-        (["classifier_digits", "--data.size", "16"], ["--data.size 8", "--model.size 16"]),
+        (
+            ["autoencoder_digits", "--data.channels", "3", "--model.coder.in_channels", "1"],
+            ["--data.channels 1", "--model.coder.in_channels 3"],
+        ),
+        (["denoising_ebm_digits", "--data.size", "16", "--model.size", "8"], ["--model.size 16"]),
+        (["classifier_digits", "--data.size", "16", "--model.size", "8"], ["--data.size 8", "--model.size 16"]),
         (["classifier_digits"], ["--model.num_classes 2"]),
     ],
 )

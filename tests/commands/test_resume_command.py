@@ -30,10 +30,12 @@ def test_a_run_leaves_the_one_in_its_folder_untouched():
 
 def test_a_run_that_resumes_takes_the_newest_checkpoint_or_begins():
     found = start_of_fit(ARGS, RunFolder(RUN, True, LAST), None, resumes=True)
-    assert found == Start([*ARGS, *FROM_LAST], step=6, message="resuming from runs/x/last.ckpt, saved at iteration 6")
+    message = "resuming from runs/x/last.ckpt, saved at iteration 6"
+    assert found == Start([*ARGS, *FROM_LAST], step=6, message=message, continues=True)
     found = start_of_fit(ARGS, RunFolder(RUN, True), None, resumes=True)
     assert found.args == ARGS
     assert "no intact checkpoint" in found.message
+    assert not found.continues
 
 
 def test_a_run_that_resumes_repeats_what_its_rollbacks_changed():
@@ -45,7 +47,7 @@ def test_a_run_that_resumes_repeats_what_its_rollbacks_changed():
 def test_a_checkpoint_of_the_folder_continues_its_run_and_another_does_not():
     folder = RunFolder(RUN, holds_run=True, free=Path("runs/x-2"))
     own = start_of_fit(ARGS, folder, Saved(LAST.path, 6, CHANGED), resumes=False)
-    assert own == Start(ARGS, CHANGED, 6)
+    assert own == Start(ARGS, CHANGED, 6, continues=True)
     other = start_of_fit(ARGS, folder, Saved(Path("runs/y/last.ckpt"), 9, CHANGED), resumes=False)
     assert (other.args, other.rollbacks, other.step) == ([*ARGS, "--run_dir", "runs/x-2"], Rollbacks(), 9)
 
@@ -107,6 +109,7 @@ def test_without_a_checkpoint_it_goes_back_to_the_start():
     assert found.args == [*ARGS, "--run_dir", "runs/x", "--seed_everything=1"]
     assert found.step is None
     assert "Going back to the start" in found.message
+    assert found.continues, "the events of the run that has diverged are its own"
 
 
 def test_retries_are_counted():

@@ -200,14 +200,18 @@ def test_images_that_were_trained_on_are_told_when_they_are_test_images(run, cap
     assert "! data:" not in capsys.readouterr().err
 
 
-def test_a_run_resumed_on_other_images_says_so(trained, tmp_path, capsys, monkeypatch):
+def test_a_run_resumes_on_other_images_only_if_told_and_says_so(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     shutil.copytree(trained, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     config["run_dir"] = str(tmp_path / "run")
     config["trainer"]["max_epochs"] = 4
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    main(["fit", "--config", str(tmp_path / "c.yaml"), "--resume", "auto", "--data.init_args.max_train", "119"])
+    line = ["fit", "--config", str(tmp_path / "c.yaml"), "--resume", "auto", "--data.init_args.max_train", "119"]
+    with pytest.raises(SystemExit):
+        main(line)
+    assert "ebmzoo: data: the run was trained on 120 of" in capsys.readouterr().err
+    main([*line, "--changed_data"])
     assert "! data: the run was trained on 120 of" in capsys.readouterr().err
 
 

@@ -32,9 +32,21 @@ from ebmzoo.networks import (
     UNet,
     UNetDenoiser,
     ViTEncoder,
+    WideResNet,
 )
 from ebmzoo.ssrl import BYOL, MAE, Pretraining, SimCLR
-from support.tiny import SIZE, cdrl, cooperative, denoising_ebm, encoder, hat_ebm, mdsm, recovery_net, score_network
+from support.tiny import (
+    SIZE,
+    cdrl,
+    cooperative,
+    denoising_ebm,
+    encoder,
+    hat_ebm,
+    jem,
+    mdsm,
+    recovery_net,
+    score_network,
+)
 
 COUNTS = {
     SNGANFeatures: ("in_channels", "size", "width", "out_features"),
@@ -55,6 +67,7 @@ COUNTS = {
     UNetDenoiser: ("in_channels", "latent", "width", "depth", "heads", "embedding", "groups"),
     RefineNetDenoiser: ("in_channels", "width", "levels"),
     ViTEncoder: ("in_channels", "size", "patch", "width", "depth", "heads", "latent", "hidden"),
+    WideResNet: ("in_channels", "classes", "widen"),
     Classifier: ("in_channels", "size", "num_classes", "width"),
     BYOL: ("hidden",),
     MAE: ("width", "depth", "heads"),
@@ -78,7 +91,7 @@ def test_heads_of_a_trunk_have_units(kind):
             kind(trunk, **{name: 0})
 
 
-@pytest.mark.parametrize("make", [cdrl, partial(DRL, recovery_net()), denoising_ebm, mdsm, score_network])
+@pytest.mark.parametrize("make", [cdrl, partial(DRL, recovery_net()), denoising_ebm, jem, mdsm, score_network])
 @pytest.mark.parametrize("name", ["in_channels", "size"])
 def test_methods_have_an_image(make, name):
     with pytest.raises(UserError, match=f"{name}: 0 must be 1 or more"):

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from ebmzoo.data import ImageFolder
-from ebmzoo.data.decode import Frame, image_suffixes
+from ebmzoo.data.decode import Frame
 from ebmzoo.data.folder import read_images
+from ebmzoo.data.image_files import image_suffixes
 from ebmzoo.data.masks import read_mask
 from ebmzoo.data.splits import TEST_PART, by_content, digest
 from ebmzoo.errors import UserError

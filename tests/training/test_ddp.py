@@ -48,7 +48,9 @@ def test_two_processes_train_to_equal_weights(method, tmp_path):
         assert torch.equal(one["weights"][name], two["weights"][name]), name
 
 
-@pytest.mark.parametrize(("method", "own"), [("igebm", "replay.states"), ("liebm", "running_mean")])
+@pytest.mark.parametrize(
+    ("method", "own"), [("igebm", "replay.states"), ("jem", "replay.states"), ("liebm", "running_mean")]
+)
 def test_two_processes_are_resumed_to_the_last_bit(method, own, tmp_path, capsys):
     """Each has its own replay buffer, batch statistics and random numbers; one process can also resume alone."""
     results = two_processes(tmp_path, method, "resumed")

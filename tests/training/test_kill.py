@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path, capfd):
     assert run(tmp_path / "once", [Send(signal.SIGINT, 5)])[0] == 130
     assert read(tmp_path / "once" / "last.ckpt")["global_step"] == 6
     assert "a second Ctrl-C stops at once" in capfd.readouterr().err
-    assert run(tmp_path / "twice", [Send(signal.SIGINT, 5, times=2)])[0] == 1, "Lightning's code"
+    assert run(tmp_path / "twice", [Send(signal.SIGINT, 5, times=2)])[0] == 130
     assert not (tmp_path / "twice" / "last.ckpt").exists()
 
 
@@ -182,6 +182,21 @@ def script(tmp_path, monkeypatch):
         return 0
 
     return started
+
+
+@pytest.mark.parametrize("where", ["on_fit_start", "on_train_start"])
+def test_a_signal_before_the_first_iteration_ends_the_run_with_its_code(where, tmp_path, monkeypatch, capsys):
+    """Without a checkpoint, and before `StopOnSignal` or, in the second case, after Lightning has set its handler."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = yaml.safe_load(small(tmp_path).read_text())
+    send = {"class_path": "test_kill.Send", "init_args": {"number": 15, "at": 0, "where": where}}
+    config["trainer"]["callbacks"] = [send]
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "--config", str(tmp_path / "small.yaml")])
+    assert left.value.code == 143
+    assert [line for line in capsys.readouterr().err.splitlines() if "SIG" in line] == ["ebmzoo: stopped by SIGTERM"]
+    assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
 def test_one_script_starts_resumes_and_finds_the_run_finished(script, tmp_path, capsys):

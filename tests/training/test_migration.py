@@ -263,7 +263,8 @@ def test_an_old_path_in_a_config_is_an_error_that_names_the_present_one(
 
 
 def contents(number):
-    return {"state_dict": {}, KEY: {"format": number, "version": "0.0.9", "config": "model: null", "seen": []}}
+    own = {"format": number, "version": "0.0.9", "config": "model: null", "seen": []}
+    return {"state_dict": {}, "global_step": 0, KEY: own}
 
 
 def test_steps_are_applied_in_their_order():

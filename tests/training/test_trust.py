@@ -1,8 +1,10 @@
 """Files from others: nothing in them runs code that ebmzoo does not know, unless the user allows it."""
 
+import os
 import pickle
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,26 @@ DEFINED = {
     "torch.nn.modules.module.warnings.warn": "_warnings.warn",
 }
 """Names within the list of allowed classes that are defined elsewhere, with their definitions."""
+LIGHTNING = {
+    "a file of checkpoints": ("callbacks", [["callbacks.ModelCheckpoint", {"dirpath": "../elsewhere"}]]),
+    "one callback instead of a list": ("callbacks", ["callbacks.ModelCheckpoint", {"dirpath": "../elsewhere"}]),
+    "a logger": ("logger", ["loggers.CSVLogger", {"save_dir": "../elsewhere"}]),
+    "an account of W&B": ("logger", [["loggers.WandbLogger", {"project": "theirs", "entity": "them"}]]),
+    "a profiler": ("profiler", ["profilers.AdvancedProfiler", {"dirpath": "../elsewhere", "filename": "x"}]),
+    "a plugin": ("plugins", [["plugins.io.AsyncCheckpointIO", {}]]),
+    "a strategy": ("strategy", ["strategies.DeepSpeedStrategy", {"nvme_path": "../elsewhere"}]),
+}
+"""Objects of Lightning's own that write where their arguments say, as `[path below lightning.pytorch, arguments]`."""
+SET_ELSEWHERE = {
+    "default_root_dir": "../elsewhere",
+    "model_registry": "theirs/model",
+    "profiler": "pytorch",
+    "strategy": "deepspeed_stage_3_offload_nvme",
+    "logger": "../elsewhere/logger.yaml",
+    "callbacks": "../elsewhere/callbacks.yaml",
+    "plugins": "slurm",
+}
+"""Keys of the trainer with values that are no objects."""
 RUN_PLACES = {
     "the data": ("data.class_path", "test_trust.Foreign"),
     "a task": ("tasks", [{"class_path": "test_trust.Foreign"}]),
@@ -133,6 +155,93 @@ def test_each_command_refuses_and_names_class_and_flag(case, tmp_path, capsys, m
     assert not ran
 
 
+def of_lightning(value):
+    """The value with its classes as a config has them."""
+    if isinstance(value[0], list):
+        return [of_lightning(each) for each in value]
+    return {"class_path": f"lightning.pytorch.{value[0]}", "init_args": value[1]}
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("case", [*LIGHTNING, *SET_ELSEWHERE])
+def test_a_trainer_that_could_write_elsewhere_needs_trust(case, command, tmp_path, capsys, monkeypatch):
+    """Also of Lightning's own classes, none of which is foreign."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    key, value = (case, SET_ELSEWHERE[case]) if case in SET_ELSEWHERE else LIGHTNING[case]
+    value = value if case in SET_ELSEWHERE else of_lightning(value)
+    checkpoint = naming(tmp_path / "run" / "last.ckpt", f"trainer.{key}", value)
+    assert needs_trust(yaml.safe_load(torch.load(checkpoint, weights_only=True)[KEY]["config"]))
+    message = sentence(capsys, command, "--ckpt_path", "last.ckpt")
+    assert f"trainer.{key} is " in message
+    assert "--trust" in message
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "last.ckpt"]
+
+
+@pytest.mark.parametrize("place", [place for place, _ in PLACES.values()] + ["data.class_path", "data.init_args.ood"])
+@pytest.mark.parametrize("name", ["callbacks.ModelCheckpoint", "loggers.CSVLogger", "profilers.AdvancedProfiler"])
+def test_no_key_takes_a_class_that_writes_elsewhere(place, name, tmp_path):
+    value = f"lightning.pytorch.{name}"
+    checkpoint = naming(tmp_path / "x.ckpt", place, [{"class_path": value}] if place.endswith("ood") else value)
+    config = torch.load(checkpoint, weights_only=True)[KEY]["config"]
+    with pytest.raises(UserError, match="--trust"):
+        (image_data if place.startswith("data") else build_model)(config, trust=False)
+
+
+def test_the_users_own_trainer_needs_no_trust_and_the_next_command_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(torch.load(GOOD, weights_only=True)[KEY]["config"])
+    config["trainer"] |= {"max_epochs": -1, "max_steps": 1, "profiler": "simple"}
+    config["trainer"]["callbacks"] = [of_lightning(["callbacks.LearningRateMonitor", {}])]
+    config["trainer"]["logger"] = of_lightning(["loggers.CSVLogger", {"save_dir": "."}])
+    Path("x.yaml").write_text(yaml.safe_dump(config))
+    main(["fit", "--config", "x.yaml", "--run_dir", "run"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    assert line.endswith("--trust")
+    assert "trainer.logger" in sentence(capsys, "validate", "--ckpt_path", "run/last.ckpt")
+    main(["validate", "--ckpt_path", "run/last.ckpt", "--trust", "--trainer.limit_val_batches", "1"])
+
+
+@pytest.mark.parametrize(
+    "value", ["/dev/zero", "pipe", "http://127.0.0.1:9/x.yaml", "file:///dev/zero", "aliases.yaml"]
+)
+def test_a_value_that_names_what_has_no_end_is_refused(value, tmp_path, monkeypatch):
+    """jsonargparse reads the file that a value of a class names."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("aliases.yaml").write_text("class_path: &a [*a]\n")
+    for place in ("model.init_args.energy_net", "model.init_args.energy_optimizer", "model.init_args.sampler"):
+        with pytest.raises(UserError):
+            load(naming(tmp_path / "x.ckpt", place, value))
+
+
+def test_commands_wait_for_no_pipe_and_read_no_device(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.yaml")
+    Path("extending.yaml").write_text("extends: pipe.yaml\n")
+    Path("device.yaml").write_text("extends: /dev/zero\n")
+    for name, kind in {"pipe.yaml": "pipe", "extending.yaml": "pipe", "device.yaml": "device"}.items():
+        assert f"not a regular file but a {kind}" in sentence(capsys, "fit", "--config", name)
+    assert "/dev/zero is not a regular file but a device" in sentence(capsys, "fit", "--config", "/dev/zero")
+    for command in ("fit", "test", "sample"):
+        for path in ("pipe.yaml", "/dev/zero"):
+            assert f"there is no file {path}" in sentence(capsys, command, "--ckpt_path", path)
+    assert "pipe.yaml" in sentence(capsys, "benchmark", "pipe.yaml")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_folder_with_a_link_to_elsewhere_is_not_written_into(command, tmp_path, capsys, monkeypatch):
+    """Other libraries write into it too, and they follow links."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").mkdir()
+    shutil.copy(GOOD, tmp_path / "run" / "last.ckpt")
+    (tmp_path / "run" / "csv").symlink_to(tmp_path / "mine")
+    assert "run/csv is a link to " in sentence(capsys, command, "--ckpt_path", "run/last.ckpt")
+    assert not [*(tmp_path / "mine").iterdir()]
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"last.ckpt", "csv", ".lock"}
+
+
 def test_sample_and_restore_refuse_too(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = naming(tmp_path / "x.ckpt", "model.class_path", "test_trust.Foreign")
@@ -217,7 +326,8 @@ def test_a_config_cannot_trust_itself(tmp_path, capsys):
     config["data"] = {"class_path": "test_trust.Foreign"}
     checkpoint[KEY]["config"] = yaml.safe_dump(config)
     torch.save(checkpoint, tmp_path / "x.ckpt")
-    assert "--trust" in sentence(capsys, "validate", "--ckpt_path", tmp_path / "x.ckpt")
+    told = sentence(capsys, "validate", "--ckpt_path", tmp_path / "x.ckpt")
+    assert "its config has the key 'trust', which belongs to no run" in told
     assert not ran
 
 
@@ -297,7 +407,7 @@ def test_a_malicious_pickle_does_nothing(kind, tmp_path, capsys, monkeypatch):
 READERS = {
     r"torch\.load\(": {"networks/weights.py": "weights_only=True"},
     r"np\.load\(|numpy\.load\(": {"data/arrays.py": "allow_pickle=False"},
-    r"yaml\.(load|unsafe_load|full_load)\(": {"report/comparison/records.py": "SafeLoader"},
+    r"yaml\.(safe_)?load\(|yaml\.(unsafe_load|full_load|compose|parse|scan)": {},
     r"pickle\.|import pickle|from pickle": {},
     r"\.extractall\(|\.extract\(|unpack_archive": {},
     r"\beval\(|\bexec\(|os\.system|shell=True": {},
@@ -339,5 +449,5 @@ def test_nothing_of_a_checkpoint_becomes_another_flag(changed, tmp_path, capsys,
         Rollbacks.of(checkpoint)
     with pytest.raises(SystemExit):
         main(["fit", "--ckpt_path", "last.ckpt"])
-    assert "which is no number of a config" in capsys.readouterr().err
+    assert "which is no number of its config" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt"}

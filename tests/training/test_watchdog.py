@@ -165,6 +165,27 @@ def test_a_diverged_run_goes_back_with_another_seed_and_a_smaller_step(failing, 
     assert "! training: iteration" in capsys.readouterr().out
 
 
+def test_a_rollback_trains_on_with_the_rates_that_it_records(failing, tmp_path, capsys):
+    """From a checkpoint: the weights are those of a run that resumes with the smaller rates by its config."""
+    keys = ("model.energy_optimizer.lr", "model.generator_optimizer.lr")
+    changes = json.dumps(dict.fromkeys(keys, 0.1))
+    main(["fit", "--config", str(failing), "--watchdog.retries", "2", "--watchdog.changes", changes])
+    made = read(tmp_path / "run" / "last.ckpt")
+    model = yaml.safe_load(made["ebmzoo"]["config"])["model"]["init_args"]
+    rates = [model[key.split(".")[1]]["init_args"]["lr"] for key in keys]
+    names = ("energy_net", "generator")
+    states = dict(zip(made["ebmzoo"]["optimizers"], made["optimizer_states"], strict=True))
+    assert [states[name]["param_groups"][0]["lr"] for name in names] == rates
+    before = yaml.safe_load(failing.read_text())["model"]["init_args"]
+    assert rates == pytest.approx([0.1 * before[key.split(".")[1]]["init_args"]["lr"] for key in keys])
+    told = capsys.readouterr().err
+    (event,) = read_events(tmp_path / "run")
+    for key, rate in zip(keys, rates, strict=True):
+        assert f"{key} {rate}" in event.message
+        assert f"→ {rate}" in told
+    assert "apply from iteration 6 on" in told
+
+
 def test_changes_of_missing_keys(failing, capsys):
     with pytest.raises(SystemExit):
         main(

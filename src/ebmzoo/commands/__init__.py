@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 
 from ebmzoo.errors import UserError
+from ebmzoo.training.signals import Stopped, end_with_parent, stopping_on_signals
 
 MODULES = {
     "fit": "lightning",
@@ -14,17 +19,57 @@ MODULES = {
     "sample": "sample",
     "restore": "restore",
     "import": "importing.command",
+    "estimate": "estimate.command",
+    "configs": "configs",
     "compare": "compare",
     "benchmark": "benchmark.command",
     "dashboard": "dashboard",
+    "completion": "completion",
 }
 """The module of each command; its `main` takes the command line, whose first word is the command."""
 
+_EMPTY = re.compile(r"(--?[\w.]+)=")
+_OPTION = re.compile(r"--?[a-z][\w.]*")
+
 
 def run(args: list[str]) -> None:
-    """Run the command `args[0]`; an `OSError` becomes a `UserError` that names the file."""
+    """Run the command `args[0]`; an `OSError` becomes a `UserError` that names the file.
+
+    On SIGTERM and Ctrl-C it stops where it is, with one sentence; `fit` has its own way once it trains.
+
+    Raises:
+        UserError: An argument is empty, or as of the command.
+        Stopped: A signal has stopped it.
+    """
+    check_not_empty(args)
     try:
-        import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
+        with stopping_on_signals():
+            end_with_parent()
+            import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
+    except Stopped as stopped:
+        print(f"ebmzoo: {stopped}", file=sys.stderr)
+        raise
+    except UserError:  # some are an `OSError` too
+        raise
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{named}{error.strerror or error}") from error
+
+
+def check_not_empty(args: Sequence[str]) -> None:
+    """Check that no word of a command line is empty, as that of an unset variable of a shell is.
+
+    >>> try:
+    ...     check_not_empty(["sample", "--out", ""])
+    ... except UserError as error:
+    ...     print(error)
+    sample: --out is empty; give it a value, or leave it out
+
+    Raises:
+        UserError: A word is empty, or an option has nothing after its `=`.
+    """
+    for before, word in pairwise(args):
+        named = _EMPTY.fullmatch(word)
+        if named is not None or not word:
+            name = named[1] if named else before if _OPTION.fullmatch(before) else "an argument"
+            raise UserError(f"{args[0]}: {name} is empty; give it a value, or leave it out")

@@ -44,6 +44,12 @@ def add_command_arguments(parser: LightningArgumentParser, subcommand: str) -> N
             help="`auto`: resume from the newest intact checkpoint in run_dir; without one, start anew",
         )
         parser.add_argument(
+            "--changed_data",
+            type=bool,
+            default=False,
+            help="resume from a checkpoint although the training images are others than those it was trained on",
+        )
+        parser.add_argument(
             "--prepare",
             type=bool,
             default=False,

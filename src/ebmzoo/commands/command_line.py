@@ -11,16 +11,19 @@ from typing import Any
 import yaml
 
 from ebmzoo.errors import UserError
+from ebmzoo.reading import CONFIG_BYTES, read_text
 from ebmzoo.training.checkpoint import read
 from ebmzoo.training.config import sections
 from ebmzoo.training.config_files import with_resolved_configs
 from ebmzoo.training.migration import KEY
+from ebmzoo.training.trust import check_trainer
+from ebmzoo.writing import write_whole
 
 CONFIG = ("--config", "-c")
 _FIRST = {"--config": 0, "-c": 0, "--model": 1, "--data": 1}
 """A configuration replaces earlier values, and `--model.x` is known only once the class of the model is."""
 
-FLAGS = ("--trust", "--overwrite", "--again", "--prepare")
+FLAGS = ("--trust", "--overwrite", "--again", "--prepare", "--changed_data")
 """Options that are true where no value follows."""
 
 _OPTION = re.compile(r"--.|-[a-z]")
@@ -104,7 +107,8 @@ def with_checkpoint_config(args: list[str], folder: Path) -> list[str]:
     The configuration is written into `folder`, with the checkpoint's folder as its `run_dir`; options override it.
 
     Raises:
-        UserError: The file is not a checkpoint, or its configuration is not a mapping.
+        UserError: The file is not a checkpoint; or its configuration is not a mapping or, without `--trust`, has a
+            trainer that `check_trainer` refuses.
     """
     names = {option.name for option in options(args)}
     path = settings(args).get("ckpt_path")
@@ -113,11 +117,13 @@ def with_checkpoint_config(args: list[str], folder: Path) -> list[str]:
     carried = read(path)[KEY]["config"]
     try:
         config = sections(carried)
+        if not trusts(args):
+            check_trainer(config)
     except UserError as error:
         raise UserError(f"ckpt_path: {path}: {error}") from error
     config["run_dir"] = str(Path(path).parent)
     written = folder / "config.yaml"
-    written.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_whole(written, yaml.safe_dump(config, sort_keys=False), flush=False)
     return [args[0], "--config", str(written), *args[1:]]
 
 
@@ -174,6 +180,6 @@ def settings(args: Sequence[str]) -> dict[str, Any]:
 def _keys(config: str) -> dict[str, Any]:
     """The keys of a configuration, a file or YAML text; none where it is neither, which is the parser's to refuse."""
     try:
-        return sections(Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config)
-    except (UserError, OSError, UnicodeDecodeError):
+        return sections(read_text(config, CONFIG_BYTES) if Path(config).is_file() else config)
+    except (UserError, OSError, ValueError):
         return {}

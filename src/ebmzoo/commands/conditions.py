@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ebmzoo.commands.class_names import class_of, index_of, members
 from ebmzoo.data import ImageData, ImageSet, prepare, to_uint8
-from ebmzoo.data.decode import Frame, decode, size_of
+from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.downloads import downloads_confined
+from ebmzoo.data.image_files import entry, size_of
 from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import ClassConditional, Inpaints
@@ -269,6 +271,8 @@ def data_of_run(carried: Mapping[str, Any], method: Method, trust: bool = False)
         UserError: As of `image_data`; or the method has classes, and the data now has others or in another order.
     """
     data = image_data(carried["config"], trust)
+    with downloads_confined(not trust):
+        data.prepare_data()
     if isinstance(method, ClassConditional) and method.classes:
         TrainingData.read(carried).check_classes(data.training_classes[0])
     return data
@@ -288,5 +292,5 @@ def read_image(path: Path, shape: tuple[int, int, int], flag: str) -> Tensor:
     if size != (width, height):
         found = f"{size[0]}×{size[1]} pixels"
         raise UserError(f"{flag}: {path} has {found}, but the model's images have {width}×{height}: resize it")
-    _, images = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))
+    _, images = decode([entry(path)], Frame(height, channels), max_gib=float("inf"))
     return images

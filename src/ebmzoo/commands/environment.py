@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +36,31 @@ SILENT = (
     "Restored all states",
     "Trainer already configured",
     "Loaded model weights",
+    "Received SIGTERM",
 )
 """Messages of Lightning that tell nothing that the command does not print itself."""
+
+MESSENGERS = (
+    *("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"),
+    "pytorch.trainer.connectors.signal_connector",
+)
+"""Lightning's modules whose loggers print such messages."""
+
+
+_NO_MEMORY = "can't allocate memory"
+"""What torch says where the host has no memory left."""
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Whether a `raise` of Lightning's own has raised an error, which then is about what it was given."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning."):
+        return False
+    return linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).lstrip().startswith("raise ")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -81,10 +106,10 @@ def quietly() -> Iterator[None]:
     """Suppress Lightning's tips, and its messages and warnings that do not apply here.
 
     Raises:
-        UserError: Lightning reports a misconfiguration, or a chain diverges.
+        UserError: Lightning reports a misconfiguration, a chain diverges, or the memory is not enough.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+    for name in MESSENGERS:
         logging.getLogger(f"lightning.{name}").addFilter(_is_news)
     for text in NOISE:
         warnings.filterwarnings("ignore", f".*{text}")
@@ -94,3 +119,16 @@ def quietly() -> Iterator[None]:
         raise UserError(" ".join(str(error).split())) from error
     except ChainDivergedError as error:
         raise UserError(str(error)) from error
+    except MemoryError as error:
+        raise UserError("the memory is not enough; make batch_size, n or the networks smaller") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        sentence = " ".join(str(error).split())
+        if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in sentence:
+            tried = re.search(r"[Tt]ried to allocate [\d.]+ \w+", sentence)
+            reason = f" ({tried[0].lower()})" if tried else ""
+            raise UserError(f"the memory is not enough{reason}; make batch_size, n or the networks smaller") from error
+        if not _is_of_lightning(error):
+            raise
+        raise UserError(_SENTENCE.split(sentence)[0]) from error

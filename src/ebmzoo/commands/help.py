@@ -14,9 +14,12 @@ import ebmzoo.methods
 import ebmzoo.methods.baselines  # also makes `--help.all` name them
 from ebmzoo.data import ImageData, PlaneData
 from ebmzoo.methods import Method
-from ebmzoo.training.config_files import config_paths
+from ebmzoo.training.config_names import config_paths
+from ebmzoo.training.plugins import plugins
 
 ALL = "--help.all"
+DATA_SETS = (ImageData, PlaneData)
+"""The base classes of data sets."""
 
 EXAMPLES = {
     "fit": """
@@ -107,7 +110,9 @@ def page(command: str) -> str:
         parts.append(_configs())
         parts.append(_group("The trainer", TRAINER))
         parts.append(_group("Divergence", WATCHDOG))
-        parts.append(_listed("Data sets, for --data ebmzoo.data.NAME", _classes(ebmzoo.data, ImageData, PlaneData)))
+        parts.append(_listed("Data sets, for --data ebmzoo.data.NAME", class_names(ebmzoo.data, *DATA_SETS)))
+        if installed := plugins():
+            parts.append(_group("Plug-ins", {plugin.class_path: f"of {plugin.package}" for plugin in installed}))
     else:
         parts.append(_group("Evaluation", EVALUATION))
     parts.append(_group("More", MORE))
@@ -122,7 +127,7 @@ def _group(title: str, options: dict[str, str]) -> str:
 def _configs() -> str:
     """The names of the configs without the ablations, by what their models are."""
     kinds: dict[str, list[str]] = {"methods": [], "baselines": [], "encoders, auto-encoders and classifiers": []}
-    methods = tuple(f"ebmzoo.methods.{name}" for name in _classes(ebmzoo.methods, Method))
+    methods = tuple(f"ebmzoo.methods.{name}" for name in class_names(ebmzoo.methods, Method))
     for name, path in config_paths().items():
         if path.parent.name == "ablations":
             continue
@@ -138,7 +143,7 @@ def _listed(title: str, names: Sequence[str]) -> str:
     return f"{title}:\n" + textwrap.indent(text, "    ")
 
 
-def _classes(package: ModuleType, *bases: type) -> list[str]:
+def class_names(package: ModuleType, *bases: type) -> list[str]:
     """The public classes of a package that a config can name, without the abstract ones."""
     found = {name: getattr(package, name) for name in package.__all__}
     return [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from ebmzoo.commands.arguments import add_command_arguments, add_run_arguments
-from ebmzoo.commands.command_line import kept_ood, prepared, trusts
+from ebmzoo.commands.command_line import CONFIG, kept_ood, options, prepared, trusts
+from ebmzoo.commands.data_shape import with_networks_for_data
 from ebmzoo.commands.environment import quietly
 from ebmzoo.commands.help import ALL, shows_help, tidy_help
 from ebmzoo.commands.prerequisites import check_networks_exist, missing_sentences, prepare, with_paths
-from ebmzoo.commands.resume import Saved, Start, restarted, start
-from ebmzoo.errors import UserError
+from ebmzoo.commands.resume import OWN_RUN_DIR, Saved, Start, restarted, start_with_lock
+from ebmzoo.errors import UserError, check_seed, plain
 from ebmzoo.methods import Method
 from ebmzoo.methods.base.capabilities import ClassConditional
+from ebmzoo.methods.base.method import check_precision
+from ebmzoo.metrics import Classifier
+from ebmzoo.reading import read_yaml
 from ebmzoo.report.scorecard import scorecard
 from ebmzoo.report.wandb_runs.loggers import RunIdentity, closing_wandb, log_scorecard, loggers
 from ebmzoo.sampling.langevin import ChainDivergedError
@@ -30,25 +37,17 @@ from ebmzoo.tasks.suite import suite
 from ebmzoo.training.callbacks import NetworkSizes, PredictionsFile, ProgressBar, SampleGrid
 from ebmzoo.training.checkpoint import LAST, LastCheckpoint, newest
 from ebmzoo.training.config import ZooParser, as_user_errors
+from ebmzoo.training.earlier_records import set_aside
+from ebmzoo.training.limits import check_fit
+from ebmzoo.training.monitors import CheckMonitors
 from ebmzoo.training.record import TrainingRecord
+from ebmzoo.training.run_lock import RunLock
+from ebmzoo.training.schema import RUN_KEYS
 from ebmzoo.training.stop import StopOnSignal
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 from ebmzoo.training.trust import restricted_imports, shell_command
 from ebmzoo.training.watchdog import DivergedError, Event, read_events
-
-RUN_KEYS = (
-    "seed_everything",
-    "run_dir",
-    "weights",
-    "checkpoint_every",
-    "grid_every",
-    "watchdog",
-    "tasks",
-    "trainer",
-    "model",
-    "data",
-)
-"""The keys of a configuration that belong to the run, not to one command; a checkpoint carries them."""
+from ebmzoo.writing import check_links, write_whole
 
 
 def main(args: list[str]) -> None:
@@ -57,10 +56,25 @@ def main(args: list[str]) -> None:
         return
     args = [args[0], "--help"] if ALL in args else args
     with quietly(), closing_wandb(), tempfile.TemporaryDirectory() as folder:
-        attempt: Start | None = start(prepared(args, Path(folder)))
-        with restricted_imports(trusts(args)):
+        line = prepared(args, Path(folder))
+        if args[0] == "fit" and {option.name for option in options(args)} & {*CONFIG}:  # not the model of a checkpoint
+            line = with_networks_for_data(line, Path(folder))
+        found, lock = start_with_lock(line)
+        attempt: Start | None = found
+        with nullcontext() if lock is None else _leading(lock, found), restricted_imports(trusts(args)):
             while attempt is not None:
                 attempt = ZooCLI(attempt).retry
+
+
+@contextmanager
+def _leading(lock: RunLock, start: Start) -> Iterator[None]:
+    """Hold the run's folder, and tell the processes that Lightning starts which one it is."""
+    os.environ[OWN_RUN_DIR] = str(start.run_dir)
+    try:
+        with lock:
+            yield
+    finally:
+        os.environ.pop(OWN_RUN_DIR, None)
 
 
 class ZooCLI(LightningCLI):
@@ -101,6 +115,11 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv is there too
+        config = self.config[self.config.subcommand].as_dict()
+        if not isinstance(config["seed_everything"], bool | None):
+            check_seed(seed_everything=config["seed_everything"])
+        if self.config.subcommand == "fit":
+            check_fit(config)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_run_arguments(parser)
@@ -113,10 +132,11 @@ class ZooCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if self.start.message is not None and getattr(rank_zero_only, "rank", 0) == 0:
-            print(self.start.message)
+            print(plain(self.start.message))
         config = self.config[self.subcommand]
+        check_links(config.run_dir, skipped=("wandb",))  # which has links of its own, and makes a new folder each time
         if self.subcommand == "fit" and config.prepare:
-            with_paths(config, prepare(yaml.safe_load(self.config_text()), self.start.step is None))
+            with_paths(config, prepare(read_yaml(self.config_text()), self.start.step is None))
 
     def instantiate_classes(self) -> None:
         with as_user_errors(self.config[self.subcommand]):
@@ -127,19 +147,27 @@ class ZooCLI(LightningCLI):
         run_dir, init = Path(config.run_dir), self.config_init[self.subcommand]
         if isinstance(self.model, Method):
             self.model.use_averages = config.weights == "ema"
+            check_precision(config.trainer.precision)  # of which Lightning replaces some on a CPU
         names = [task.name for task in init.tasks]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise UserError(f"tasks: {repeated.pop()} is listed twice, and its results would overwrite each other")
-        if self.subcommand == "test" and isinstance(self.model, Method):
+        if self.subcommand == "test" and isinstance(self.model, Method | Classifier):
             selected = None if config.only is None else [name for name in config.only.split(",") if name]
+            if selected == []:
+                raise UserError(f"only is {config.only!r}; it must be names of tasks, separated by commas, or config")
             init.tasks = suite(init.tasks, self.model, self.datamodule, BUDGETS[config.budget], selected, config.again)
-        callbacks = [*(init.trainer.callbacks or []), *init.tasks]
+        callbacks = [CheckMonitors(), *(init.trainer.callbacks or []), *init.tasks]
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if init.trainer.enable_model_summary is not False:
             callbacks.append(NetworkSizes())
+        first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand == "fit" and not init.trainer.fast_dev_run:
-            keep = LastCheckpoint(run_dir, self.config_text(), config.checkpoint_every, self.start.rollbacks)
+            if first and not self.start.continues and (aside := set_aside(run_dir)):
+                print(f"{run_dir} holds records of an earlier run: they are in {aside} now", file=sys.stderr)
+            keep = LastCheckpoint(
+                run_dir, self.config_text(), config.checkpoint_every, self.start.rollbacks, config.changed_data
+            )
             callbacks += [
                 SampleGrid(config.grid_every),
                 TrainingRecord(run_dir),
@@ -160,7 +188,7 @@ class ZooCLI(LightningCLI):
             enable_checkpointing=self.subcommand == "fit" and not init.trainer.fast_dev_run,
         )
         assert isinstance(trainer, ZooTrainer)
-        trainer.model_config = yaml.safe_load(self.config_text())["model"]
+        trainer.model_config = read_yaml(self.config_text())["model"]
         return trainer
 
     def _retry_after(self, error: DivergedError | ChainDivergedError) -> Start:
@@ -188,7 +216,7 @@ class ZooCLI(LightningCLI):
 
     def config_text(self) -> str:
         """`RUN_KEYS` of the resolved configuration, as YAML."""
-        config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
+        config = read_yaml(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
         return yaml.safe_dump({key: config[key] for key in RUN_KEYS if key in config}, sort_keys=False)
 
     def print_missing(self) -> None:
@@ -199,11 +227,11 @@ class ZooCLI(LightningCLI):
                 for sentence in task.missing():
                     lacking.setdefault(sentence, []).append(task.name)
             for sentence, names in lacking.items():
-                print(f"{', '.join(names)}: {sentence}", file=sys.stderr)
-            for sentence in missing_sentences(yaml.safe_load(self.config_text())):
-                print(sentence, file=sys.stderr)
+                print(plain(f"{', '.join(names)}: {sentence}"), file=sys.stderr)
+            for sentence in missing_sentences(read_yaml(self.config_text())):
+                print(plain(sentence), file=sys.stderr)
             if (sentence := kept_ood(self.start.args, self.config[self.subcommand].data)) is not None:
-                print(sentence, file=sys.stderr)
+                print(plain(sentence), file=sys.stderr)
 
     def before_evaluation(self) -> None:
         """Take up the checkpoint's iteration, at which figures are logged, and compare its data with the present data.
@@ -222,7 +250,7 @@ class ZooCLI(LightningCLI):
                 saved.data.check_classes(tuple(names))
         if self.trainer.is_global_zero:
             for warning in saved.data.warnings(self.datamodule):
-                print(f"! data: {warning}", file=sys.stderr)
+                print(plain(f"! data: {warning}"), file=sys.stderr)
 
     before_validate = before_evaluation
 
@@ -233,13 +261,12 @@ class ZooCLI(LightningCLI):
     def before_fit(self) -> None:
         self.print_missing()
         if self.start.step is None:
-            check_networks_exist(yaml.safe_load(self.config_text()))
+            check_networks_exist(read_yaml(self.config_text()))
         run_dir = Path(self.trainer.default_root_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
         if self.trainer.is_global_zero:
-            (run_dir / "config.yaml").write_text(self.config_text())
+            write_whole(run_dir / "config.yaml", self.config_text())
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.config_text()))
+            logger.log_hyperparams(read_yaml(self.config_text()))
 
     def after_fit(self) -> None:
         checkpoint = Path(self.trainer.default_root_dir) / LAST
@@ -259,7 +286,7 @@ class ZooCLI(LightningCLI):
             print(scorecard(folder, [task.name for task in tasks]) + f"\n\nresults with their protocols: {folder}")
         elif self.trainer.is_global_zero:
             for name, value in self.trainer.callback_metrics.items():
-                print(f"{name}: {float(value):.4g}")
+                print(f"{plain(name)}: {float(value):.4g}")
 
     def before_predict(self) -> None:
         if not isinstance(self.model, Method):
@@ -267,4 +294,5 @@ class ZooCLI(LightningCLI):
 
     def after_validate(self) -> None:
         if self.trainer.is_global_zero:
-            print("\n".join(f"{name}: {float(value):.4g}" for name, value in self.trainer.callback_metrics.items()))
+            figures = self.trainer.callback_metrics.items()
+            print("\n".join(f"{plain(name)}: {float(value):.4g}" for name, value in figures))

@@ -72,6 +72,32 @@ def remove_set(folder: Path) -> None:
             path.unlink()
 
 
+def check_memory(n: int, each: int) -> None:
+    """Check that `n` images fit into this machine's memory before hours are spent on them.
+
+    Args:
+        n: The number of images.
+        each: The bytes that one takes until it is written.
+
+    Raises:
+        UserError: They do not.
+    """
+    memory = _memory()
+    if memory is not None and n * each > memory:
+        raise UserError(
+            f"n is {n}: so many images need {n * each / 2**30:.3g} GiB of memory, and this machine has "
+            f"{memory / 2**30:.3g}; make several sets, with other seeds"
+        )
+
+
+def _memory() -> int | None:
+    """The bytes of this machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def distinct(stems: Sequence[str], endings: Sequence[str]) -> list[str]:
     """The stems, numbered if two of the files `<stem><ending>` had the same name, in upper or lower case.
 

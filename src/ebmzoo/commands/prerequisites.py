@@ -20,7 +20,9 @@ from ebmzoo.data.images import UNLABELLED
 from ebmzoo.errors import UserError
 from ebmzoo.training.checkpoint import LAST
 from ebmzoo.training.config import ZooParser, as_user_errors
-from ebmzoo.training.config_files import config_name, config_paths, merged, read_config
+from ebmzoo.training.config_files import merged, read_config
+from ebmzoo.training.config_names import config_name, config_paths
+from ebmzoo.writing import write_whole
 
 NETWORKS = {"encoder_checkpoint": "encoder", "coder_checkpoint": "coder"}
 """The keys of networks that a run starts from, and of the networks themselves."""
@@ -162,9 +164,8 @@ def prepare(
         own = _of_own_data(each, config, data)
         run_dir = Path(own["run_dir"])
         if not (run_dir / LAST).is_file():
-            run_dir.mkdir(parents=True, exist_ok=True)
             written = run_dir / "prepare.yaml"
-            written.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            write_whole(written, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))
             prepare_runs([Run(f"{config_name(source)} of {data.name}", written, run_dir)], command, report)
         made[str(each.path)] = str(run_dir / LAST)
     return made

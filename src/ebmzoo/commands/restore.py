@@ -13,19 +13,24 @@ from torch import Tensor
 
 from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.environment import placed, quietly, writable
-from ebmzoo.commands.outputs import check_free, distinct
+from ebmzoo.commands.outputs import check_free, check_memory, distinct
 from ebmzoo.data import FromFile, prepare, to_uint8
-from ebmzoo.data.decode import Frame, decode, size_of
+from ebmzoo.data.decode import Frame, decode
 from ebmzoo.data.degradations import OPERATORS, Operator
+from ebmzoo.data.image_files import entry, size_of
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
 from ebmzoo.methods.base.capabilities import RestorationSettings, Restores
 from ebmzoo.metrics import fidelity
-from ebmzoo.progress import tracked
+from ebmzoo.progress import forecasting, tracked
 from ebmzoo.report.pictures import save_grid, save_png
 from ebmzoo.tasks.restoration import RANGE, consistency
 from ebmzoo.training.checkpoint import load
 from ebmzoo.training.config import ZooParser
+from ebmzoo.writing import check_local
+
+NAME_BYTES = 400
+"""The bytes that the name of a file takes in memory, on the safe side."""
 
 
 def main(args: list[str]) -> None:
@@ -90,6 +95,8 @@ def restore(
     for key, value in {"n": n, "batch_size": batch_size}.items():
         if value < 1:
             raise UserError(f"{key} is {value}; it must be 1 or more")
+    check_local(out, "out")
+    check_memory(n * len(images), NAME_BYTES)
     chosen = operator_of(operator, sigma, mask)
     paths = [Path(path) for path in images]
     alone = [f"_{k}.png" for k in range(n)]
@@ -113,8 +120,10 @@ def restore(
         y = torch.cat([_read(path, chosen.measured(channels, size), f"one for {chosen.name}") for path in paths])
         # Onto the range of A: hidden pixels of an image, for one, carry no information.
         y = chosen(chosen.pinv(y))
+    check_memory(n * len(images), 8 * math.prod(method.image_shape))
     writable(Path(out))
-    restored = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
+    with forecasting():
+        restored = torch.split(_restored(method, chosen, y.repeat_interleave(n, 0), restoring, batch_size), n)
     for i, (path, name) in enumerate(zip(paths, names, strict=True)):
         seen = chosen.pinv(y[i : i + 1])
         row = [seen, restored[i]] if clean is None else [clean[i : i + 1], seen, restored[i]]
@@ -167,7 +176,7 @@ def _read(path: Path, shape: tuple[int, int, int], what: str) -> Tensor:
     size = size_of(path)
     if size != (width, height):
         raise UserError(f"{path} has {size[0]}×{size[1]} pixels, but {what} must have {width}×{height} for this model")
-    _, pixels = decode([(str(path), path.read_bytes)], Frame(height, channels), max_gib=float("inf"))
+    _, pixels = decode([entry(path)], Frame(height, channels), max_gib=float("inf"))
     return prepare(pixels)
 
 

@@ -13,17 +13,19 @@ import torch
 from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.conditions import Condition, data_of_run
 from ebmzoo.commands.environment import placed, quietly, writable
-from ebmzoo.commands.outputs import check_alone, check_free, is_folder, remove_set
+from ebmzoo.commands.outputs import check_alone, check_free, check_memory, is_folder, remove_set
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
 from ebmzoo.methods.base.capabilities import EvaluatesAsPaper, Evaluation
-from ebmzoo.report.pictures import save_grid, save_png, scatter
+from ebmzoo.progress import forecasting
+from ebmzoo.report.pictures import LEAST, save_grid, save_png, scatter
 from ebmzoo.tasks.density import draw_points
 from ebmzoo.tasks.generation import draw
 from ebmzoo.training.checkpoint import load, read
 from ebmzoo.training.config import ZooParser
 from ebmzoo.training.migration import KEY
+from ebmzoo.writing import check_local, write_whole
 
 
 def main(args: list[str]) -> None:
@@ -84,6 +86,7 @@ def sample(
     """
     if n < 1:
         raise UserError(f"n is {n}; it must be 1 or more")
+    check_local(out, "out")
     target, in_folder = Path(out), is_folder(out)
     if in_folder:
         check_alone(target, overwrite)
@@ -101,21 +104,29 @@ def sample(
     on_plane = condition is None and math.prod(method.image_shape) == 2
     if on_plane and in_folder:
         raise UserError(f"out is {out}; two-dimensional points are written to a .png or a .npz")
+    check_memory(n, _bytes_of_one(method, target.suffix.lower() == ".png"))
     writable(target if in_folder else target.parent)
     torch.manual_seed(seed)
-    if on_plane:
-        points, made = draw_points(method, n, batch_size, steps)
-        _save_points(points, target)
-    elif condition is None:
-        images, made = draw(method, n, batch_size, steps)
-        _save(images, target, in_folder)
-    else:
-        data = partial(data_of_run, read(ckpt_path)[KEY], method, trust)
-        images, made = condition.draw(method, data, n, batch_size, steps)
-        _save(images, target, in_folder, condition.references(method))
+    with forecasting():
+        if on_plane:
+            points, made = draw_points(method, n, batch_size, steps)
+            _save_points(points, target)
+        elif condition is None:
+            images, made = draw(method, n, batch_size, steps)
+            _save(images, target, in_folder)
+        else:
+            data = partial(data_of_run, read(ckpt_path)[KEY], method, trust)
+            images, made = condition.draw(method, data, n, batch_size, steps)
+            _save(images, target, in_folder, condition.references(method))
     chain = f"{made.steps} Langevin steps" + (f" at temperature {made.temperature:.3g}" if made.steps else "")
     what = f"{n} images" if condition is None else f"{n} images {condition}"
     print(f"{what}: {out} ({chain}, from {made.start}, NFE {made.nfe}, {weights} weights)")
+
+
+def _bytes_of_one(method: Method, in_grid: bool) -> int:
+    """The bytes that an image takes until it is written: as uint8 alone, or in a grid as floats and pixels too."""
+    numbers = math.prod(method.image_shape)
+    return numbers * 5 + 3 * max(LEAST, method.image_shape[-1]) ** 2 if in_grid else numbers
 
 
 def _save(images: torch.Tensor, out: Path, in_folder: bool, references: Sequence[torch.Tensor] = ()) -> None:
@@ -139,5 +150,5 @@ def _save_points(points: torch.Tensor, out: Path) -> None:
 def _save_array(out: Path, **arrays: torch.Tensor) -> None:
     import numpy as np
 
-    with out.open("wb") as file:  # `savez` itself would add .npz to a name that ends in .NPZ
-        np.savez(file, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    content = {name: array.numpy() for name, array in arrays.items()}
+    write_whole(out, lambda file: np.savez(file, **content))  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebmzoo.data.decode import Frame, Pixels, check_memory, first_line, reframe
+from ebmzoo.data.decode import Frame, Pixels, check_memory, reframe
+from ebmzoo.data.image_files import first_line
 from ebmzoo.data.images import UNLABELLED, ImageSet
 from ebmzoo.data.layout import ALL
 from ebmzoo.data.splits import by_content, digest
 from ebmzoo.errors import UserError
+from ebmzoo.reading import check_regular
 
 MOST_CLASSES = 100_000
 """The largest number of classes: a file with larger labels is taken to be damaged."""
@@ -25,19 +29,26 @@ KEYS = {"train": "train_", "val": "val_", "test": "test_", ALL: ""}
 """The prefix of the keys of each split."""
 
 
-def open_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Return every array of the file by name.
+def open_npz(
+    path: Path, wanted: Container[str], *, max_gib: float = math.inf
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Return the wanted arrays of the file by name, and the names of all that it has.
 
     Raises:
-        UserError: If the file is damaged, contains Python objects, or is larger than this machine's memory.
+        UserError: If the file is damaged or is no regular file, or the wanted arrays contain Python objects, take more
+            than `max_gib`, or are larger than this machine's memory.
     """
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as zipped:
-            gib = sum(member.file_size for member in zipped.infolist()) / 2**30
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in zipped.infolist()}
+        gib = sum(size for name, size in sizes.items() if name in wanted) / 2**30
+        if gib > max_gib:
+            raise UserError(f"max_gib: {path} unpacks to {gib:.3g} GiB, more than {max_gib:g}: raise max_gib")
         if gib > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30):
             raise UserError(f"{path} unpacks to {gib:.3g} GiB, more than this machine's memory of {memory:.3g}")
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+            return {key: arrays[key] for key in arrays.files if key in wanted}, list(arrays.files)
     except UserError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError, zlib.error) as error:
@@ -60,13 +71,14 @@ def read_npz(path: Path, frame: Frame, *, max_gib: float, split: bool = False) -
     Raises:
         UserError: If an array is missing or has another shape or type, or the images take too much memory.
     """
-    arrays = open_npz(path)
+    wanted = {f"{prefix}{kind}" for prefix in KEYS.values() for kind in ("images", "labels")}
+    arrays, names = open_npz(path, wanted, max_gib=max_gib)
     parts = ["train", "test"] if {"train_images", "test_images"} & arrays.keys() else [ALL]
     if parts != [ALL] and "val_images" in arrays:
         parts.append("val")
     for part in parts:
         if KEYS[part] + "images" not in arrays:
-            found = ", ".join(arrays) or "nothing"
+            found = ", ".join(names) or "nothing"
             raise UserError(f"{path} contains {found}; it must contain images, or train_images and test_images")
     labels = {part: _labels(path, arrays, part) for part in parts}
     present = [label for label in labels.values() if label is not None]

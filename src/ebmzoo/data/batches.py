@@ -126,7 +126,14 @@ class EpochSampler(DistributedSampler[int]):
         return {"epoch": self.epoch, "taken": self._taken * self.num_replicas}
 
     def load_state_dict(self, place: Place) -> None:
-        """Continue from `place`."""
+        """Continue from `place`.
+
+        Raises:
+            UserError: It is no place in the data, as a checkpoint that was changed may state one.
+        """
+        numbers = [place.get(key) for key in ("epoch", "taken")] if isinstance(place, dict) else []
+        if len(numbers) != 2 or not all(isinstance(n, int) and 0 <= n < 2**53 for n in numbers):
+            raise UserError(f"ckpt_path: the checkpoint's place in the data is {place!r:.80}, which is none")
         batches = place["taken"] // (self.batch_size * self.num_replicas)
         self.epoch, self._start = place["epoch"], batches * self.batch_size
         self._taken = self._start

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ebmzoo.data.batches import Batch, EpochSampler, InMemory, ResumableLoader, in_order
 from ebmzoo.data.images import ImageSet, shuffled, to_float
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, check_seed
 
 MOST_VALIDATION = 5000
 """The largest validation set that `val_fraction` sets aside."""
@@ -107,6 +107,8 @@ class ImageData(LightningDataModule, ABC):
     """Side of the images in pixels."""
     channels: int
     """Channels of the images: 3 for RGB, 1 for grey."""
+    n_train: int | None = None
+    """The number of training images before `max_train` and `val_fraction`, where it is known without reading them."""
 
     def __init__(
         self,
@@ -125,8 +127,7 @@ class ImageData(LightningDataModule, ABC):
             raise UserError(f"val_fraction: {val_fraction} must be 0 or more and below 1")
         if max_train is not None and max_train < 1:
             raise UserError(f"max_train: {max_train} must be 1 or more, or null for all")
-        if seed < 0:
-            raise UserError(f"seed: {seed} must be 0 or more")
+        check_seed(seed=seed)
         self.batch_size = batch_size
         self.flip = flip
         self.seed = seed
@@ -254,4 +255,6 @@ class ImageData(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Apply `prepare` to the images of a batch; the trainer calls this on the device."""
         images, labels = batch
-        return prepare(images, flip=self.flip and self.trainer is not None and self.trainer.training), labels
+        x = prepare(images, flip=self.flip and self.trainer is not None and self.trainer.training)
+        # Lightning converts batches to the precision before this, when images are still bytes.
+        return x if self.trainer is None else self.trainer.precision_plugin.convert_input(x), labels

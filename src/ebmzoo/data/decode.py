@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
-from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,16 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ebmzoo.data.image_files import Entry, first_line, opened
 from ebmzoo.errors import UserError
 
 Pixels = NDArray[np.uint8]
-Entry = tuple[str, Callable[[], bytes]]
-"""A file's name and a function that returns its bytes."""
-
-UNREADABLE = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
-"""Formats of Pillow that are no photographs, or that it reads only by starting another program."""
-CHUNK = 1024
-"""The number of files that are decoded at once."""
+WAITING = 16
+"""The number of files that are read, and not decoded yet, at most."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +67,6 @@ class Frame:
         return np.ascontiguousarray(pixels)
 
 
-@cache
-def formats() -> tuple[str, ...]:
-    """Return the names of the formats that are read: all that the installed Pillow decodes itself."""
-    Image.init()
-    return tuple(sorted(set(Image.OPEN) - UNREADABLE))
-
-
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Return the endings of file names, such as `.jfif`, of the formats that are read."""
-    readable = formats()
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
-
-
 def opaque(image: Image.Image) -> Image.Image:
     """Return the image with 8 bits on white: alpha is composited, and 16-bit grey v becomes round(v/257).
 
@@ -94,10 +74,10 @@ def opaque(image: Image.Image) -> Image.Image:
         ValueError: If its pixels have more than 16 bits or are floating-point numbers.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
-        deep = np.asarray(image).astype(np.float64)
+        deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
             raise ValueError("more than 16 bits per pixel")
-        return Image.fromarray(np.rint(deep / 257).astype(np.uint8))
+        return Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -124,7 +104,7 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
     def one(entry: Entry) -> Pixels:
         name, read = entry
         try:
-            with Image.open(BytesIO(read()), formats=formats()) as image:
+            with opened(BytesIO(read())) as image:
                 return frame(image)
         # A damaged file makes the decoders raise almost anything.
         except Exception as error:
@@ -133,35 +113,17 @@ def decode(entries: Iterable[Entry], frame: Frame, *, max_gib: float) -> tuple[l
 
     names: list[str] = []
     arrays: list[Pixels] = []
-    rest = iter(entries)
+    waiting: deque[Future[Pixels]] = deque()
     with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(rest, CHUNK)):
-            check_memory(len(names) + len(chunk), frame, max_gib)
-            names += [name for name, _ in chunk]
-            arrays += pool.map(one, chunk)
+        for entry in entries:
+            names.append(entry[0])
+            check_memory(len(names), frame, max_gib)
+            if len(waiting) == WAITING:  # an archive's entries are in memory already
+                arrays.append(waiting.popleft().result())
+            waiting.append(pool.submit(one, entry))
+        arrays += [future.result() for future in waiting]
     empty = np.zeros((0, frame.channels, frame.size, frame.size), np.uint8)
     return names, torch.from_numpy(np.stack(arrays) if arrays else empty)
-
-
-def size_of(path: str | Path) -> tuple[int, int]:
-    """Return the width and height in the header of an image file, without decoding its pixels.
-
-    Raises:
-        UserError: If the file is missing, is not an image, or its header claims a size beyond Pillow's limit.
-    """
-    try:
-        with Image.open(path, formats=formats()) as image:
-            return image.size
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image file") from error
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-        raise UserError(f"{path} cannot be read as an image ({reason})") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without a full stop, for use within a sentence."""
-    return next(iter(str(error).splitlines()), "").strip(" .:") or type(error).__name__
 
 
 def check_memory(n: int, frame: Frame, max_gib: float) -> None:

@@ -19,7 +19,7 @@ class Digits(ImageData):
     become round(255 v / 16). The arguments are those of `ImageData`.
     """
 
-    name, size, channels = "digits", 8, 1
+    name, size, channels, n_train = "digits", 8, 1, TRAIN
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the digits from the installed scikit-learn.

@@ -10,6 +10,7 @@ from torchvision import datasets
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.image_files import entry
 from ebmzoo.data.images import Attributes, ImageSet
 from ebmzoo.data.torchvision_sets import fetch
 from ebmzoo.errors import UserError
@@ -40,7 +41,7 @@ def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: st
     folder, split = Path(root).expanduser(), "train" if train else "test"
     read = fetch(
         "CelebA",
-        lambda: datasets.CelebA(folder, split, download=download),
+        lambda download: datasets.CelebA(folder, split, download=download),
         folder / "celeba",
         "the unzipped img_align_celeba with list_eval_partition.txt, list_attr_celeba.txt, identity_CelebA.txt, "
         "list_bbox_celeba.txt and list_landmarks_align_celeba.txt",
@@ -51,7 +52,7 @@ def read_celeba(root: str, train: bool, size: int, crop: FaceCrop, attribute: st
         raise UserError(f"attribute: {attribute!r} must be one of CelebA's: {', '.join(names)}")
     files = [folder / "celeba" / "img_align_celeba" / file for file in read.filename]
     frame = Frame(size, 3, box=BOXES[crop])
-    _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
+    _, images = decode(map(entry, files), frame, max_gib=float("inf"))
     attributes = Attributes(names, tuple((f"not {name}", name) for name in names), read.attr.to(torch.int64))
     labels = attributes.column(attribute)
     return ImageSet(images, labels, (f"not {attribute}", attribute), "CelebA", attributes)
@@ -70,7 +71,7 @@ class CelebA(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, channels = "CelebA", 3
+    name, channels, n_train = "CelebA", 3, 162_770
 
     def __init__(
         self,

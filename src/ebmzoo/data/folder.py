@@ -12,12 +12,13 @@ import torch
 
 from ebmzoo.data.arrays import read_npz
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import Entry, Frame, decode
+from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.image_files import Entry
 from ebmzoo.data.images import ImageSet, shuffled
 from ebmzoo.data.layout import ALL, layout
 from ebmzoo.data.sources import existing, image_files
 from ebmzoo.data.splits import by_content, digest
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain
 
 
 def read_images(path: str | Path, frame: Frame, *, max_gib: float = 8.0, split: bool = False) -> dict[str, ImageSet]:
@@ -67,12 +68,12 @@ def _read_files(source: Path, frame: Frame, max_gib: float, split: bool) -> dict
     # Archives and folders list their files in different orders: sorting by name makes them equal.
     order = sorted(range(len(names)), key=names.__getitem__)
     plan = layout([names[i] for i in order], str(source))
-    labels, name = torch.tensor(plan.labels), source.name.split(".")[0]
+    labels, name = torch.tensor(plan.labels), plain(source.name.split(".")[0])
     splits = plan.splits
     if unused := splits.count(None):
         found = ", ".join([*([found] if found else []), f"{unused} outside the train, val and test folders"])
     if found:
-        print(f"{source}: files left out: {found}", file=sys.stderr)
+        print(plain(f"{source}: files left out: {found}"), file=sys.stderr)
     if split and ALL in splits and len(splits) > 1:
         splits = list(by_content([digests[names[i]] for i in order]))
     sets = {}
@@ -120,7 +121,7 @@ class ImageFolder(ImageData):
         self.channels = channels
         self.max_gib = max_gib
         self.frame = Frame(size, channels, crop)
-        self.name = Path(path).name.split(".")[0]
+        self.name = plain(Path(path).name.split(".")[0])
         self._validation: ImageSet | None = None
 
     def load(self) -> tuple[ImageSet, ImageSet]:
@@ -143,7 +144,8 @@ class ImageFolder(ImageData):
 class CelebAHQ256(ImageData):
     """CelebA-HQ at 256×256 (Karras et al., 2018): a folder or archive of its 30,000 images, of any size.
 
-    Without `train` and `test` folders about a tenth of the images, chosen by their content, is the test set.
+    Without `train` and `test` folders about a tenth of the images, chosen by their content, is the test set, and about
+    27,000 are the training set.
 
     Args:
         path: The folder or archive.
@@ -151,7 +153,7 @@ class CelebAHQ256(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, size, channels = "CelebA-HQ", 256, 3
+    name, size, channels, n_train = "CelebA-HQ", 256, 3, 27_000
 
     def __init__(self, path: str = "datasets/celeba_hq", max_gib: float = 8.0, **common: Any) -> None:
         super().__init__(**common)

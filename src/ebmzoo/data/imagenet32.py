@@ -24,7 +24,7 @@ class ImageNet32(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, size, channels = "ImageNet-32", 32, 3
+    name, size, channels, n_train = "ImageNet-32", 32, 3, 1_281_167
 
     def __init__(self, root: str = "datasets/imagenet32", **common: Any) -> None:
         super().__init__(**common)
@@ -46,7 +46,7 @@ class ImageNet32(ImageData):
         for file in files:
             if not file.exists():
                 raise UserError(f"root: {file} does not exist: put the .npz files of downsampled ImageNet 32×32 there")
-            arrays = open_npz(file)
+            arrays, _ = open_npz(file, ("data", "labels"))
             pixels, numbers = arrays.get("data"), arrays.get("labels")
             fits = (
                 pixels is not None and pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.shape[1] == 3 * 32 * 32

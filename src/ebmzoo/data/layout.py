@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from ebmzoo.data.images import UNLABELLED
 from ebmzoo.data.splits import NAMES, named_splits
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain
 
 ALL = ""
 """The split of files in a folder without splits."""
@@ -61,4 +61,4 @@ def layout(paths: list[str], source: str) -> FileLayout:
     classes = sorted({p[0] for p, split in zip(parts, splits, strict=True) if split is not None})
     number = {name: label for label, name in enumerate(classes)}
     labels = [0 if s is None else number[p[0]] for p, s in zip(parts, splits, strict=True)]
-    return FileLayout(splits, labels, tuple(classes))
+    return FileLayout(splits, labels, tuple(map(plain, classes)))

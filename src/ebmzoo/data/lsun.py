@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import Entry, Frame, decode, first_line
+from ebmzoo.data.decode import Frame, decode
+from ebmzoo.data.image_files import MOST_BYTES, Entry, first_line
 from ebmzoo.data.images import ImageSet, unlabelled
 from ebmzoo.errors import UserError
+from ebmzoo.reading import check_regular
 
 HOME = "https://github.com/fyu/lsun"
 
@@ -29,6 +31,8 @@ def lmdb_files(folder: Path) -> Iterator[Entry]:
         # Without a lock the folder may be read-only, and many processes may read it.
         with lmdb.open(str(folder), readonly=True, lock=False) as file, file.begin() as reading:
             for key, value in reading.cursor():
+                if len(value) > MOST_BYTES:
+                    raise UserError(f"{folder}: an image has {len(value) / 2**20:.3g} MiB: download it again")
                 yield f"{folder}: {bytes(key).decode(errors='replace')}", partial(bytes, value)
     except lmdb.Error as error:
         raise UserError(f"{folder} is not a complete lmdb ({first_line(error)}): copy or download it again") from error
@@ -51,7 +55,7 @@ class LSUNChurch(ImageData):
         UserError: If `size` is below 1. On first use, if a folder or the package lmdb is missing, or a file is damaged.
     """
 
-    name, channels = "LSUN church", 3
+    name, channels, n_train = "LSUN church", 3, 126_227
 
     def __init__(self, root: str = "datasets", size: int = 64, **common: Any) -> None:
         super().__init__(**common)
@@ -72,6 +76,7 @@ class LSUNChurch(ImageData):
                 f"root: {folder} is missing or has no data.mdb: download {name}.zip with LSUN's script ({HOME}) and "
                 f"unzip it in {folder.parent}"
             )
+        check_regular(folder / "data.mdb")
         return folder
 
     def _read(self, folder: Path) -> ImageSet:

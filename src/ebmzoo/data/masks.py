@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ebmzoo.data.decode import first_line, formats
-from ebmzoo.errors import UserError
+from ebmzoo.data.image_files import first_line, opened
+from ebmzoo.errors import UserError, check_seed
 
 Side = Literal["left", "right", "top", "bottom"]
 
@@ -130,8 +130,7 @@ class Scribbles(Mask):
                 raise UserError(f"{key}: {extent} must be above 0 and at most 1")
         if not 0 <= turn <= 180:
             raise UserError(f"turn: {turn} must be from 0 to 180")
-        if seed < 0:
-            raise UserError(f"seed: {seed} must be 0 or more")
+        check_seed(seed=seed)
         self.strokes = strokes
         self.parts = parts
         self.length = length
@@ -216,8 +215,10 @@ def read_mask(path: Path) -> Tensor:
         UserError: If the file is not an image, or hides nothing.
     """
     try:
-        with Image.open(path, formats=formats()) as image:
+        with opened(path) as image:
             picture = ImageOps.exif_transpose(image).convert("RGBA")
+    except UserError as error:
+        raise UserError(f"the mask {error}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"the mask {path} is not an image file") from error
     except Exception as error:  # a damaged file makes the decoders raise almost anything

@@ -11,6 +11,7 @@ from ebmzoo.data.datamodule import ImageData, OutOfDistribution
 from ebmzoo.data.decode import Frame, decode, reframe
 from ebmzoo.data.faces import read_celeba
 from ebmzoo.data.folder import read_images
+from ebmzoo.data.image_files import entry
 from ebmzoo.data.images import ImageSet, unlabelled
 from ebmzoo.data.layout import ALL
 from ebmzoo.data.ood import positive, some
@@ -131,14 +132,14 @@ class Textures(PublishedTest):
         folder = Path(self.root).expanduser()
         textures = fetch(
             "Describable Textures",
-            lambda: datasets.DTD(folder, "test", download=self.download),
+            lambda download: datasets.DTD(folder, "test", download=download),
             folder / "dtd",
             "dtd-r1.0.1.tar.gz",
             download=self.download,
         )
         files = [Path(file) for file in textures._image_files]
         frame = Frame(like.size, like.channels, "top_left")
-        _, images = decode(((str(file), file.read_bytes) for file in files), frame, max_gib=float("inf"))
+        _, images = decode(map(entry, files), frame, max_gib=float("inf"))
         return unlabelled(images, self.name)
 
 

@@ -20,7 +20,7 @@ from ebmzoo.data.batches import Batch, EpochSampler, InMemory, ResumableLoader, 
 from ebmzoo.data.datamodule import MONITORED
 from ebmzoo.data.images import digest_of
 from ebmzoo.data.normal_integrals import normal_mass, uniform_cdf
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, check_seed
 
 FINE = 2**20
 """The number of steps on each axis of a square of the board, of which one is drawn."""
@@ -95,12 +95,11 @@ class PlaneData(LightningDataModule, ABC):
             "n_train": (n_train, 1),
             "n_test": (n_test, 1),
             "batch_size": (batch_size, 1),
-            "seed": (seed, 0),
-            "point_seed": (point_seed, 0),
         }
         for key, (number, needed) in least.items():
             if number < needed:
                 raise UserError(f"{key}: {number} must be {needed} or more")
+        check_seed(seed=seed, point_seed=point_seed)
         self.n_train = n_train
         self.n_test = n_test
         self.batch_size = batch_size

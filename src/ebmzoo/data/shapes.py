@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import Attributes, ImageSet
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, check_seed
 
 Label = Literal["shape", "colour", "size", "position", "background"]
 LEAST = 16
@@ -170,6 +170,7 @@ class Shapes(ImageData):
     """
 
     name, channels = "shapes", 3
+    n_train: int
 
     def __init__(
         self,
@@ -186,11 +187,11 @@ class Shapes(ImageData):
             "size": (size, LEAST),
             "n_train": (n_train, 1),
             "n_test": (n_test, 1),
-            "picture_seed": (picture_seed, 0),
         }
         for key, (number, needed) in least.items():
             if number < needed:
                 raise UserError(f"{key}: {number} must be {needed} or more")
+        check_seed(picture_seed=picture_seed)
         if label not in NAMES:
             raise UserError(f"label: {label!r} is not an attribute; it must be one of {', '.join(NAMES)}")
         if self.flip and label == "position":

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
-from ebmzoo.data.decode import Entry, first_line, image_suffixes
+from ebmzoo.data.image_files import MOST_BYTES, Entry, entry, first_line, image_suffixes
 from ebmzoo.errors import UserError
+from ebmzoo.reading import check_regular
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 ZIP = (".zip",)
-MOST_BYTES = 2**28
-"""The largest image file that is read from an archive, where a few bytes can expand to any number."""
+ALWAYS_UNPACKED, RATIO = 2**30, 100
+"""An archive may unpack to that many bytes, and to that many times its own size; images hardly shrink in one."""
 KINDS = "a folder, an archive (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip) or an .npz file"
 
 
@@ -26,12 +30,28 @@ def existing(path: str | Path) -> Path:
     """Return the path with `~` expanded.
 
     Raises:
-        UserError: If it does not exist.
+        UserError: If it does not exist, or is a pipe or a device.
     """
     expanded = Path(path).expanduser()
     if not expanded.exists():
         raise UserError(f"path: {expanded} does not exist; it must be {KINDS}")
+    if not expanded.is_dir():
+        check_regular(expanded)
     return expanded
+
+
+def check_no_devices(folder: Path) -> None:
+    """Check that a folder and the folders in it, if it exists, contain no pipe or device, which a reader may open.
+
+    Raises:
+        UserError: If there is one.
+    """
+    if not folder.is_dir():
+        return
+    for place in (folder, *(Path(found.path) for found in os.scandir(folder) if found.is_dir())):
+        for found in os.scandir(place):
+            if not found.is_file() and not found.is_dir():
+                check_regular(found.path)
 
 
 def image_files(path: Path, left_out: Counter[str] | None = None) -> Iterator[Entry]:
@@ -42,8 +62,8 @@ def image_files(path: Path, left_out: Counter[str] | None = None) -> Iterator[En
         left_out: Counts the files that are not images, by the ending of their names.
 
     Raises:
-        UserError: If a file cannot be read, or the archive is damaged, encrypted, or contains a link or a path outside
-            itself.
+        UserError: If a file cannot be read, or the archive is damaged, encrypted, far larger than its file, or contains
+            a link or a path outside itself.
     """
     name = path.name.lower()
     if path.is_dir():
@@ -100,9 +120,8 @@ def _in_folder(folder: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
             path = Path(where, file)
             name = path.relative_to(folder).as_posix()
             if _wanted(name, left_out):
-                if not path.is_file():  # opening a pipe would block
-                    raise UserError(f"path: {path} is not a readable file: repair or remove it")
-                yield name, path.read_bytes
+                check_regular(path)
+                yield entry(path, name)
 
 
 def _unreadable(error: OSError) -> None:
@@ -116,8 +135,50 @@ def _small(archive: Path, name: str, size: int) -> None:
         )
 
 
+def _check_unpacked(archive: Path, size: int) -> None:
+    most = ALWAYS_UNPACKED + RATIO * archive.stat().st_size
+    if size > most:
+        raise UserError(
+            f"{archive} unpacks to {size / 2**30:.3g} GiB or more, over {RATIO} times its size, so it is not read: "
+            "pack the images alone"
+        )
+
+
+class _Metered:
+    """The unpacked bytes of an archive, of which only so many are read, at once and in all."""
+
+    def __init__(self, file: IO[bytes], archive: Path) -> None:
+        self.file, self.archive = file, archive
+
+    def read(self, size: int = -1) -> bytes:
+        """Read `size` bytes."""
+        _small(self.archive, "a header", size)
+        _check_unpacked(self.archive, self.file.tell() + size)
+        return self.file.read(size)
+
+    def seek(self, position: int) -> int:
+        """Go to a position, for which a compressed archive is unpacked up to there."""
+        _check_unpacked(self.archive, position)
+        return self.file.seek(position)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+
+def _unpacking(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    unpack: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+    compressed = next((kind for magic, kind in unpack.items() if start.startswith(magic)), None)
+    unpacked: IO[bytes] = archive.open("rb") if compressed is None else compressed(archive)
+    return unpacked
+
+
 def _in_tar(archive: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
-    with tarfile.open(archive) as tar:
+    with _unpacking(archive) as unpacked:
+        metered: Any = _Metered(unpacked, archive)
+        tar = tarfile.open(fileobj=metered, mode="r:")  # noqa: SIM115  (nothing of it is open but the archive)
         for member in tar:
             name = _inside(archive, member.name)
             if member.isdir() or not _wanted(name, left_out):
@@ -137,7 +198,9 @@ def _in_tar(archive: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
 
 def _in_zip(archive: Path, left_out: Counter[str] | None) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as zipped:
-        for member in zipped.infolist():
+        members = zipped.infolist()
+        _check_unpacked(archive, sum(member.file_size for member in members))
+        for member in members:
             name = _inside(archive, member.filename)
             if member.is_dir() or not _wanted(name, left_out):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +14,13 @@ from torch import Tensor
 from torchvision import datasets
 
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import Frame, first_line
+from ebmzoo.data.decode import Frame
+from ebmzoo.data.downloads import not_stalling, not_to_be_written
 from ebmzoo.data.folder import read_images
+from ebmzoo.data.image_files import first_line
 from ebmzoo.data.images import ImageSet
 from ebmzoo.data.layout import ALL
-from ebmzoo.data.sources import TAR, ZIP
+from ebmzoo.data.sources import TAR, ZIP, check_no_devices
 from ebmzoo.data.splits import NAMES
 from ebmzoo.errors import UserError
 
@@ -27,21 +30,24 @@ SIDE = 28
 """Side of the images of MNIST and Fashion-MNIST."""
 
 
-def fetch(name: str, read: Callable[[], T], place: Path, archive: str, *, download: bool) -> T:
+def fetch(name: str, read: Callable[[bool], T], place: Path, archive: str, *, download: bool) -> T:
     """Return the result of `read`, and turn every failure of torchvision into one sentence.
 
     Args:
         name: The name of the data set.
-        read: A function that opens it with torchvision.
+        read: A function that opens it with torchvision, and may download it if its argument is true.
         place: The folder where torchvision looks for the archive.
         archive: The name of the archive.
-        download: Whether torchvision may download it.
+        download: Whether the user wants it to be downloaded.
 
     Raises:
         UserError: If the data set is missing or damaged, with the file that is needed and its folder.
     """
+    refusal = not_to_be_written(place)
+    check_no_devices(place)
     try:
-        return read()
+        with not_stalling():
+            return read(download and refusal is None)
     # Missing networks, wrong checksums, broken archives and truncated pickles raise many kinds of errors.
     except Exception as error:
         reason = first_line(error)
@@ -49,13 +55,21 @@ def fetch(name: str, read: Callable[[], T], place: Path, archive: str, *, downlo
             raise UserError(f"{name}: {place / archive} is damaged or incomplete ({reason}): replace it") from error
         if not download:
             raise UserError(f"{name} is not in {place}: put {archive} there or set download: true") from error
+        if refusal is not None:
+            raise UserError(f"{name} is not in {place}, and {refusal}: put {archive} there") from error
         raise UserError(f"{name} could not be downloaded ({reason}): put {archive} in {place}") from error
+
+
+def _opened(kind: Callable[..., T], folder: Path, part: bool | str, download: bool) -> T:
+    return kind(folder, part, download=download)
 
 
 def read_cifar(kind: type[Any], root: str, train: bool, download: bool) -> ImageSet:
     """Read CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 3×32×32; `kind` is torchvision's class."""
     name, folder = {datasets.CIFAR10: "CIFAR-10", datasets.CIFAR100: "CIFAR-100"}[kind], Path(root).expanduser()
-    read = fetch(name, lambda: kind(folder, train, download=download), folder, kind.filename, download=download)
+    read = fetch(
+        name, lambda download: kind(folder, train, download=download), folder, kind.filename, download=download
+    )
     images = torch.from_numpy(np.ascontiguousarray(read.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(read.targets), tuple(read.classes), name)
 
@@ -64,7 +78,9 @@ def read_svhn(root: str, train: bool, download: bool) -> ImageSet:
     """Read the cropped digits of SVHN (Netzer et al., 2011), 3×32×32."""
     folder, split = Path(root).expanduser(), "train" if train else "test"
     file = f"{split}_32x32.mat"
-    read = fetch("SVHN", lambda: datasets.SVHN(folder, split, download=download), folder, file, download=download)
+    read = fetch(
+        "SVHN", lambda download: datasets.SVHN(folder, split, download=download), folder, file, download=download
+    )
     return ImageSet(torch.from_numpy(np.ascontiguousarray(read.data)), torch.from_numpy(read.labels), DIGITS, "SVHN")
 
 
@@ -72,7 +88,7 @@ def read_mnist(kind: type[Any], root: str, train: bool, download: bool) -> Image
     """Read MNIST (LeCun et al., 1998) or Fashion-MNIST (Xiao et al., 2017), 1×28×28; `kind` is torchvision's class."""
     name, folder = {datasets.MNIST: "MNIST", datasets.FashionMNIST: "Fashion-MNIST"}[kind], Path(root).expanduser()
     place, first = folder / kind.__name__ / "raw", kind.resources[0 if train else 2][0]
-    read = fetch(name, lambda: kind(folder, train, download=download), place, first, download=download)
+    read = fetch(name, partial(_opened, kind, folder, train), place, first, download=download)
     classes = tuple(label.partition(" - ")[0] for label in kind.classes)  # torchvision calls a seven "7 - seven"
     return ImageSet(read.data[:, None], read.targets.long(), classes, name)
 
@@ -91,7 +107,7 @@ class CIFAR10(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, size, channels = "CIFAR-10", 32, 3
+    name, size, channels, n_train = "CIFAR-10", 32, 3, 50_000
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
@@ -117,7 +133,7 @@ class CIFAR100(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, size, channels = "CIFAR-100", 32, 3
+    name, size, channels, n_train = "CIFAR-100", 32, 3, 50_000
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
@@ -139,7 +155,7 @@ class SVHN(ImageData):
         **common: Arguments of `ImageData`.
     """
 
-    name, size, channels = "SVHN", 32, 3
+    name, size, channels, n_train = "SVHN", 32, 3, 73_257
 
     def __init__(self, root: str = "datasets", download: bool = True, **common: Any) -> None:
         super().__init__(**common)
@@ -171,7 +187,7 @@ class MNIST(ImageData):
         UserError: If `size` is another one; on use, if the images are missing or damaged.
     """
 
-    name, channels = "MNIST", 1
+    name, channels, n_train = "MNIST", 1, 60_000
     source: type[Any] = datasets.MNIST
     """Torchvision's class."""
 

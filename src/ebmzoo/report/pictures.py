@@ -17,12 +17,15 @@ from torchvision.utils import make_grid
 from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.report.plots import figure, save, window
+from ebmzoo.writing import write_whole
 
 DPI = 64
 """Pixels per inch of a labelled grid: a power of two, with which its size in pixels is exact."""
+LEAST = 32
+"""The least width of an image in a grid, in pixels."""
 
 
-def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
+def grid(images: Tensor, columns: int | None = None, least: int = LEAST) -> Tensor:
     """Arrange images `(n, C, H, W)` in [-1, 1] as one uint8 picture `(3, H, W)`, each at least `least` pixels wide.
 
     W&B and PNG files get uint8: a float picture in [0, 1] comes out black in W&B.
@@ -37,9 +40,9 @@ def grid(images: Tensor, columns: int | None = None, least: int = 32) -> Tensor:
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """Save a uint8 picture `(3, H, W)` as a PNG file, creating the folder if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    """Save a uint8 picture `(3, H, W)` as a PNG file, whole or not at all, creating the folder if necessary."""
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    write_whole(path, lambda file: image.save(file, "PNG"), flush=False)
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ebmzoo.errors import UserError
+from ebmzoo.writing import write_whole
 
 if TYPE_CHECKING:  # `ebmzoo.report.comparison.curves` plots without torch
     from torch import Tensor
@@ -35,10 +37,10 @@ def save(drawn: Any, path: Path) -> None:
     """Save a figure to `path`, and as SVG and PDF beside it, creating the folder if necessary."""
     import matplotlib
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(VECTOR):
         for kind, dated in {path.suffix: None, ".svg": "Date", ".pdf": "CreationDate"}.items():
-            drawn.savefig(path.with_suffix(kind), metadata={dated: None} if dated else None)
+            settings: dict[str, Any] = {"format": kind[1:], "metadata": {dated: None} if dated else None}
+            write_whole(path.with_suffix(kind), partial(drawn.savefig, **settings), flush=False)
 
 
 def window(axes: Any, half_width: float) -> Any:

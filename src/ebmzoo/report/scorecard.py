@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ebmzoo.reading import read_json
 
 
 def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
@@ -26,7 +27,7 @@ def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
 def scorecard(folder: Path, tasks: Iterable[str]) -> str:
     """The tables of the `<task>.json` in `folder`, each with its protocol; a task without a file is skipped."""
     paths = [path for task in tasks if (path := folder / f"{task}.json").exists()]
-    return "\n\n".join(_section(json.loads(path.read_text())) for path in paths)
+    return "\n\n".join(_section(read_json(path)) for path in paths)
 
 
 def _section(result: dict[str, Any]) -> str:
@@ -119,6 +120,9 @@ PHRASES = {
     "decoder_sigma": "decoder's σ = {:.3g}",
     "left_out": "{}",
     "trace": "R̂ and ESS of {}",
+    "bins": "{} bins of the confidence",
+    "input_noise": "noised by σ = {:g}",
+    "attack": "{0[images]} images attacked by {0[steps]} steps of projected gradient descent",
 }
 """Phrases for the entries of a protocol."""
 

@@ -21,6 +21,7 @@ from ebmzoo.report.pictures import grid, save_png, scatter
 from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.training.record import parameters
+from ebmzoo.writing import write_whole
 
 POINTS = 2500
 """Samples in the picture of a density on the plane."""
@@ -151,7 +152,6 @@ class PredictionsFile(BasePredictionWriter):
         if not trainer.is_global_zero or not predictions or not isinstance(predictions[0], dict):
             return
         path = self._path(trainer)
-        path.parent.mkdir(parents=True, exist_ok=True)
         energy, score, label = (torch.cat([p[k] for p in predictions]).cpu().numpy() for k in KEYS)
-        np.savez(path, energy=energy, ood_score=score, label=label)
+        write_whole(path, lambda file: np.savez(file, energy=energy, ood_score=score, label=label))
         print(f"predictions of {len(energy)} images: {path}")

@@ -8,20 +8,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain
+from ebmzoo.networks.integrity import check_finite, damage, not_finite
 from ebmzoo.networks.weights import read_weights
+from ebmzoo.reading import read_yaml
 from ebmzoo.sampling.randomness import random_state, set_random_state
-from ebmzoo.training.durable import hard_link, rename
+from ebmzoo.training.config import sections
+from ebmzoo.training.differences import changes_line, conditions
+from ebmzoo.training.durable import hard_link
 from ebmzoo.training.migration import FORMAT, KEY, migrated
+from ebmzoo.training.optimizer_states import ResumedOptimizers, optimizer_names
 from ebmzoo.training.ranks import differing_buffers, gather_objects
+from ebmzoo.training.schema import is_number, value_at
 from ebmzoo.training.training_data import TrainingData
 from ebmzoo.version import __version__
+from ebmzoo.writing import rename
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
@@ -38,22 +43,28 @@ class Rollbacks:
     def of(cls, checkpoint: dict[str, Any]) -> Rollbacks:
         """The rollbacks stored in a checkpoint; none if an ebmzoo without rollbacks wrote it.
 
-        Only numbers at plain keys are taken from the file, since they become flags: neither a class as a value nor a
-        key such as `trainer.callbacks=[…] #` or `run_dir=/elsewhere` may reach the command line.
+        Only numbers at keys where the checkpoint's own config has a number are taken from the file, since they become
+        flags: neither a class as a value nor a key such as `trainer.callbacks=[…] #`, `run_dir` or `trust` may reach
+        the command line.
 
         Raises:
             UserError: The file states something else as a change.
         """
         stored = checkpoint[KEY].get("rollbacks", {})
         tries, changed = stored.get("tries", 0), stored.get("changed", {})
-        for key, value in changed.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not isinstance(key, str) or not _PLAIN_KEY.fullmatch(key):
-                raise UserError(
-                    f"ckpt_path: the checkpoint's rollbacks change {key!r:.60}, which is no number of a config"
-                )
-        if not isinstance(tries, int) or tries < 0:
+        if not isinstance(tries, int) or isinstance(tries, bool) or tries < 0:
             raise UserError(f"ckpt_path: the checkpoint counts {tries!r:.60} rollbacks; it must be a number, 0 or more")
+        if not isinstance(changed, Mapping):
+            raise UserError(
+                f"ckpt_path: the checkpoint's rollbacks change {changed!r:.60}, which is no mapping of keys"
+            )
+        config = sections(checkpoint[KEY]["config"])
+        for key, value in changed.items():
+            plain_key = isinstance(key, str) and _PLAIN_KEY.fullmatch(key) is not None
+            if not plain_key or not is_number(value) or not is_number(value_at(config, key, default=None)):
+                raise UserError(
+                    f"ckpt_path: the checkpoint's rollbacks change {key!r:.60}, which is no number of its config"
+                )
         return cls(tries, dict(changed))
 
     @property
@@ -74,13 +85,20 @@ class LastCheckpoint(Checkpoint):
         config: The config of the run as YAML text.
         every_n_steps: Iterations between two checkpoints, 1 or more; one is also written at the end.
         rollbacks: The rollbacks so far, for a run that resumes from the file; see `Rollbacks`.
+        changed_data: Whether a run may resume on other training images than those of its checkpoint.
 
     Raises:
-        UserError: `every_n_steps` is out of range; or, at the end of the fit, the file cannot be written.
+        UserError: `every_n_steps` is out of range; the training images are others than those of the checkpoint; or, at
+            the end of the fit, the file cannot be written.
     """
 
     def __init__(
-        self, run_dir: str | Path, config: str, every_n_steps: int = 1000, rollbacks: Rollbacks | None = None
+        self,
+        run_dir: str | Path,
+        config: str,
+        every_n_steps: int = 1000,
+        rollbacks: Rollbacks | None = None,
+        changed_data: bool = False,
     ) -> None:
         if every_n_steps < 1:
             raise UserError(f"checkpoint_every is {every_n_steps}; it must be 1 or more")
@@ -88,9 +106,11 @@ class LastCheckpoint(Checkpoint):
         self.config = config
         self.every_n_steps = every_n_steps
         self.rollbacks = rollbacks or Rollbacks()
+        self.changed_data = changed_data
         self.kept: int | None = None
         """The iteration of the checkpoint on disk; None if this fit has neither written nor read one."""
         self._loaded: dict[str, Any] | None = None
+        self._optimizers: ResumedOptimizers | None = None
         self._failing = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -102,15 +122,24 @@ class LastCheckpoint(Checkpoint):
             "buffers": differing_buffers(pl_module),
             "rollbacks": asdict(self.rollbacks),
             "data": TrainingData.of(_data(trainer)).saved(),
+            "optimizers": optimizer_names(trainer),
+            "conditions": conditions(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get(KEY, {})
         change = TrainingData.read(self._loaded).change(TrainingData.of(_data(trainer)))
+        if change is not None and not self.changed_data:
+            raise UserError(f"data: {change}; to resume on other data, add --changed_data")
         if change is not None and trainer.is_global_zero:
             print(f"! data: {change}; the run resumes, but will differ from an uninterrupted one", file=sys.stderr)
+        self._optimizers = ResumedOptimizers(checkpoint, self._loaded.get("optimizers"))
         if Path(str(trainer.ckpt_path)).parent == self.path.parent:
             self.kept = checkpoint.get("global_step")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._optimizers is not None:  # which exist now; Lightning loads their states after this
+            self._optimizers.before_loading(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not in `on_load_checkpoint`: DDP, set up after that, gives every process the buffers of process 0.
@@ -122,6 +151,11 @@ class LastCheckpoint(Checkpoint):
             # count it, so that the second checkpoint after it would be misread.
             trainer.fit_loop.reset_restart_stage()
         loaded, self._loaded, rank = self._loaded, None, trainer.global_rank
+        if self._optimizers is not None:
+            self._optimizers.after_loading(trainer)
+        if trainer.is_global_zero and (line := self._changes(trainer, loaded)) is not None:
+            print(plain(line), file=sys.stderr)
+        self._optimizers = None
         random, buffers = loaded.get("random", []), [{}, *loaded.get("buffers", [])]
         if random and len(random) != trainer.world_size and trainer.is_global_zero:
             print(
@@ -130,11 +164,23 @@ class LastCheckpoint(Checkpoint):
                 "random numbers of its own",
                 file=sys.stderr,
             )
-        if rank < len(buffers):
-            pl_module.load_state_dict(buffers[rank], strict=False)
-        # a changed seed is meant to change the random numbers
-        if rank < len(random) and _seed(loaded.get("config", "")) == _seed(self.config):
-            set_random_state(random[rank])
+        try:
+            if rank < len(buffers):
+                pl_module.load_state_dict(buffers[rank], strict=False)
+            # a changed seed is meant to change the random numbers
+            if rank < len(random) and _seed(loaded.get("config", "")) == _seed(self.config):
+                set_random_state(random[rank])
+        except (RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"ckpt_path: {trainer.ckpt_path} holds random states or buffers that this run cannot take up ({reason})"
+            ) from error
+
+    def _changes(self, trainer: Trainer, loaded: Mapping[str, Any]) -> str | None:
+        """The line about what has changed since the checkpoint."""
+        notes = [] if self._optimizers is None else self._optimizers.notes
+        before, now = (sections(config) for config in (loaded.get("config", ""), self.config))
+        return changes_line(before, now, loaded.get("conditions", {}), conditions(trainer), trainer.global_step, notes)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         # After `max_steps` Lightning counts the epoch as done: only a checkpoint written now resumes in its middle.
@@ -184,13 +230,14 @@ def _data(trainer: Trainer) -> LightningDataModule | None:
 
 
 def _seed(config: str) -> Any:
-    return (yaml.safe_load(config) or {}).get("seed_everything")
+    return (read_yaml(config) or {}).get("seed_everything")
 
 
 def newest(run_dir: str | Path) -> Path | None:
     """The newest intact checkpoint in a run's folder; None if there is none.
 
-    Every byte is read and verified against its checksum; a damaged file is reported and skipped.
+    Every byte is read and verified against its checksum; a file that is damaged, or has weights that are not finite, is
+    reported and skipped.
 
     Raises:
         UserError: A file is intact but cannot be used, for example because a newer ebmzoo wrote it.
@@ -198,15 +245,12 @@ def newest(run_dir: str | Path) -> Path | None:
     for path in (Path(run_dir) / LAST, Path(run_dir) / PREVIOUS):
         if not path.exists():
             continue
-        try:
-            with ZipFile(path) as file:
-                damaged = file.testzip()
-        except (OSError, BadZipFile) as error:
-            damaged = str(error)
-        if damaged is None:
-            read(path)
+        if (reason := damage(path)) is not None:
+            print(f"{path} is damaged ({reason}) and is skipped", file=sys.stderr)
+        elif (name := not_finite(read(path)["state_dict"])) is not None:
+            print(plain(f"{path} holds NaN or infinity in {name} and is skipped"), file=sys.stderr)
+        else:
             return path
-        print(f"{path} is damaged ({damaged}) and is skipped", file=sys.stderr)
     return None
 
 
@@ -214,7 +258,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint in the newest format, on the CPU, without running code from the file.
 
     Raises:
-        UserError: The file does not exist, is not a checkpoint of `ebmzoo`, or was written by a newer version.
+        UserError: The file does not exist, is damaged, is not a checkpoint of `ebmzoo`, or was written by a newer
+            version.
     """
     path = Path(path)
     if not path.is_file():
@@ -234,13 +279,15 @@ def load(path: str | Path, trust: bool = False) -> LightningModule:
             libraries that it builds on.
 
     Raises:
-        UserError: The file is not a checkpoint of `ebmzoo` or, without `trust`, names a class from elsewhere.
+        UserError: The file is not a checkpoint of `ebmzoo`, is damaged or has weights that are not finite or, without
+            `trust`, names a class from elsewhere.
     """
     from ebmzoo.training.config import build_model
 
     checkpoint = read(path)
     try:
         model = build_model(checkpoint[KEY]["config"], trust)
+        check_finite(checkpoint["state_dict"], "it")
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
     except UserError as error:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -19,7 +18,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ebmzoo.errors import Misread, UserError
+from ebmzoo.reading import read_yaml
+from ebmzoo.training.config_classes import known_classes, without_module
 from ebmzoo.training.migration import moved
+from ebmzoo.training.parser_limits import limit_parser
 from ebmzoo.training.trust import refusal, restricted_imports
 
 T = TypeVar("T")
@@ -27,18 +29,11 @@ T = TypeVar("T")
 LIMITS = ("max_gib", "energy_limit")
 """The limits that may be infinite, which means no limit."""
 
-
-PACKAGES = (
-    *("data", "methods", "methods.baselines", "metrics", "networks", "networks.autoencoder"),
-    *("sampling", "ssrl", "tasks"),
-)
-"""The packages of `ebmzoo` with the public classes that a config can name."""
-
-OWN = ("ebmzoo", "lightning", "torch")
-"""The packages that are there, of whose names another may be a misspelling."""
-
 GROUPS = ("trainer", "watchdog")
 """The keys of a run that must hold mappings, which jsonargparse does not check."""
+
+
+limit_parser()
 
 
 class ZooParser(LightningArgumentParser):
@@ -63,9 +58,9 @@ class ZooParser(LightningArgumentParser):
         for key in GROUPS:
             if key in command and not isinstance(command[key], Namespace):
                 self.error(f"{key} is {command[key]}; a mapping of its keys is needed")
-        for key, value in _numbers(found.as_dict()):
-            if math.isnan(value) or value == -math.inf or (value == math.inf and key.rpartition(".")[2] not in LIMITS):
-                self.error(f"{key} is {value}; a finite number is needed")
+        for key, value in _leaves(found.as_dict()):
+            if (needed := _needed(key, value)) is not None:
+                self.error(f"{key} is {value!r:.60}; {needed}")
         return found
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,10 +88,10 @@ class ZooParser(LightningArgumentParser):
             name = next((path for path in whole if no_class[1] in path.split(".")), no_class[1])
             if (present := moved(name)) != name:
                 return _renamed(name, present)
-            if (unfound := _unfound(name)) is not None:
+            if (unfound := without_module(name)) is not None:
                 return unfound
-            near = difflib.get_close_matches(name.rpartition(".")[2], _classes(), n=1, cutoff=0.5)
-            return f"there is no class '{name}'" + (f"; did you mean '{_classes()[near[0]]}'?" if near else "")
+            near = difflib.get_close_matches(name.rpartition(".")[2], known_classes(), n=1, cutoff=0.5)
+            return f"there is no class '{name}'" + (f"; did you mean '{known_classes()[near[0]]}'?" if near else "")
         lacking = re.fullmatch(r"the following arguments are required: ([\w, ]+)", gist)
         if lacking is not None and not self.exit_on_error:  # the parser of a class, which does not know its key
             flags = " ".join(f"--data.{name} VALUE" for name in lacking[1].split(", "))
@@ -104,6 +99,11 @@ class ZooParser(LightningArgumentParser):
         if unknown is None:
             return gist if len(gist) <= 400 else f"{gist[:200]} … {gist[-180:]}"
         name = unknown[1]
+        if name in ("size", "channels") and "val_fraction" in self.names():  # the parser of a class of images
+            return (
+                f"there is no key '{name}': these images have one shape; --data ebmzoo.data.ImageFolder "
+                "--data.path DIR --data.size N takes those of a folder at any size"
+            )
         near = difflib.get_close_matches(_plain(name), [_plain(n) for n in self.names()], n=1, cutoff=0.6)
         return f"there is no key '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
@@ -126,23 +126,6 @@ def integers_first(hint: Any) -> Any:
         return hint
     rest = [kind for kind in members if kind not in (int, float, NoneType)]
     return Union[tuple([int, float, *rest] + [NoneType] * (NoneType in members))]  # noqa: UP007  (of a tuple)
-
-
-def _unfound(name: str) -> str | None:
-    """The sentence for a class in a package that Python does not find; None if it finds it, or the name is misspelt."""
-    top, dot, _ = name.partition(".")
-    if not dot or not top.isidentifier() or difflib.get_close_matches(top, OWN, cutoff=0.8):
-        return None
-    try:
-        found = find_spec(top) is not None
-    except ValueError:  # a module without a specification, such as __main__
-        found = True
-    if found:
-        return None
-    return (
-        f"there is no class '{name}', because Python finds no module '{top}': install its package, or put PYTHONPATH=. "
-        "before the command for a module in the working folder"
-    )
 
 
 class _OfArgument(UserError):
@@ -200,19 +183,29 @@ def _built(kind: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         raise UserError(f"{name} cannot be created{' with ' if values else ''}{values}: {reason}") from error
 
 
-def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """The floating-point numbers of a config with their keys."""
-    if isinstance(node, float):
-        yield key, node
-    elif isinstance(node, Mapping):
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a config that hold no others, with their keys."""
+    if isinstance(node, Mapping):
         for name, child in node.items():
             at = key if name == "init_args" else f"{key}.{name}".lstrip(".")
-            yield from _numbers(child, at)
+            yield from _leaves(child, at)
     elif isinstance(node, list | tuple):
         for child in node:
-            yield from _numbers(child, key)
+            yield from _leaves(child, key)
     elif isinstance(node, Namespace):
-        yield from _numbers(vars(node), key)
+        yield from _leaves(vars(node), key)
+    else:
+        yield key, node
+
+
+def _needed(key: str, value: Any) -> str | None:
+    """What is needed instead of a value that neither torch nor the system can take; None where it is not such a one."""
+    if isinstance(value, float):
+        unlimited = value == math.inf and key.rpartition(".")[2] in LIMITS
+        return None if math.isfinite(value) or unlimited else "a finite number is needed"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a whole number of at most 63 bits is needed"
+    return "a text without null characters is needed" if isinstance(value, str) and "\0" in value else None
 
 
 def _gist(message: str) -> str:
@@ -227,15 +220,6 @@ def _gist(message: str) -> str:
     gist = " or ".join(dict.fromkeys(reasons)) if "Expected" in reasons[0] else reasons[0]
     gist += f", not {value[1]}" if value and value[1] not in gist else ""
     return f"{key[1]}: {gist}" if key else gist
-
-
-def _classes() -> dict[str, str]:
-    """The class paths of the public classes that a config can name, by short name."""
-    found = {}
-    for package in PACKAGES:
-        for name in import_module(f"ebmzoo.{package}").__all__:
-            found[name] = f"ebmzoo.{package}.{name}"
-    return found
 
 
 def _plain(name: str) -> str:
@@ -270,7 +254,7 @@ def sections(config: str) -> dict[str, Any]:
         UserError: The text is not YAML, contains a Python object, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(config) or {}
+        content = read_yaml(config) or {}
     except yaml.YAMLError as error:
         raise UserError(f"the config is not plain YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -1,6 +1,6 @@
-"""Configuration files: their places, their names, and the overlays that `extends` makes of them.
+"""Configuration files, and the overlays that `extends` makes of them.
 
-extends: ../cifar.yaml     # relative to this file
+extends: ../cifar.yaml     # relative to this file; or a name, such as clel_cifar
 run_dir: runs/clel_beta01_cifar
 model:
   init_args: {beta: 0.1}
@@ -8,63 +8,20 @@ model:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import ebmzoo
 from ebmzoo.errors import UserError
+from ebmzoo.reading import CONFIG_BYTES, check_regular, read_text
 from ebmzoo.training.config import sections
+from ebmzoo.training.config_names import config_file, config_folder, config_path, config_paths, is_name
+from ebmzoo.writing import write_whole
 
 EXTENDS = "extends"
-_PACKAGE = Path(ebmzoo.__file__).parent
-_NOT_OF_FIT = ("benchmarks", "sweeps")
-
-
-def config_folder() -> Path:
-    """The folder of the configurations: inside an installed package, or beside `src/` in a checkout.
-
-    Raises:
-        UserError: There is neither.
-    """
-    for folder in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs"):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"the configurations of ebmzoo are not where they are expected, in {_PACKAGE / 'configs'}")
-
-
-def config_paths() -> dict[str, Path]:
-    """Every configuration of `fit` by its name, the parts of its path joined by `_`, without `ablations`.
-
-    `clel/cifar.yaml` is `clel_cifar`, `clel/ablations/beta01_cifar.yaml` is `clel_beta01_cifar`.
-    """
-    folder, found = config_folder(), {}
-    for path in sorted(folder.glob("*/**/*.yaml")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        if parts[0] not in (*_NOT_OF_FIT, "baselines"):  # baselines/ holds former paths
-            found["_".join(part for part in parts if part != "ablations")] = path
-    return found
-
-
-def config_path(name: str) -> Path:
-    """The path of the configuration called `name`.
-
-    Raises:
-        UserError: There is none of that name.
-    """
-    paths = config_paths()
-    if name not in paths:
-        near = difflib.get_close_matches(name, paths, n=1)
-        raise UserError(f"there is no config named '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    return paths[name]
-
-
-def config_name(path: Path) -> str:
-    """The name of a configuration that comes with the package, or the stem of any other file."""
-    return next((name for name, known in config_paths().items() if known.resolve() == path.resolve()), path.stem)
+"""The key of the configuration that a file changes: the path of its file, relative to this one, or its name."""
 
 
 def merged(base: Any, overlay: Any) -> Any:
@@ -94,7 +51,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if place in chain:
         raise UserError(f"config: {path} extends itself, by way of {', '.join(p.name for p in chain)}")
     try:
-        config = sections(path.read_text(encoding="utf-8"))
+        config = sections(read_text(path, CONFIG_BYTES))
     except FileNotFoundError as error:
         by = f"config: {chain[-1]} extends {path}, but" if chain else "config:"
         raise UserError(f"{by} there is no file {path}{_renamed(path)}") from error
@@ -104,9 +61,20 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         return config
     base = config.pop(EXTENDS)
     if not isinstance(base, str) or not base:
-        raise UserError(f"config: {path}: extends is {base!r}; the path of another config is needed")
-    found: dict[str, Any] = merged(_read(path.parent / base, (*chain, place)), config)
+        raise UserError(f"config: {path}: extends is {base!r}; the path or the name of another config is needed")
+    found: dict[str, Any] = merged(_read(_base(path, base), (*chain, place)), config)
     return found
+
+
+def _base(path: Path, base: str) -> Path:
+    """The file that `path` extends."""
+    beside = path.parent / base
+    if beside.is_file() or not is_name(base):
+        return beside
+    try:
+        return config_path(base)
+    except UserError as error:
+        raise UserError(f"config: {path}: extends: {error}") from error
 
 
 def _renamed(path: Path) -> str:
@@ -155,16 +123,17 @@ def with_resolved_configs(args: Sequence[str], folder: Path) -> list[str]:
 
 
 def _resolved(value: str, folder: Path, at: int) -> str:
-    path = Path(value)
+    path = config_file(value)
+    try:
+        check_regular(path)
+    except UserError as error:
+        raise UserError(f"config: {error}") from error
     if not path.is_file() and path.suffix not in (".yaml", ".yml"):
-        if "/" in value or "\n" in value or ":" in value:
-            return value  # the parser reports the error
-        path = config_path(value)
+        return value  # the parser reports the error, or takes it as YAML
     config = read_config(path)
-    if EXTENDS not in sections(path.read_text(encoding="utf-8")):
+    if EXTENDS not in sections(read_text(path, CONFIG_BYTES)):
         return str(path)
     # The names of file and folder are kept: the folder's identifies an ablation.
     written = folder / str(at) / path.resolve().parent.name / path.name
-    written.parent.mkdir(parents=True)
-    written.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(written, yaml.safe_dump(config, sort_keys=False, allow_unicode=True), flush=False)
     return str(written)

@@ -1,7 +1,8 @@
-"""Checkpoints that are either complete or absent: written to a temporary file, flushed to disk, then renamed."""
+"""Checkpoints that are either complete or absent, however large they are."""
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 
 from ebmzoo.training.migration import MigratingIO
+from ebmzoo.writing import PART, rename, write_whole
 
 
 class DurableIO(MigratingIO):
-    """Writes `<file>.part` beside the file, flushes it to disk, and renames it.
+    """Writes a checkpoint beside its file, flushes it to disk, and renames it; links are not followed.
 
     Lightning's own writer collects a checkpoint in memory and passes it through the system's temporary folder, which
-    may be smaller than the run's. A `.part` left by a killed process is overwritten by the next checkpoint.
+    may be smaller than the run's. The next checkpoint removes what a killed process left, since it may be large.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -23,17 +25,9 @@ class DurableIO(MigratingIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        aside = path.with_name(f"{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                _write(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            rename(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+            left.unlink(missing_ok=True)
+        write_whole(path, lambda file: _write(checkpoint, file))
 
 
 def _write(checkpoint: dict[str, Any], file: Any) -> None:
@@ -45,23 +39,14 @@ def _write(checkpoint: dict[str, Any], file: Any) -> None:
         raise
 
 
-def rename(old: Path, new: Path) -> None:
-    """Replace `new` by `old` and flush the folder to disk."""
-    old.replace(new)
-    if os.name == "posix":
-        folder = os.open(new.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def hard_link(path: Path, second: Path) -> None:
     """Hard-link the file at `path`, if it exists, as `second`; this costs no space until `path` is replaced.
 
-    Nothing is kept on a file system without hard links.
+    Nothing is kept on a file system without hard links, nor of a link to a file elsewhere.
     """
-    aside = second.with_name(f"{second.name}.part")
+    if path.is_symlink():
+        return
+    aside = second.with_name(f"{second.name}{PART}")
     aside.unlink(missing_ok=True)
     try:
         os.link(path, aside)

@@ -9,6 +9,9 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ebmzoo.errors import UserError
+from ebmzoo.networks.weights import check_archive
+from ebmzoo.reading import CONFIG_BYTES
+from ebmzoo.training.schema import check
 from ebmzoo.version import __version__
 
 KEY = "ebmzoo"
@@ -93,13 +96,17 @@ def migrated(
 
     Raises:
         UserError: The file was not written by `ebmzoo`, was written by a newer version, or has a format that can no
-            longer be read.
+            longer be read; or it contains what no run writes.
     """
     own = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or not isinstance(own.get("config"), str):
         raise UserError(f"{path} contains no config, so it was not written by `ebmzoo fit`")
     if not isinstance(own.get("format"), int):
         raise UserError(f"{path} has no format number, so it was not written by `ebmzoo fit`")
+    if len(own["config"]) > CONFIG_BYTES:
+        raise UserError(
+            f"{path} has a config of {len(own['config']):,} characters, so it was not written by `ebmzoo fit`"
+        )
     if own["format"] > newest:
         written = own.get("version")
         raise UserError(
@@ -112,6 +119,7 @@ def migrated(
         checkpoint = steps[number](checkpoint)
         checkpoint[KEY] = {**checkpoint[KEY], "format": number + 1}
     contents: dict[str, Any] = checkpoint
+    check(contents, contents[KEY], path)
     return contents
 
 
@@ -123,5 +131,7 @@ class MigratingIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        if "://" not in str(path):  # a local file
+            check_archive(path)
         checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         return migrated(checkpoint, path) if KEY in checkpoint else checkpoint

@@ -14,6 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ebmzoo.report.write_errors import ignore_write_errors
+from ebmzoo.training.schema import is_number
+from ebmzoo.writing import write_whole
 
 
 class TrainingRecord(Callback):
@@ -43,7 +45,10 @@ class TrainingRecord(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update(state_dict)
+        for name in self.state_dict():
+            value: Any = state_dict.get(name)
+            if is_number(value) and value >= 0:
+                setattr(self, name, value)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._start = time.perf_counter(), time.process_time()
@@ -77,8 +82,7 @@ class TrainingRecord(Callback):
             "precision": str(trainer.precision),
         }
         with ignore_write_errors(str(self.path)):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(record, indent=2) + "\n")
+            write_whole(self.path, json.dumps(record, indent=2) + "\n")
 
 
 def parameters(module: LightningModule) -> dict[str, int]:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ebmzoo.training.checkpoint import LastCheckpoint
 from ebmzoo.training.ranks import gather_objects
+from ebmzoo.training.signals import Stopped
 from ebmzoo.training.trust import shell_command
 
 
@@ -59,7 +60,7 @@ class StopOnSignal(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._came is not None:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         self._came = signal.Signals(number)
         if number == signal.SIGINT:  # no `print`: the signal may have come in the middle of one
             os.write(

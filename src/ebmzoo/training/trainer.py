@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ebmzoo.methods.base.method import Method
 from ebmzoo.training.durable import DurableIO
+from ebmzoo.training.restoring import Restorer
 
 
 class ZooTrainer(Trainer):
@@ -17,6 +18,7 @@ class ZooTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._checkpoint_connector = Restorer(self)
         if isinstance(self.strategy, DDPStrategy):
             # Each loss involves only some of the networks; every process has its own replay buffer.
             self.strategy._ddp_kwargs = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.plane import PlaneData
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain, plain_content
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TrainingData:
         """The data that a checkpoint's `KEY` states; unknown in one of version 0.1.0."""
         found = carried.get("data") or {}
         classes = found.get("classes")
-        return cls(found.get("record"), None if classes is None else tuple(classes), found.get("images"))
+        names = None if classes is None else tuple(map(plain, classes))
+        return cls(plain_content(found.get("record")), names, found.get("images"))
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint carries."""

@@ -14,15 +14,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.method import Method
+from ebmzoo.reading import read_bytes
 from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.sampling.randomness import repeatable
 from ebmzoo.training.ranks import gather_objects
+from ebmzoo.writing import append_rows
 
 Kind = Literal["non_finite", "exploding_energy", "dead_energy", "collapsed_generator"]
 
+
+EVENTS = "events.jsonl"
+"""The file of a run's events, one in a line."""
 
 STILL = 1e-6
 """A displacement per pixel below this is zero: it reveals a dead energy if the chain has no noise."""
@@ -37,13 +42,12 @@ class Event:
     message: str
 
     def write(self, folder: Path, echo: bool = True) -> None:
-        """Append the event to `<folder>/events.jsonl` and, with `echo`, print its message to standard error."""
+        """Append the event to `EVENTS` in the folder and, with `echo`, print its message to standard error."""
         if echo:
             print(self.message, file=sys.stderr)
-        with ignore_write_errors(f"event in {folder / 'events.jsonl'}"):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "events.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, "event": self.event, "told": self.message}) + "\n")
+        with ignore_write_errors(f"event in {folder / EVENTS}"):
+            line = json.dumps({"step": self.step, "event": self.event, "told": self.message})
+            append_rows(folder / EVENTS, f"{line}\n")
 
 
 class DivergedError(UserError):
@@ -220,7 +224,16 @@ def _dead(values: Mapping[str, float], limit: float) -> str | None:
 
 
 def read_events(run_dir: Path) -> list[Event]:
-    """Read the events of a run, in order."""
-    path = run_dir / "events.jsonl"
-    records = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    return [Event(record["step"], record["event"], record["told"]) for record in records]
+    """Read the events of a run, in order; a line that is no event, such as half of one, is named and left out."""
+    path, found = run_dir / EVENTS, []
+    try:
+        lines = read_bytes(path).splitlines()
+    except FileNotFoundError:
+        return []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            found.append(Event(int(record["step"]), plain(record["event"]), plain(record["told"])))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            print(f"{path}: line {number} is no event and is left out", file=sys.stderr)
+    return found

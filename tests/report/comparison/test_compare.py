@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.compare import Column, Words, columns_of, compare
 from ebmzoo.report.comparison.figures import known, number
 from ebmzoo.report.comparison.formats import comma_separated, escaped, latex, markdown, terminal
-from ebmzoo.report.comparison.records import is_untrained, read_records
+from ebmzoo.report.comparison.records import MARKS, is_untrained, read_records
 from ebmzoo.tasks.base import Result
 from support.command_line import fails
 
@@ -437,7 +438,6 @@ def test_a_comparison_replaces_that_of_the_same_runs_alone(tmp_path, monkeypatch
         (["empty"], "empty is not a run's folder"),
         (["began"], "began holds no run, but a fit that ended before its first iteration; name the folders of runs"),
         (["a/config.yaml"], "a/config.yaml is a file; give the run's folder, such as a"),
-        (["broken"], "broken/training.json is not JSON"),
         (["a", "--columns", "generation/fd_pixel"], "did you mean 'generation/fd_pixels'"),
         (["a", "b", "--strict"], "generation/fd_pixels needs 2 columns, not one, because protocols differ"),
         (["a", "--format", "pdf"], "invalid choice: 'pdf'"),
@@ -450,8 +450,6 @@ def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, messa
     made(Path("b"), protocol={"n": 250})
     Path("empty").mkdir()
     untrained(Path("began"), UNTRAINED["config alone"])
-    made(Path("broken"))
-    Path("broken/training.json").write_text("{")
     with pytest.raises(SystemExit) as stopped:
         main(["compare", *args])
     assert stopped.value.code == 2
@@ -459,6 +457,58 @@ def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, capsys, args, messa
     assert line.startswith("ebmzoo: ")
     assert message in line
     assert not Path("compare").exists()
+
+
+def test_odd_folders_and_files_are_named_and_skipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    made(Path("good"))
+    odd = made(Path("odd"), {"fd_pixels": 5.0})
+    (odd / "training.json").write_text("{")
+    (odd / "config.yaml").write_text("- a list\n")
+    (odd / "test" / "ood.json").write_text(json.dumps({"task": "ood", "figures": {"far": "good"}, "protocol": {}}))
+    (odd / "test" / "real.png").mkdir()
+    (odd / "test" / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (2000).to_bytes(4, "big") * 2)
+    (odd / "csv" / "version_0").mkdir(parents=True)
+    (odd / "csv" / "version_0" / "metrics.csv").write_text("step,train/energy_gap\nfirst,1\n")
+    Path("loop").symlink_to("loop")
+    Path("empty").mkdir()
+    Path("file").write_text("")
+    main(["compare", "good", "odd", "loop", "empty", "file", "nowhere"])
+    out, err = capsys.readouterr()
+    for line in (
+        "there is no run folder loop: skipped",
+        f"empty is not a run's folder: it has none of {', '.join(MARKS)}: skipped",
+        "file is a file; give the run's folder, such as .: skipped",
+        "there is no run folder nowhere: skipped",
+        "odd/csv/version_0/metrics.csv holds no curves (ValueError: invalid literal for int() with base 10: 'first')",
+    ):
+        assert line in err.splitlines()
+    assert "odd/test/samples.png is no picture (" in err
+    assert "! odd: odd/training.json is not JSON (" in out
+    assert "! odd: odd/config.yaml holds no config, which is a mapping of keys" in out
+    assert (
+        "! odd: odd/test/ood.json is no result of a task: its figure far is 'good', and must be a number or null" in out
+    )
+    assert "no training.json" not in out
+    rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines() if line.startswith(("good ", "odd "))}
+    assert rows == {"good": ["4", "–"], "odd": ["–", "5"]}, "two columns: nobody knows on which data the odd one was"
+
+
+def test_characters_that_a_terminal_does_not_have_are_replaced(tmp_path):
+    run = made(tmp_path / "a", spread={"fd_pixels": 0.25})
+    environment = {
+        **os.environ,
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+    made_of = [sys.executable, "-m", "ebmzoo", "compare", str(run), "--out", str(tmp_path / "out")]
+    done = subprocess.run(made_of, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"4 ? 0.25" in done.stdout
+    assert "4 ± 0.25" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
 
 
 def test_it_needs_no_torch(tmp_path):

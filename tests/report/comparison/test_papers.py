@@ -8,7 +8,7 @@ import pytest
 from ebmzoo.methods import baselines
 from ebmzoo.report.comparison.papers import papers
 
-FIVE = {"LIEBM", "Dual-MCMC", "CDRL", "CLEL", "Denoising-EBM"}
+SEVEN = {"LIEBM", "Dual-MCMC", "CDRL", "CLEL", "Denoising-EBM", "Energy Matching", "Equilibrium Matching"}
 SAME = {"sngan": "SNGAN", "ebmig": "IGEBM", "jointtriangle": "Divergence Triangle"}
 """Rows with another name in a paper."""
 
@@ -26,11 +26,11 @@ def agree(a, b):
 
 def test_every_figure_has_its_source():
     printed_papers = papers()
-    assert set(printed_papers.titles) == FIVE
-    assert {row.paper for row in printed_papers.rows} == FIVE
+    assert set(printed_papers.titles) == SEVEN
+    assert {row.paper for row in printed_papers.rows} == SEVEN
     assert all(row.table and row.data and row.metric and row.printed for row in printed_papers.rows)
     assert {row.role for row in printed_papers.rows} == {"method", "baseline", "other"}
-    assert len(printed_papers.rows) == 704
+    assert len(printed_papers.rows) == 708
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def test_every_figure_has_its_source():
         ("CLEL", "3", "CIFAR-10", "FID", "CLEL + more channels (Large)", 8.61),
         ("Dual-MCMC", "1", "CIFAR-10", "IS", "Dual-MCMC", 8.55),
         ("Denoising-EBM", "1", "CIFAR-10", "FID", "Denoising-EBM", 21.24),
+        ("Energy Matching", "results", "CIFAR-10", "FID", "Energy Matching", 3.34),
         ("LIEBM", "5", "CIFAR-10 vs CIFAR-100", "AUROC", "LIEBM-EM", 0.82),
     ],
 )

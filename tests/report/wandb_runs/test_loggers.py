@@ -19,7 +19,7 @@ from PIL import Image
 import ebmzoo.methods
 from ebmzoo.cli import main
 from ebmzoo.data import ImageFolder
-from ebmzoo.methods import Method
+from ebmzoo.methods import EquilibriumMatching, Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
 from ebmzoo.report.wandb_runs.account import has_key
 from ebmzoo.report.wandb_runs.loggers import RunIdentity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
@@ -156,6 +156,7 @@ NO_ENERGY_OF_CHAINS = COMMON - {"train/grad_norm"}
 LACKS = {
     VAE: NO_ENERGY_OF_CHAINS,  # trained by its bound alone
     MDSM: NO_ENERGY_OF_CHAINS,  # trained by score matching
+    EquilibriumMatching: NO_ENERGY_OF_CHAINS,  # trained on its gradient alone
     ScoreNetwork: NO_ENERGY_OF_CHAINS,
     DivergenceTriangle: {"train/displacement"},  # its generator stands in for the chain
 }
@@ -166,12 +167,15 @@ MAKERS = {
     "LIEBM": lambda: tiny.liebm(encoder_stage=tiny.stage(epochs=0)),
     "DenoisingEBM": tiny.denoising_ebm,
     "DualMCMC": tiny.dual_mcmc,
+    "EnergyMatching": lambda: tiny.energy_matching(regression_steps=0),
+    "EquilibriumMatching": tiny.equilibrium_matching,
     "CoopNets": tiny.coopnets,
     "DivergenceTriangle": tiny.triangle,
     "DRL": tiny.drl,
     "HatEBM": tiny.hat_ebm,
     "IGEBM": igebm,
     "ImprovedCD": improved_cd,
+    "JEM": tiny.jem,
     "MDSM": tiny.mdsm,
     "ScoreNetwork": tiny.score_network,
     "ShortRunEBM": short_run,

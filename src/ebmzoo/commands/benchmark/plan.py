@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from ebmzoo.errors import UserError
-from ebmzoo.training.config_files import config_name, read_config
+from ebmzoo.reading import CONFIG_BYTES, read_text, read_yaml
+from ebmzoo.training.config_files import read_config
+from ebmzoo.training.config_names import config_file, config_name, plan_file
+from ebmzoo.writing import check_local
 
 KEYS = ("run_dir", "prepare", "runs", "fit", "test", "columns")
 RUN_KEYS = ("name", "config", "fit")
+OF_PLAN = ("config", "run_dir", "ckpt_path", "resume", "trust")
+"""Options that a benchmark sets itself."""
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Run:
         """The config with the changes of `fit`, with which the resolved config of the run must agree."""
         config = read_config(self.config)
         for key, value in self.fit.items():
-            _set(config, key.split("."), value)
+            _set(config, key.split("."), value, key)
         config.pop("run_dir", None)
         config.pop("tasks", None)  # the tasks of a test do not affect training
         return config
@@ -66,49 +75,81 @@ class Plan:
     def read(cls, path: str | Path) -> Plan:
         """Read a plan from a YAML file with the keys `run_dir`, `prepare`, `runs`, `fit`, `test` and `columns`.
 
-        An entry of `runs` or `prepare` is the path of a config, or a mapping with `config`, its own `fit` and a `name`.
+        `path` may be the name of a plan that comes with the package. An entry of `runs` or `prepare` is a config, by
+        its path or name, or a mapping with `config`, its own `fit` and a `name`.
 
         Raises:
             UserError: The file does not exist or has other keys, has no runs, or lists a config twice or one that is
                 missing.
         """
-        path = Path(path)
+        path = plan_file(path)
         if not path.is_file():
             raise UserError(f"there is no file {path}")
         try:
-            content = yaml.safe_load(path.read_text())
+            content = read_yaml(read_text(path, CONFIG_BYTES))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         _check_keys(content, KEYS, str(path))
         if not content.get("runs"):
             raise UserError(f"{path}: `runs` is empty; list the configs to run there")
-        run_dir = Path(content.get("run_dir") or f"runs/benchmarks/{path.stem}")
-        common = _mapping(content.get("fit"), f"{path}: fit")
+        for key in ("runs", "prepare", "columns"):
+            if not isinstance(content.get(key), list | None):
+                raise UserError(f"{path}: {key} is {content[key]!r:.80}; it must be a list")
+        given = content.get("run_dir", f"runs/benchmarks/{path.stem}")
+        check_local(given, f"{path}: run_dir")
+        run_dir = Path(given)
+        common = _flags_of(content.get("fit"), f"{path}: fit")
         runs = tuple(_run(entry, common, run_dir, f"{path}: runs") for entry in content["runs"])
         names = [run.name for run in runs]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise UserError(f"{path}: runs has '{repeated.pop()}' twice; give one of them another `name`")
         prepare = tuple(_run(entry, {}, None, f"{path}: prepare") for entry in content.get("prepare") or ())
         columns = content.get("columns")
-        return cls(run_dir, prepare, runs, _mapping(content.get("test"), f"{path}: test"), columns and tuple(columns))
+        if columns is not None and not all(isinstance(column, str) and column for column in columns):
+            raise UserError(f"{path}: columns are {columns!r:.80}; names of figures are needed, such as ood/*")
+        test = _flags_of(content.get("test"), f"{path}: test")
+        return cls(run_dir, prepare, runs, test, tuple(columns) if columns else None)
 
 
 def _run(entry: Any, common: Mapping[str, Any], folder: Path | None, where: str) -> Run:
     entry = {"config": entry} if isinstance(entry, str) else entry
     _check_keys(entry, RUN_KEYS, where)
-    config = Path(entry.get("config") or "")
+    if not isinstance(entry.get("config"), str) or not entry["config"]:
+        raise UserError(f"{where}: config is {entry.get('config')!r:.80}; it must be the path or the name of a config")
+    try:
+        config = config_file(entry["config"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     if not config.is_file():
         raise UserError(f"{where}: there is no config {config}")
     name = entry.get("name") or config_name(config)
-    own = _mapping(entry.get("fit"), f"{where}: {name}: fit")
+    if not isinstance(name, str) or not _stays_inside(name):
+        raise UserError(f"{where}: the name {name!r:.80} is not that of a folder inside the benchmark's run_dir")
+    own = _flags_of(entry.get("fit"), f"{where}: {name}: fit")
     if folder is None:
-        return Run(name, config, Path(read_config(config)["run_dir"]), own)
+        place = read_config(config).get("run_dir")
+        check_local(place, f"{config}: run_dir")
+        return Run(name, config, Path(str(place)), own)
     return Run(name, config, folder / name, {**common, **own})
 
 
-def _mapping(content: Any, where: str) -> dict[str, Any]:
+def _stays_inside(name: str) -> bool:
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
+
+
+def _flags_of(content: Any, where: str) -> dict[str, Any]:
+    """The keys that a plan sets, which become options of a command line."""
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping of keys, such as `trainer.max_steps: 1000`")
+    for key, value in (content or {}).items():
+        if not isinstance(key, str) or _KEY.fullmatch(key) is None or key in OF_PLAN:
+            raise UserError(f"{where}: {key!r:.80} is no key that a plan can set, such as `trainer.max_steps`")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            needed = "a finite number, a text, a list or a mapping is needed"
+            raise UserError(f"{where}: {key} is {value!s:.80}; {needed}") from error
     return content or {}
 
 
@@ -122,15 +163,23 @@ def _check_keys(content: Any, keys: tuple[str, ...], where: str) -> None:
             raise UserError(f"{where}: there is no key '{key}'; {hint}")
 
 
-def _set(config: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set `model.gamma` where a config has `model: {class_path: …, init_args: {gamma: …}}`."""
+def _set(config: Any, path: list[str], value: Any, key: str) -> None:
+    """Set `model.gamma` where a config has `model: {class_path: …, init_args: {gamma: …}}`.
+
+    Raises:
+        UserError: The config has a value where it would have to have a mapping.
+    """
     head, *rest = path
-    if "init_args" in config and head not in ("class_path", "init_args"):
+    if isinstance(config, dict) and "init_args" in config and head not in ("class_path", "init_args"):
         config = config["init_args"]
-    if not rest:
-        config[head] = value
+    if not isinstance(config, dict):
+        raise UserError(f"fit: {key} cannot be set, since the config has {config!r:.80} where it would be")
+    if rest:
+        if config.get(head) is None:
+            config[head] = {}
+        _set(config[head], rest, value, key)
     else:
-        _set(config.setdefault(head, {}), rest, value)
+        config[head] = value
 
 
 def agrees(wanted: Any, resolved: Any) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,14 @@ from typing import Any, Literal
 
 from ebmzoo.commands.benchmark.plan import Plan, Run, agrees
 from ebmzoo.errors import UserError
+from ebmzoo.report.own_files import read_own
 from ebmzoo.training.checkpoint import read
+from ebmzoo.training.config import sections
 from ebmzoo.training.migration import KEY
+from ebmzoo.training.run_lock import CLAIM, RunLock, holder_of
+from ebmzoo.training.schema import is_number, value_at
+from ebmzoo.training.signals import GRACE, PARENT
+from ebmzoo.writing import appending, write_whole
 
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that torchrun sets; a run on a single device must not see them."""
@@ -43,18 +48,48 @@ Command = Callable[[Sequence[str], Path, Mapping[str, str]], int]
 
 
 def in_own_process(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run `python -P -m ebmzoo ARGS` in its own process; without `-P` Python would import from the working folder."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        command = [sys.executable, "-P", "-m", "ebmzoo", *args]
-        return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    """Run `python -P -m ebmzoo ARGS` in its own process, which ends with this one; returns its exit status.
+
+    Without `-P` Python would import from the working folder. The process leads a group of its own, which is ended when
+    this one is stopped; where this one is killed, the process itself notices (`signals.end_with_parent`). It holds the
+    claim on the run's folder too, so that nobody else begins the run while it is at work.
+    """
+    with appending(log) as file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ebmzoo", *args],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**environment, PARENT: str(os.getpid())},
+            start_new_session=True,
+            close_fds=False,  # of descriptors only the claim's is inheritable
+        )
+        try:
+            return process.wait()
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process's group, with time for a checkpoint; a second signal ends it at once."""
+    if process.poll() is not None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str], None] = print) -> list[Outcome]:
     """Make the prerequisites of the plan, then train and test each run; finished runs are kept, failures are reported.
 
     Several processes may execute one plan at once, on one machine: `torchrun --nproc-per-node G -m ebmzoo benchmark …`
-    gives each a GPU, and a run belongs to the process that locks its folder first. A lock ends with its process.
+    gives each a GPU, and a run belongs to the process that claims its folder first. A claim ends with its process and
+    those that it has started.
 
     >>> from ebmzoo.commands.benchmark import Plan
     >>> execute(Plan(Path("runs/bench"), prepare=(), runs=(), test={}))
@@ -70,9 +105,10 @@ def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str
     start, done = time.monotonic(), 0
     outcomes: dict[str, Outcome] = {}
     for at, run in enumerate(plan.runs, start=1):
-        with _locked(run.run_dir, wait=False) as mine:
-            if not mine:
-                continue  # another process is working on it
+        claim = RunLock.take(run.run_dir, CLAIM, inherited=True)
+        if not isinstance(claim, RunLock):
+            continue  # another process is working on it
+        with claim:
             place = f"{at}/{len(plan.runs)}"
             outcomes[run.name] = _one(run, plan.test, command, environment, partial(_prefixed, report, place))
         if outcomes[run.name].status == "made":
@@ -83,7 +119,7 @@ def execute(plan: Plan, command: Command = in_own_process, report: Callable[[str
             )
     for run in plan.runs:  # the runs of other processes, which the caller may want to compare
         if run.name not in outcomes:
-            with _locked(run.run_dir, wait=True):
+            with _claimed(run.run_dir):
                 error = _failure(run)
                 outcomes[run.name] = Outcome(run, "failed" if error else "kept", error=error)
     return [outcomes[run.name] for run in plan.runs]
@@ -98,11 +134,13 @@ def prepare_runs(runs: Iterable[Run], command: Command, report: Callable[[str], 
     environment = _environment()
     for run in runs:
         log = run.run_dir / "fit.log"
-        with _locked(run.run_dir, wait=True):
+        with _claimed(run.run_dir):
             if not run.checkpoint.exists():
                 report(f"{run.name}: making {run.checkpoint} (its output is in {log})")
                 if (error := _do(command, _fit(run), log, environment)) is not None:
                     raise UserError(f"{run.config} failed: {error} (see {log})")
+                if not run.checkpoint.exists():
+                    raise UserError(f"{run.config} failed: it has left no {run.checkpoint} (see {log})")
 
 
 def _prefixed(report: Callable[[str], None], place: str, sentence: str) -> None:
@@ -119,13 +157,15 @@ def _one(
         worked = True
         if (error := _do(command, _fit(run), run.run_dir / "fit.log", environment)) is not None:
             return _failed(run, "fit", error, start)
+        if not run.checkpoint.exists():
+            return _failed(run, "fit", f"it has left no {run.checkpoint}", start)
     tested = {"test": dict(test), "checkpoint": _stamp(run.checkpoint)}
     if _marker(run) != tested:
         report(f"{run.name}: testing")
         worked = True
         if (error := _do(command, _test(run, test), run.run_dir / "test.log", environment)) is not None:
             return _failed(run, "test", error, start)
-        (run.run_dir / "benchmark.json").write_text(json.dumps(tested, indent=2) + "\n")
+        write_whole(run.run_dir / "benchmark.json", json.dumps(tested, indent=2) + "\n")
     if not worked:
         report(f"{run.name}: up to date")
     return Outcome(run, "made" if worked else "kept", time.monotonic() - start)
@@ -151,6 +191,8 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
 
 def _do(command: Command, args: Sequence[str], log: Path, environment: Mapping[str, str]) -> str | None:
     """Run a command; returns its error in a sentence, and None if it succeeded."""
+    if args[0] == "fit" and (holder := holder_of(log.parent)) is not None:
+        return f"{log.parent} is in use by another fit, {holder}"
     before = log.stat().st_size if log.exists() else 0
     status = command(args, log, environment)
     if status == 0:
@@ -164,16 +206,14 @@ def _do(command: Command, args: Sequence[str], log: Path, environment: Mapping[s
 
 def _failed(run: Run, stage: str, error: str, start: float) -> Outcome:
     failure = {"stage": stage, "error": error, "log": f"{stage}.log"}
-    run.run_dir.mkdir(parents=True, exist_ok=True)
-    (run.run_dir / "failed.json").write_text(json.dumps(failure, indent=2) + "\n")
+    write_whole(run.run_dir / "failed.json", json.dumps(failure, indent=2) + "\n")
     return Outcome(run, "failed", time.monotonic() - start, f"{stage}: {error}")
 
 
 def _failure(run: Run) -> str | None:
-    path = run.run_dir / "failed.json"
-    if path.exists():
-        failure = json.loads(path.read_text())
-        return f"{failure['stage']}: {failure['error']}"
+    failure = read_own(run.run_dir / "failed.json", lambda content: f"{content['stage']}: {content['error']}")
+    if failure is not None:
+        return failure
     return None if run.checkpoint.exists() else "there is no checkpoint"
 
 
@@ -185,9 +225,7 @@ def _check(run: Run) -> None:
     """
     if not run.checkpoint.exists():
         return
-    import yaml
-
-    made = yaml.safe_load(read(run.checkpoint)[KEY]["config"])
+    made = sections(read(run.checkpoint)[KEY]["config"])
     if (key := agrees(run.wanted(), made)) is not None:
         raise UserError(
             f"{run.run_dir} holds a run with another config than {run.config} with the plan's changes: {key} differs; "
@@ -199,18 +237,14 @@ def _trained(run: Run) -> bool:
     """Whether the checkpoint is from the end of the run."""
     if not run.checkpoint.exists():
         return False
-    record = run.run_dir / "training.json"
-    if record.exists() and json.loads(record.read_text()).get("finished"):
+    if read_own(run.run_dir / "training.json", lambda content: content["finished"]):
         return True
-    steps = run.wanted().get("trainer", {}).get("max_steps", -1)
-    return bool(steps > 0 and int(read(run.checkpoint)["global_step"]) >= steps)
+    steps = value_at(run.wanted(), "trainer.max_steps", -1)
+    return is_number(steps) and steps > 0 and int(read(run.checkpoint)["global_step"]) >= steps
 
 
 def _marker(run: Run) -> Any:
-    try:
-        return json.loads((run.run_dir / "benchmark.json").read_text())
-    except (OSError, ValueError):
-        return None
+    return read_own(run.run_dir / "benchmark.json", dict)
 
 
 def _stamp(path: Path) -> list[int]:
@@ -227,14 +261,8 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-@contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the folder's lock and yield whether it was acquired; the system releases it when the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+def _claimed(folder: Path) -> RunLock:
+    """The claim on a run's folder, for which this process waits."""
+    claim = RunLock.take(folder, CLAIM, wait=True, inherited=True)
+    assert isinstance(claim, RunLock)
+    return claim

@@ -17,7 +17,9 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
 from ebmzoo.methods.base.averaging import Average
 from ebmzoo.methods.base.capabilities import EvaluatesAsPaper, Evaluation
+from ebmzoo.networks.integrity import check_finite
 from ebmzoo.networks.weights import read_weights
+from ebmzoo.reading import read_yaml
 from ebmzoo.training.checkpoint import LAST
 from ebmzoo.training.config import ZooParser, build_model
 from ebmzoo.training.config_files import named_config
@@ -25,6 +27,7 @@ from ebmzoo.training.durable import DurableIO
 from ebmzoo.training.migration import FORMAT, KEY
 from ebmzoo.training.trust import shell_command
 from ebmzoo.version import __version__
+from ebmzoo.writing import write_whole
 
 SHOWN = 3
 """The largest number of mismatches that an error lists."""
@@ -59,8 +62,8 @@ def import_checkpoint(file: str | Path, name: str, out: Path, evaluation: Evalua
     """Write `out/last.ckpt` with the weights of a published file; returns its path.
 
     Raises:
-        UserError: The file cannot be read or holds another network, the folder already holds a run, or `evaluation` is
-            `paper` for a method whose paper evaluates as the library does.
+        UserError: The file cannot be read or holds another network or weights that are not finite, the folder already
+            holds a run, or `evaluation` is `paper` for a method whose paper evaluates as the library does.
     """
     if (out / LAST).exists() or (out / "config.yaml").exists():
         raise UserError(f"out: {out} holds a run already; give another folder with --out")
@@ -75,12 +78,13 @@ def import_checkpoint(file: str | Path, name: str, out: Path, evaluation: Evalua
         more = f" and {len(mismatches) - SHOWN} more" if len(mismatches) > SHOWN else ""
         nearest = _nearest(contents, name, len(mismatches))
         raise UserError(f"{file} does not fit {name}: {'; '.join(mismatches[:SHOWN])}{more}{nearest}")
-    run = {**yaml.safe_load(config), "run_dir": str(out)}
+    check_finite(state, file)
+    run = {**read_yaml(config), "run_dir": str(out)}
     if evaluation == "paper":
         run["model"]["init_args"]["evaluation"] = evaluation
     writable(out)
     text = yaml.safe_dump(run, sort_keys=False)
-    (out / "config.yaml").write_text(text, encoding="utf-8")
+    write_whole(out / "config.yaml", text)
     checkpoint = {
         "epoch": 0,
         "global_step": 0,

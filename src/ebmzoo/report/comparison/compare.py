@@ -25,6 +25,8 @@ DEFAULT = (
     "ood/mean/auroc_score",
     "ood/*/auroc_score",
     "representation/*/knn",
+    "classification/clean/accuracy",
+    "classification/clean/ece",
     "training/parameters",
     "training/seconds_per_iteration",
 )
@@ -217,7 +219,7 @@ def _notes(records: Sequence[Record], columns: Sequence[Column | Words]) -> list
     runs: dict[str, list[str]] = {}
     shown = {column.key.partition("/")[0] for column in columns}
     for record in records:
-        sentences = [f"failed: {record.error}"] if record.error else list(record.missing)
+        sentences = [*([f"failed: {record.error}"] if record.error else record.missing), *record.damaged]
         for task, result in record.results.items():
             sentences += [f"{task}: {note}" for note in result.get("notes", []) if task in shown]
         for sentence in sentences:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebmzoo.errors import UserError
+from ebmzoo.report.own_files import read_rows
 from ebmzoo.report.plots import figure, save
 
 KEYS = ("train/energy_gap", "train/displacement_ratio", "train/agreement")
@@ -20,17 +21,42 @@ def read_curve(run: Path, key: str) -> tuple[list[int], list[float]]:
     Raises:
         UserError: The run has no curves, or none of that name.
     """
-    found: dict[int, float] = {}
-    files = sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
-    for path in files:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get(key):
-                    found[int(row["step"])] = float(row[key])
-    if not found:
+    found = read_curves(run, [key])
+    if key not in found:
         raise UserError(f"{run} has no curve of {key}; a run that `ebmzoo fit` made has csv/version_*/metrics.csv")
-    steps = sorted(found)
-    return steps, [found[step] for step in steps]
+    return found[key]
+
+
+def read_curves(run: Path, keys: Sequence[str]) -> dict[str, tuple[list[int], list[float]]]:
+    """The steps and values, as of `read_curve`, of those of `keys` of which the run has a curve.
+
+    Raises:
+        UserError: A CSV file of the run cannot be read.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(run.glob("csv/version_*/metrics.csv"), key=_version):
+        try:
+            for row in read_rows(path):
+                for key in keys:
+                    if row.get(key):
+                        found.setdefault(key, {})[_step(row["step"])] = float(row[key])
+        except UserError:
+            raise
+        except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path} holds no curves ({type(error).__name__}: {error})") from error
+    return {key: ([*sorted(curve)], [curve[step] for step in sorted(curve)]) for key, curve in found.items()}
+
+
+def _version(path: Path) -> tuple[int, str]:
+    number = path.parent.name.removeprefix("version_")
+    return (int(number) if number.isdecimal() and len(number) < 20 else -1, number)
+
+
+def _step(text: str) -> int:
+    step = int(text)
+    if abs(step) >= 2**63:
+        raise ValueError(f"the step {text:.30} is too large")
+    return step
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -31,6 +31,8 @@ NAMES: tuple[tuple[str, str, Better | None], ...] = (
     (r"(hidden_|end_)?mse(.*)", r"\1MSE\2", "lower"),
     (r"perceptual_(.+)", r"perceptual \1", "lower"),
     (r"accuracy", "accuracy", "higher"),
+    (r"nll", "NLL", "lower"),
+    (r"ece", "ECE", "lower"),
     (r"total_variation", "total variation", "lower"),
     (r"bits_per_dimension(.*)", r"bits/dim\1", None),  # a bound is not better for being tighter
     (r"nfe(.*)", r"NFE\1", None),  # a choice, not a result

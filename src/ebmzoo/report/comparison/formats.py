@@ -64,6 +64,7 @@ def comma_separated(comparison: Comparison) -> str:
     """The table with all digits, one row per run; figures over several seeds have a column of standard deviations."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    text = _no_formula
     columns = comparison.columns
     spreads = {
         c.heading for c in columns if isinstance(c, Column) and any(x.spread is not None for x in c.cells.values())
@@ -71,13 +72,15 @@ def comma_separated(comparison: Comparison) -> str:
     heads: list[str] = ["run", "method", "data", "failed"]
     for column in columns:
         head = f"{column.key} ({column.qualifier})" if isinstance(column, Column) and column.qualifier else column.key
+        head = text(head)
         heads += [head, f"{head} std"] if column.heading in spreads else [head]
     writer.writerow(heads)
     for record in comparison.records:
-        row: list[str] = [record.name, record.method or "", str(record.data.get("class", "")), record.error or ""]
+        of_run = (record.name, record.method or "", str(record.data.get("class", "")), record.error or "")
+        row: list[str] = [text(cell) for cell in of_run]
         for column in columns:
             if isinstance(column, Words):
-                row.append(column.cells.get(record.name, ""))
+                row.append(text(column.cells.get(record.name, "")))
                 continue
             cell = column.cells.get(record.name)
             row.append("" if cell is None else _digits(cell.value))
@@ -85,6 +88,15 @@ def comma_separated(comparison: Comparison) -> str:
                 row.append("" if cell is None or cell.spread is None else _digits(cell.spread))
         writer.writerow(row)
     return file.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Text as a cell that spreadsheets do not compute; they take it for a formula if it begins in one of these ways.
+
+    >>> _no_formula("=1+1"), _no_formula("clel")
+    ("'=1+1", 'clel')
+    """
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def latex(comparison: Comparison) -> str:

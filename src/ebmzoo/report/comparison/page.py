@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from ebmzoo.errors import UserError, plain
+from ebmzoo.reading import read_bytes
 from ebmzoo.report.comparison.compare import Comparison
 from ebmzoo.report.comparison.html import Html, tag
 from ebmzoo.report.comparison.page_papers import papers_section
@@ -30,18 +32,25 @@ POLICY = "; ".join(
 """The page's content security policy: a browser loads nothing from outside."""
 WIDEST = 1024
 """The largest width of a picture in the page, in pixels; wider ones are shrunk."""
+MOST_BYTES, MOST_PIXELS = 2**25, 2**26
+"""The largest file and the most pixels of a picture that the page shows: 32 MiB and 67 million."""
 
 
-def page(comparison: Comparison) -> str:
-    """The page of a comparison."""
+def page(comparison: Comparison, told: Callable[[str], None] = lambda sentence: None) -> str:
+    """The page of a comparison.
+
+    Args:
+        comparison: The runs and columns.
+        told: A function that is called with a sentence about each picture or file of curves that cannot be shown.
+    """
     records = comparison.records
     style = {record.name: index for index, record in enumerate(records)}
     sections = [
         _section("Figures", "figures", *figures_section(comparison, style)),
-        _section("Samples", "samples", *_samples(records)),
+        _section("Samples", "samples", *_samples(records, told)),
         _section("Quality against cost", "cost", *cost_section(records, style)),
         _section("Out-of-distribution detection", "ood", *auroc_section(records)),
-        _section("Learning curves", "curves", *curves_section(records, style)),
+        _section("Learning curves", "curves", *curves_section(records, style, told)),
         _section("What the papers print", "papers", *papers_section(records, papers())),
         _section("Protocols", "protocols", *_protocols(records)),
     ]
@@ -75,15 +84,15 @@ def _section(name: str, anchor: str, *content: Html) -> tuple[str, str, Html] | 
     return (name, anchor, tag("section", tag("h2", name), *content, id=anchor)) if content else None
 
 
-def _samples(records: Sequence[Record]) -> list[Html]:
+def _samples(records: Sequence[Record], told: Callable[[str], None]) -> list[Html]:
     """The samples of each run, after real images if a test drew them."""
     shown: list[Html] = []
     real = next(((r, path) for r in records if (path := r.real()) is not None), None)
-    if real is not None and (image := _picture(real[1], "real images")) is not None:
+    if real is not None and (image := _picture(real[1], "real images", told)) is not None:
         shown.append(tag("figure", image, tag("figcaption", f"real images (of {real[0].name})")))
     for record in records:
         path = record.samples()
-        image = None if path is None else _picture(path, f"samples of {record.name}")
+        image = None if path is None else _picture(path, f"samples of {record.name}", told)
         if path is None or image is None:
             continue
         when = "" if path.parent.name == "test" else f", drawn during training: {path.stem.replace('_', ' ')}"
@@ -91,22 +100,39 @@ def _samples(records: Sequence[Record]) -> list[Html]:
     return [tag("div", *shown, class_="grids")] if shown else []
 
 
-def _picture(path: Path, words: str) -> Html | None:
-    """A PNG file as an image in the page; None if it is not a PNG file."""
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+def _picture(path: Path, words: str, told: Callable[[str], None]) -> Html | None:
+    """A PNG file as an image in the page; None if it is not a PNG file, or too large for a picture of samples."""
+    try:
+        content = _png(path)
+    except (UserError, OSError, SyntaxError, ValueError) as error:  # Pillow raises each of these
+        told(str(error) if isinstance(error, UserError) else f"{path} is no picture ({error})")
         return None
-    width = int.from_bytes(content[16:20], "big")
+    return tag("img", src=f"data:image/png;base64,{base64.b64encode(content).decode()}", alt=words, loading="lazy")
+
+
+def _png(path: Path) -> bytes:
+    """A PNG file of at most `WIDEST` pixels in width.
+
+    Raises:
+        UserError: It is no PNG file, or too large.
+        OSError: It cannot be read, or is damaged, of which Pillow also raises `SyntaxError` and `ValueError`.
+    """
+    content = read_bytes(path, MOST_BYTES)
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise UserError(f"{path} is no PNG file")
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{path} has {width}×{height} pixels, too many for a picture of samples")
     if width > WIDEST:
         from PIL import Image
 
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             small = image.convert("RGB")
             small.thumbnail((WIDEST, 100 * WIDEST))
             file = io.BytesIO()
             small.save(file, "PNG", optimize=True)
         content = file.getvalue()
-    return tag("img", src=f"data:image/png;base64,{base64.b64encode(content).decode()}", alt=words, loading="lazy")
+    return content
 
 
 def _protocols(records: Sequence[Record]) -> list[Html]:
@@ -115,7 +141,7 @@ def _protocols(records: Sequence[Record]) -> list[Html]:
         tag(
             "details",
             tag("summary", record.name),
-            tag("p", f"{record.folder}", class_="lead"),
+            tag("p", plain(record.folder), class_="lead"),
             *(
                 tag("pre", f"{task}: {json.dumps(result['protocol'], indent=2, ensure_ascii=False)}")
                 for task, result in record.results.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.compare import Column, columns_of
-from ebmzoo.report.comparison.curves import read_curve, smooth
+from ebmzoo.report.comparison.curves import read_curves, smooth
 from ebmzoo.report.comparison.figures import known
 from ebmzoo.report.comparison.html import Html, tag
 from ebmzoo.report.comparison.page_elements import legend, scaled_plot
@@ -100,16 +100,21 @@ def _along(records: Sequence[Record], keys: Iterable[str], style: dict[str, int]
     return plots
 
 
-def curves_section(records: Sequence[Record], style: dict[str, int]) -> list[Html]:
+def curves_section(records: Sequence[Record], style: dict[str, int], told: Callable[[str], None]) -> list[Html]:
     """The learning curves as running means over ten logged values, one plot per quantity."""
     plots = []
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for record in records:
+        try:
+            found[record.name] = read_curves(record.folder, [key for key, _ in CURVES])
+        except UserError as error:
+            told(str(error))
     for key, kind in CURVES:
         series = []
         for record in records:
-            try:
-                steps, values = read_curve(record.folder, key)
-            except UserError:
+            if key not in found.get(record.name, {}):
                 continue  # the method has no such curve, or the run has none at all
+            steps, values = found[record.name][key]
             stride = math.ceil(len(steps) / POINTS)
             points = list(zip(map(float, steps), smooth(values, 10), strict=True))[stride - 1 :: stride]
             series.append(Series(record.name, style[record.name], points, line=True, marks=False))

@@ -112,7 +112,7 @@ def width(column: Column | Words, runs: Sequence[str]) -> int:
     if isinstance(column, Words):
         return WORDS
     arrow = 2 if column.better else 0  # joined to the word before it, and a mark of the sorted column
-    longest = max(len(word) for word in f"{column.label} {column.qualifier}".split()) + 2 + arrow
+    longest = max(len(word) for word in f"{column.label} {column.qualifier}".split() or [""]) + 2 + arrow
     return max(84, CHARACTER * max(longest, *(len(column.text(run)) for run in runs)) + PADDING)
 
 

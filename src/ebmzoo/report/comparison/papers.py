@@ -1,4 +1,4 @@
-"""The numbers in the tables of the five papers, with their places, and where papers disagree."""
+"""The numbers in the tables of the five papers, and a few of two more, with their places, and where papers disagree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Printed:
     """A figure as a paper prints it: `paper` and `table` are its place, `printed` is the label of the row there.
 
     `value` is None for a run that did not converge; `nfe` and `parameters`, in millions, are None if the table does not
-    have them. `role` is `method` for one of the five papers' methods, `baseline`, or `other`.
+    have them. `role` is `method` for a method of these papers, `baseline`, or `other`.
     """
 
     paper: str

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from ebmzoo.errors import UserError
+from ebmzoo.errors import UserError, plain, plain_content
+from ebmzoo.reading import CONFIG_BYTES, read_json, read_text, read_yaml
+from ebmzoo.report.comparison.schema import of_result, of_training
+
+T = TypeVar("T")
 
 MARKS = ("config.yaml", "training.json", "failed.json", "test")
 """A folder with one of these belongs to a run."""
@@ -24,7 +28,8 @@ class Record:
 
     `name` is that of the folder, with as much of its path as distinguishes it from the other runs. `method` and `data`
     are those of the config, as class names and settings; `results` maps a task's name to the content of its file;
-    `training` is the cost of the run. `error` is the error of a failed run; `missing` lists what the folder lacks.
+    `training` is the cost of the run. `error` is the error of a failed run; `missing` lists what the folder lacks, and
+    `damaged` says of each file that could not be used why not.
     """
 
     folder: Path
@@ -35,6 +40,7 @@ class Record:
     training: Mapping[str, Any]
     error: str | None
     missing: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     @cached_property
     def figures(self) -> dict[str, float]:
@@ -86,16 +92,16 @@ def is_untrained(folder: Path) -> bool:
     made = [*folder.glob("*.ckpt"), *folder.glob("test/*.json"), *folder.glob("failed.json")]
     if made or not any((folder / mark).exists() for mark in MARKS):
         return False
-    training = _object(folder / "training.json")
-    return not training.get("iterations", bool(training))
+    damaged: dict[Path, str] = {}
+    training = _usable(folder / "training.json", _training, damaged) or {}
+    return not damaged and not training.get("iterations", bool(training))
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:
-    """Read the runs in these folders, in order, each once.
+    """Read the runs in these folders, in order, each once; a file that cannot be used is left out and named.
 
     Raises:
-        UserError: A folder does not exist, does not belong to a run, is that of a fit that failed before its first
-            iteration, or has a file that cannot be read.
+        UserError: As `no_run` says of a folder.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     return [_read(folder, name) for folder, name in zip(distinct, _names(distinct), strict=True)]
@@ -105,29 +111,38 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or as many parts as make all names different."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, 1 + max(map(len, parts), default=1)):
-        names = ["/".join(p[-depth:]) for p in parts]
+        names = [plain("/".join(p[-depth:])) for p in parts]
         if len(set(names)) == len(names):
             break
     return names
 
 
-def _read(folder: Path, name: str) -> Record:
+def no_run(folder: Path) -> str | None:
+    """Why a folder cannot be read as that of a run: it does not exist, belongs to none, or its fit came to nothing."""
     if folder.is_file():
-        raise UserError(f"{folder} is a file; give the run's folder, such as {folder.parent}")
+        return f"{folder} is a file; give the run's folder, such as {folder.parent}"
     if not folder.is_dir():
-        raise UserError(f"there is no run folder {folder}")
+        return f"there is no run folder {folder}"
     if not any((folder / mark).exists() for mark in MARKS):
-        raise UserError(f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}")
+        return f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}"
     if is_untrained(folder):
-        raise UserError(f"{folder} holds no run: its fit ended before the first iteration, and left no checkpoint")
-    config = _config(folder / "config.yaml")
-    results = {path.stem: found for path in sorted(folder.glob("test/*.json")) if (found := _result(path)) is not None}
-    training = _object(folder / "training.json")
-    failed = _object(folder / "failed.json")
-    missing = [] if config else ["no config.yaml"]
+        return f"{folder} holds no run: its fit ended before the first iteration, and left no checkpoint"
+    return None
+
+
+def _read(folder: Path, name: str) -> Record:
+    if (reason := no_run(folder)) is not None:
+        raise UserError(reason)
+    damaged: dict[Path, str] = {}
+    config = _usable(folder / "config.yaml", _config, damaged) or {}
+    found = {path.stem: _usable(path, _result, damaged) for path in sorted(folder.glob("test/*.json"))}
+    results = {task: result for task, result in found.items() if result is not None}
+    training = _usable(folder / "training.json", _training, damaged) or {}
+    failed = _usable(folder / "failed.json", _object, damaged)
+    missing = [] if config or folder / "config.yaml" in damaged else ["no config.yaml"]
     if not results:
         missing.append("no results of `ebmzoo test`")
-    if not training:
+    if not training and folder / "training.json" not in damaged:
         missing.append("no training.json, which records parameters and seconds")
     elif training.get("finished") is False:
         missing.append(f"training was not finished: {training.get('iterations', '?')} iterations")
@@ -138,28 +153,37 @@ def _read(folder: Path, name: str) -> Record:
         data=_data(config.get("data")),
         results=results,
         training=training,
-        error=" ".join(str(failed.get("error", "failed.json has no error")).split()) if failed else None,
+        error=None if failed is None else " ".join(str(failed.get("error", "failed.json has no error")).split()),
         missing=tuple(missing),
+        damaged=tuple(damaged.values()),
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _usable(path: Path, read: Callable[[Path], T], damaged: dict[Path, str]) -> T | None:
+    """What `read` makes of a file; None if there is none, or if it cannot be used: why not is put into `damaged`."""
+    if not os.path.lexists(path):
+        return None
     try:
-        config = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return read(path)
+    except UserError as error:
+        damaged[path] = str(error)
+    except OSError as error:
+        damaged[path] = plain(f"{path} cannot be read ({error.strerror or error})")
+    return None
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = plain_content(read_yaml(read_text(path, CONFIG_BYTES)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no config, which is a mapping of keys")
+    return config
 
 
 def _object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
     return content
@@ -169,7 +193,18 @@ def _result(path: Path) -> dict[str, Any] | None:
     """The result of a task; None if the file is something else."""
     content = _object(path)
     wanted = {"task": str, "figures": dict, "protocol": dict}
-    return content if all(isinstance(content.get(key), kind) for key, kind in wanted.items()) else None
+    if not all(isinstance(content.get(key), kind) for key, kind in wanted.items()):
+        return None
+    for problem in of_result(content):
+        raise UserError(f"{path} is no result of a task: {problem}")
+    return content
+
+
+def _training(path: Path) -> dict[str, Any]:
+    content = _object(path)
+    for problem in of_training(content, tuple(COSTS.values())):
+        raise UserError(f"{path} is no record of a training: {problem}")
+    return content
 
 
 def _class(section: Any) -> str | None:
@@ -180,7 +215,8 @@ def _class(section: Any) -> str | None:
 def _data(section: Any) -> dict[str, Any]:
     """The data's class and its settings."""
     kind = _class(section)
-    return {} if kind is None else {"class": kind, **(section.get("init_args") or {})}
+    settings = section.get("init_args") if isinstance(section, dict) else None
+    return {} if kind is None else {**(settings if isinstance(settings, dict) else {}), "class": kind}
 
 
 def _first(*paths: Path) -> Path | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 from urllib.parse import urlsplit
 
 HOW = "`wandb login` explains how to get a key and stores it; or set WANDB_API_KEY"
 """How to get a key."""
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
 """The hosts of W&B's own service, since version 0.31 and before; a key stored for either is valid for both."""
+
+RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+"""What the name of a run is to W&B, which makes a folder of it."""
 
 
 def has_key() -> bool:

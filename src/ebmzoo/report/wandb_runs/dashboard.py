@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ebmzoo.errors import UserError
+from ebmzoo.reading import read_json
+from ebmzoo.report.wandb_runs.account import RUN_ID
 
 AXIS = "trainer/global_step"
 """The x-axis of all curves: training batches, for every method, under the name that `WandbLogger` uses."""
@@ -150,11 +151,13 @@ def _identity(run: Path) -> dict[str, str]:
     path = run / "wandb.json"
     if not path.exists():
         raise UserError(f"--runs: {run} has no wandb.json, which `ebmzoo fit` writes unless W&B is off")
-    identity: dict[str, str] = json.loads(path.read_text())
-    return identity
+    identity = read_json(path)
+    if not isinstance(identity, dict) or not RUN_ID.fullmatch(str(identity.get("id"))) or "data" not in identity:
+        raise UserError(f"--runs: {path} does not state the id and the data of a run: remove it")
+    return {key: str(value).replace("'", "") for key, value in identity.items()}  # which filters quote
 
 
 def _figures(run: Path) -> list[str]:
     """The figures of a run's tasks, under their W&B keys."""
-    results = [json.loads(path.read_text()) for path in sorted((run / "test").glob("*.json"))]
+    results = [read_json(path) for path in sorted((run / "test").glob("*.json"))]
     return [f"test/{result['task']}/{name}" for result in results for name in result["figures"]]

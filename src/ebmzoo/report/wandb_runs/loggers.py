@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from lightning.fabric.loggers.logger import _DummyExperiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ebmzoo.data.folder import ImageFolder
 from ebmzoo.methods.base.method import Method
-from ebmzoo.report.wandb_runs.account import has_key
+from ebmzoo.report.csv_rows import WholeRows
+from ebmzoo.report.own_files import read_own
+from ebmzoo.report.wandb_runs.account import RUN_ID, has_key
 from ebmzoo.report.wandb_runs.tables import tables
 from ebmzoo.report.write_errors import ignore_write_errors
+from ebmzoo.writing import write_whole
 
 KEPT = "wandb.json"
 """The file in a run's folder that stores its identity."""
@@ -57,15 +60,35 @@ class RunIdentity:
     def kept(self, run_dir: Path) -> RunIdentity:
         """The identity stored in `run_dir` by the run's first command; the first command stores this one."""
         path = run_dir / KEPT
-        if path.exists():
-            return RunIdentity(**json.loads(path.read_text()))
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        if (found := read_own(path, RunIdentity.read)) is not None:
+            return found
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
         return self
+
+    @classmethod
+    def read(cls, content: Any) -> RunIdentity:
+        """The identity with the content of its file.
+
+        Raises:
+            TypeError: It has another content.
+        """
+        if not all(isinstance(value, str) for value in content.values()):
+            raise TypeError("a value is no text")
+        found = cls(**content)
+        if not RUN_ID.fullmatch(found.id):
+            raise TypeError(f"{found.id!r:.80} is no id of a run")
+        return found
 
 
 class ZooCSVLogger(CSVLogger):
-    """A `CSVLogger` that keeps its rows until they can be written: a full disk does not end a run."""
+    """A `CSVLogger` that keeps its rows until they can be written whole: a full disk does not end a run."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = WholeRows(self.log_dir)
+        return self._experiment
 
     def save(self) -> None:
         with ignore_write_errors(f"curves in {self.root_dir}"):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ebmzoo.reading import read_json
+
 FIGURES = ("task", "row", "column", "value", "spread", "protocol")
 PICTURES = ("task", "picture", "image")
 HISTOGRAMS = ("set", "score", "edge_low", "edge_high", "count_in", "count_out")
@@ -23,7 +25,7 @@ def tables(folder: Path, tasks: Iterable[str]) -> dict[str, Any]:
     import numpy as np
     import wandb
 
-    results = [json.loads(path.read_text()) for task in tasks if (path := folder / f"{task}.json").exists()]
+    results = [read_json(path) for task in tasks if (path := folder / f"{task}.json").exists()]
     pictures = [(r["task"], path.stem, wandb.Image(str(path))) for r in results for path in _pictures(r)]
     rows = {
         "scorecard": (FIGURES, list(_figures(results))),
@@ -48,7 +50,7 @@ def _figures(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
 
 def _pictures(result: dict[str, Any]) -> list[Path]:
     """The picture files that still exist."""
-    return [path for path in map(Path, result["pictures"]) if path.exists()]
+    return [path for path in map(Path, result["pictures"]) if path.is_file()]
 
 
 def _bins(results: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:

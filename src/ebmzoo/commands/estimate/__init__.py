@@ -1,0 +1,1 @@
+"""What a config costs before anything is run: arithmetic and memory, counted from the shapes of fake tensors."""

@@ -36,21 +36,22 @@ def examples(share):
     return settings(max_examples=int(share * EXAMPLES), derandomize=EXAMPLES <= 1000, database=None, deadline=None)
 
 
-def nodes(content, path=()):
-    """The paths of all values in a content but itself."""
-    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    return [place for key, child in parts for place in ((*path, key), *nodes(child, (*path, key)))]
+def keys(content):
+    """The keys or indices of the values in a content; none of a single value."""
+    return (
+        list(content) if isinstance(content, dict) else list(range(len(content))) if isinstance(content, list) else []
+    )
 
 
 @st.composite
 def changed(draw, content, values=VALUES, most=2):
     """A copy of a content with some values replaced, left out or added; and the paths with their new values."""
     content, done = copy.deepcopy(content), []
-    for _ in range(draw(st.integers(1, most))):
-        path = draw(st.sampled_from(nodes(content)))
-        parent = content
-        for key in path[:-1]:
-            parent = parent[key]
+    for _ in range(draw(st.sampled_from((1, 1, most)))):
+        parent, path = content, (draw(st.sampled_from(keys(content))),)
+        while keys(parent[path[-1]]) and draw(st.integers(0, 2)):
+            parent = parent[path[-1]]
+            path = (*path, draw(st.sampled_from(keys(parent))))
         how = draw(st.sampled_from(("replaced", "replaced", "left out", "added")))
         value = None if how == "left out" else draw(values)
         if how == "replaced":
@@ -63,17 +64,36 @@ def changed(draw, content, values=VALUES, most=2):
         else:
             parent.append(value)
         done.append((path, how, value))
-        if not nodes(content):
+        if not keys(content):
             break
     return content, done
 
 
-def is_impossible(value):
-    """Whether a value has a number in it that no config may have, or a null character."""
+def numbers(content, path=()):
+    """The paths of the numbers in a content."""
+    if not keys(content):
+        return [path] if isinstance(content, int | float) and not isinstance(content, bool) else []
+    return [place for key in keys(content) for place in numbers(content[key], (*path, key))]
+
+
+@st.composite
+def with_another_number(draw, content):
+    """A copy of a content with one of its numbers replaced by one of `NUMBERS`; and its path with the new value."""
+    content = copy.deepcopy(content)
+    path, value = draw(st.sampled_from(numbers(content))), draw(st.sampled_from(NUMBERS))
+    parent = content
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return content, [(path, "replaced", value)]
+
+
+def is_impossible(value, unlimited=()):
+    """Whether a value has a number in it that no config may have, but at the keys `unlimited`, or a null character."""
     if isinstance(value, dict):
-        return any(map(is_impossible, value.values()))
+        return any(is_impossible(child, unlimited) for key, child in value.items() if key not in unlimited)
     if isinstance(value, list):
-        return any(map(is_impossible, value))
+        return any(is_impossible(child, unlimited) for child in value)
     if isinstance(value, str):
         return "\0" in value
-    return not isinstance(value, bool | None) and not -(2**63) <= value < 2**63
+    return isinstance(value, float) and not math.isfinite(value)

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ebmzoo.cli import COMMANDS, main
 from ebmzoo.commands.benchmark import runner
+from ebmzoo.commands.cli import COMMANDS, main
 from ebmzoo.commands.command_line import options, prepared
 from ebmzoo.commands.lightning import ZooCLI
 from ebmzoo.commands.resume import Saved, start

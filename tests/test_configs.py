@@ -9,7 +9,7 @@ from jsonargparse._common import denying_import_path_entry
 from jsonargparse._util import import_object
 
 from ebmzoo import load
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.methods import DualMCMCLosses, Method
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import EXTENDS, config_path, config_paths, merged, named_config, read_config

@@ -12,7 +12,7 @@ import tomllib
 import pytest
 
 from ebmzoo import UserError
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.completion import completed_parser
 from ebmzoo.commands.help import page
 from ebmzoo.methods import StartsFromImages, families

@@ -26,7 +26,7 @@ def loaded(code):
 
 
 def command(*args):
-    return f"from ebmzoo.cli import main; main({list(args)!r})"
+    return f"from ebmzoo.commands.cli import main; main({list(args)!r})"
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def command(*args):
     [
         ("import ebmzoo", 2),
         ("import ebmzoo; ebmzoo.__version__, ebmzoo.UserError", 3),
-        (command("--help"), 4),
-        (command("--version"), 4),
+        (command("--help"), 7),
+        (command("--version"), 7),
     ],
 )
 def test_the_front_door_loads_almost_nothing(code, own):
@@ -53,7 +53,8 @@ def test_compare_reads_files_and_loads_no_torch():
 
 def test_a_wrong_command_loads_nothing():
     modules = loaded(
-        "from ebmzoo.cli import main\ntry:\n    main(['fti'])\nexcept SystemExit as end:\n    assert end.code == 2"
+        "from ebmzoo.commands.cli import main\n"
+        "try:\n    main(['fti'])\nexcept SystemExit as end:\n    assert end.code == 2"
     )
     assert not modules & HEAVY
 

@@ -21,7 +21,7 @@ USE = """
 import json, os, sys
 from pathlib import Path
 import ebmzoo
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.training.config_names import config_folder, config_paths, plan_paths
 
 def run(*args):

@@ -6,6 +6,6 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]  # the working folder, which may be a stranger's; PYTHONPATH=. adds it
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 
 main()

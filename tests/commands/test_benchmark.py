@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from ebmzoo.cli import main
 from ebmzoo.commands.benchmark import Plan, execute
 from ebmzoo.commands.benchmark.plan import Run, agrees
 from ebmzoo.commands.benchmark.runner import _environment
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.training.config_files import config_path, read_config
 from ebmzoo.training.run_lock import CLAIM, RunLock

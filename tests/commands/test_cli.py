@@ -1,6 +1,7 @@
 """The command line end to end, and its errors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from ebmzoo.cli import COMMANDS, main
+from ebmzoo.commands.cli import COMMANDS, main
 from ebmzoo.training.config_files import read_config
 from support.command_line import CONFIG, ROOT, fails, fitted_once, small
 
@@ -256,10 +257,22 @@ def test_help_and_no_arguments_show_first_commands(capsys):
 
 
 def test_help_loads_no_torch():
-    code = "import sys; from ebmzoo.cli import main; main(['--help']); sys.exit(any(m in sys.modules for m in HEAVY))"
+    code = (
+        "import sys; from ebmzoo.commands.cli import main; main(['--help']);"
+        "sys.exit(any(m in sys.modules for m in HEAVY))"
+    )
     code = code.replace("HEAVY", repr(("torch", "lightning", "numpy", "jsonargparse", "wandb")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_without_a_word():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ebmzoo", "configs"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_print_config_shows_every_value(capsys):

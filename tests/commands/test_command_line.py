@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.command_line import (
     FLAGS,
     Option,

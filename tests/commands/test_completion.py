@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from ebmzoo.cli import COMMANDS, main
 from ebmzoo.commands import completion
+from ebmzoo.commands.cli import COMMANDS, main
 from ebmzoo.commands.completion import SHELLS, script
 from support.command_line import fails
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ebmzoo.cli import main
 from ebmzoo.commands.benchmark import Plan
+from ebmzoo.commands.cli import main
 from ebmzoo.training.config_files import EXTENDS, read_config
 from ebmzoo.training.config_names import config_paths, plan_paths
 from support.command_line import fails

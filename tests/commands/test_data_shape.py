@@ -5,7 +5,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.data.matching import ImageShape, matched
 from ebmzoo.methods import Method
 from ebmzoo.training.config import build_model

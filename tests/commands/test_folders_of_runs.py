@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.resume import OWN_RUN_DIR, RunFolder, Saved, Start, start, start_of_fit, start_with_lock
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.curves import read_curve

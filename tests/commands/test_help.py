@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.command_line import kept_ood
 from ebmzoo.commands.environment import SILENT, quietly
 from ebmzoo.commands.help import EXAMPLES, MORE, OF_COMMAND, RUN, TRAINER, page

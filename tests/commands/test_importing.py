@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ebmzoo import UserError, load
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.importing import command
 from ebmzoo.commands.importing.command import import_checkpoint
 from ebmzoo.commands.importing.key_maps import CLEL_ENERGY, DUAL_MCMC_ENERGY

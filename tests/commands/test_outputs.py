@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.outputs import check_alone, check_free, distinct, is_folder
 from ebmzoo.commands.sample import sample
 from ebmzoo.errors import UserError

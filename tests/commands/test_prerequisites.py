@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from PIL import Image
 
 from ebmzoo import UserError
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.prerequisites import (
     check_networks_exist,
     missing_sentences,

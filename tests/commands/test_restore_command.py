@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from ebmzoo import __version__
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.restore import operator_of
 from ebmzoo.data import FromFile
 from ebmzoo.data.degradations import Downsample, Grayscale, Identity, Masking

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.data import Digits
 from ebmzoo.report.comparison.protocols import conditions
 from ebmzoo.report.comparison.records import read_records

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.conditions import read_image
 from ebmzoo.commands.environment import writable
 from ebmzoo.data import FromFile, ImageFolder

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.training.config_files import read_config
 from support.paths import ROOT
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.conditions import Condition
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Classifies
 from ebmzoo.metrics import Classifier

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.data import Checkerboard, GaussianMixture
 from ebmzoo.energy import EnergyNet
 from ebmzoo.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.training.config import ZooParser, integers_first
 from ebmzoo.training.config_files import config_paths, read_config
 from ebmzoo.training.migration import KEY

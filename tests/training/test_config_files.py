@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ebmzoo import UserError
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.training.config_files import merged, read_config
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.training.checkpoint import LastCheckpoint, read
 from ebmzoo.training.stop import StopOnSignal
 from ebmzoo.training.watchdog import DivergedError, Watchdog

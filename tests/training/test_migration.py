@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from ebmzoo import UserError, load
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.methods import CDRL
 from ebmzoo.methods.baselines import CoopNets
 from ebmzoo.training.checkpoint import read

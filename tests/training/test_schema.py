@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from ebmzoo import UserError
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.networks.weights import check_archive, read_weights
 from ebmzoo.training.checkpoint import Rollbacks, load, read
 from ebmzoo.training.durable import DurableIO

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ebmzoo.cli import main
 from ebmzoo.commands.benchmark.runner import in_own_process
+from ebmzoo.commands.cli import main
 from ebmzoo.data import ImageData
 from ebmzoo.tasks import Task
 from ebmzoo.training import signals

@@ -14,7 +14,7 @@ from jsonargparse._common import parsing_settings
 
 import ebmzoo
 from ebmzoo import UserError, load
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.conditions import image_data
 from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.networks import ResNetEncoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.sampling.langevin import ChainDivergedError, Langevin
 from ebmzoo.training.checkpoint import LastCheckpoint, read

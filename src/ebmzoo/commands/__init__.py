@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,10 @@ def run(args: list[str]) -> None:
         with stopping_on_signals():
             end_with_parent()
             import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our pipe, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except Stopped as stopped:
         print(f"ebmzoo: {stopped}", file=sys.stderr)
         raise

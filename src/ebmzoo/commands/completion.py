@@ -16,8 +16,8 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 import ebmzoo.tasks
-from ebmzoo.cli import COMMANDS
 from ebmzoo.commands import MODULES, run
+from ebmzoo.commands.cli import COMMANDS
 from ebmzoo.commands.command_line import FLAGS
 from ebmzoo.commands.help import DATA_SETS, class_names
 from ebmzoo.commands.parser import Parser

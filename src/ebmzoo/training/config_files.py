@@ -131,6 +131,8 @@ def _resolved(value: str, folder: Path, at: int) -> str:
     if not path.is_file() and path.suffix not in (".yaml", ".yml"):
         return value  # the parser reports the error, or takes it as YAML
     config = read_config(path)
+    if not config:
+        raise UserError(f"config: {path} is empty")
     if EXTENDS not in sections(read_text(path, CONFIG_BYTES)):
         return str(path)
     # The names of file and folder are kept: the folder's identifies an ablation.

@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ebmzoo.data
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.commands.estimate import iterations
 from ebmzoo.commands.estimate.command import gpu_configs, of_config
 from ebmzoo.commands.estimate.counting import CostMode

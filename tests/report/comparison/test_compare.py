@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.compare import Column, Words, columns_of, compare
 from ebmzoo.report.comparison.figures import known, number
@@ -514,7 +514,8 @@ def test_characters_that_a_terminal_does_not_have_are_replaced(tmp_path):
 def test_it_needs_no_torch(tmp_path):
     run = made(tmp_path / "a")
     code = (
-        f"import sys; from ebmzoo.cli import main; main(['compare', {str(run)!r}, '--out', {str(tmp_path / 'out')!r}]);"
+        "import sys; from ebmzoo.commands.cli import main;"
+        f"main(['compare', {str(run)!r}, '--out', {str(tmp_path / 'out')!r}]);"
         "heavy = {'torch', 'lightning', 'numpy', 'wandb'} & {name.partition('.')[0] for name in sys.modules};"
         "print('loaded:', sorted(heavy))"
     )

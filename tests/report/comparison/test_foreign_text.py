@@ -9,7 +9,7 @@ import signal
 import pytest
 import yaml
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.curves import read_curve
 from ebmzoo.report.comparison.records import read_records

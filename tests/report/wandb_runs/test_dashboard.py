@@ -10,7 +10,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
 from ebmzoo.report.wandb_runs.dashboard import AXIS, build, comparison
@@ -190,7 +190,8 @@ def test_without_wandbs_reports_it_says_what_to_install(monkeypatch):
 
 def test_without_a_key_neither_torch_nor_wandb_is_loaded():
     code = (
-        "import sys; from ebmzoo.cli import main; main(['dashboard']); sys.exit(any(m in sys.modules for m in HEAVY))"
+        "import sys; from ebmzoo.commands.cli import main; main(['dashboard']);"
+        "sys.exit(any(m in sys.modules for m in HEAVY))"
     )
     code = code.replace("HEAVY", repr(("torch", "lightning", "numpy", "wandb", "wandb_workspaces")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 import ebmzoo.methods
-from ebmzoo.cli import main
+from ebmzoo.commands.cli import main
 from ebmzoo.data import ImageFolder
 from ebmzoo.methods import EquilibriumMatching, Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork

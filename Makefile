@@ -4,7 +4,7 @@ PYTHON ?= python3
 # One thread a worker: two workers with a thread for every core would be slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-oldest fuzz lint audit install bench
+.PHONY: demo docs test test-oldest fuzz lint audit install bench gpu
 
 install: $(VENV)/installed
 
@@ -44,6 +44,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in build/site: warnings, such as a link that leads nowhere, are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+
 # Known vulnerabilities of all that is installed in .venv; it asks pypi.org, so it needs the network.
 audit: install .venv-audit/installed
 	PIPAPI_PYTHON_LOCATION=$(BIN)/python .venv-audit/bin/pip-audit --local --skip-editable --strict --progress-spinner off \
@@ -58,3 +62,11 @@ audit: install .venv-audit/installed
 bench: install
 	$(BIN)/pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python -m profiling
+
+# All that is to be measured on a GPU which is there for MINUTES, by the Python that has torch there; see
+# docs/performance.md. IMAGES is an archive of CIFAR-10, ENCODER a checkpoint. It installs nothing.
+MINUTES ?= 12
+OUT ?= runs/gpu
+gpu:
+	PYTHONPATH=src:$$PYTHONPATH $(PYTHON) -m profiling --gpu --minutes $(MINUTES) --out $(OUT) \
+	$(if $(IMAGES),--images $(IMAGES)) $(if $(ENCODER),--encoder $(ENCODER)) $(GPU_FLAGS)

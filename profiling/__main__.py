@@ -15,8 +15,11 @@ from typing import Any
 import torch
 
 from ebmzoo.commands.estimate.rate import rate
+from ebmzoo.errors import UserError
 from profiling.ceiling import flops
 from profiling.chains import chains, disagreement
+from profiling.gpu import session
+from profiling.gpu.options import Options
 from profiling.iterations import METHODS, contrastive_divergence, disagreement_of_losses, of_methods, of_schedule
 from profiling.networks import energies, seeded
 from profiling.report import markdown, table
@@ -88,7 +91,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="two rounds of a small batch: to see that all runs")
     parser.add_argument("--tiny", action="store_true", help="networks of a few weights, for the tests")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the figures")
+    on_gpu = parser.add_argument_group("on a GPU that is there for some minutes")
+    on_gpu.add_argument("--gpu", action="store_true", help="instead of all else: tests, chains, iterations and a run")
+    on_gpu.add_argument("--minutes", type=float, default=12.0, help="the time for all of it")
+    on_gpu.add_argument("--images", type=Path, help="CIFAR-10 as a folder, archive or .npz, for LIEBM")
+    on_gpu.add_argument("--encoder", type=Path, help="a checkpoint with LIEBM's encoder of such images")
+    on_gpu.add_argument("--classifier", type=Path, help="a checkpoint with a classifier of such images")
+    on_gpu.add_argument("--rehearse", action="store_true", help="all of it at toy size, on any device")
     args = parser.parse_args(argv)
+    if args.gpu:
+        try:
+            options = Options(args.out, args.rehearse, args.images, args.encoder, args.classifier)
+            return session.run(options, args.minutes)
+        except UserError as error:
+            parser.error(str(error))
     if args.quick:
         args.rounds, args.batch = 2, 16
     warnings.filterwarnings("ignore")

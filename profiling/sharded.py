@@ -1,4 +1,4 @@
-"""`torchrun --nproc_per_node 2 -m benchmarks.sharded`: what chains can do on an energy whose parameters are sharded."""
+"""`torchrun --nproc_per_node 2 -m profiling.sharded`: what chains can do on an energy whose parameters are sharded."""
 
 from __future__ import annotations
 

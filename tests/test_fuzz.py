@@ -293,6 +293,9 @@ def test_files_that_are_none(command, kind, capsys, tmp_path, monkeypatch):
         "benchmark": [path],
         "dashboard": ["--runs", path],
         "import": [path, "--as", "dual_mcmc_cifar"],
+        "export": ["--what", "energy", "--ckpt_path", path, "--out", "energy.pt2"],
+        "animate": [path],
+        "push": [path, "--to", "shared"],
     }
     sentence = told(capsys, [command, *flags.get(command, ["--ckpt_path", path])])
     assert "given.yaml" in sentence

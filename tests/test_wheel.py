@@ -14,6 +14,8 @@ import pytest
 
 import ebmzoo
 from ebmzoo.training.config_names import config_paths
+from ebmzoo.training.sharing.zoo import FOLDER
+from ebmzoo.training.sharing.zoo import names as names_of_models
 from support.paths import CONFIGS, ROOT
 
 FOLDERS = ("src", "configs", "docs", "tests", "profiling")
@@ -36,6 +38,7 @@ run("configs", "--copy", "clel_beta01_cifar", "my.yaml")
 run("fit", "--config", "my.yaml", "--print_config")
 run("fit", "--config", "configs/baselines/vae_digits.yaml", "--trainer.max_steps", "2", "--run_dir", "run",
     "--trainer.max_epochs", "-1", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "0")
+run("sample", "--pretrained", "dual_mcmc_digits", "--n", "4", "--out", "s.png")
 from ebmzoo.commands.benchmark import Plan
 from ebmzoo.training.plugins import plugins
 found = {
@@ -107,7 +110,9 @@ def test_the_wheel_has_the_package_and_every_config(distributions):
     package = Path(ebmzoo.__file__).parent
     sources = {f"ebmzoo/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     configs = {f"ebmzoo/configs/{path.relative_to(CONFIGS).as_posix()}" for path in CONFIGS.rglob("*.*")}
-    wanted = sources | configs | {"ebmzoo/py.typed", "ebmzoo/report/comparison/page.css"}
+    models = {f"ebmzoo/{path.relative_to(package).as_posix()}" for path in FOLDER.glob("*/*")}
+    assert len(models) == 4 * len(names_of_models())
+    wanted = sources | configs | models | {"ebmzoo/py.typed", "ebmzoo/report/comparison/page.css"}
     assert wanted <= names
     assert not [name for name in names if not name.startswith(("ebmzoo/", "ebmzoo-"))]
 
@@ -137,4 +142,9 @@ def test_the_installed_wheel_finds_its_configs_and_an_installed_plugin(distribut
     out = done.stdout.decode()
     assert f"ebmzoo {ebmzoo.__version__}" in out
     assert "clel_beta01_cifar" in out
-    assert {path.name for path in empty.iterdir() if not path.name.startswith(".")} == {"found.json", "my.yaml", "run"}
+    assert {path.name for path in empty.iterdir() if not path.name.startswith(".")} == {
+        "found.json",
+        "my.yaml",
+        "run",
+        "s.png",
+    }

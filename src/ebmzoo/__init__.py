@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ebmzoo.sampling.latent_energies import GivenLatent, Informed, Joint
     from ebmzoo.sampling.replay import ReplayBuffer
     from ebmzoo.training.checkpoint import load
+    from ebmzoo.training.sharing.zoo import pretrained
 
 # Resolved on first use: `import ebmzoo` itself loads no torch.
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "UserError": "ebmzoo.errors",
     "ReplayBuffer": "ebmzoo.sampling.replay",
     "load": "ebmzoo.training.checkpoint",
+    "pretrained": "ebmzoo.training.sharing.zoo",
 }
 __all__ = [  # noqa: RUF022  (in the order a reader meets them)
     "Energy",
@@ -41,6 +43,7 @@ __all__ = [  # noqa: RUF022  (in the order a reader meets them)
     "Samples",
     "LIEBM",
     "load",
+    "pretrained",
     "UserError",
     "__version__",
 ]

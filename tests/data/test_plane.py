@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from ebmzoo.data import Checkerboard, GaussianMixture
+from ebmzoo.data import Checkerboard, GaussianMixture, Moons, Rings
 from ebmzoo.data.normal_integrals import normal_mass
 from ebmzoo.errors import UserError
 
 NOISE = [(1.0, 0.0), (0.97, 0.25), (0.08, 0.997)]
-FAMILY = [Checkerboard(), Checkerboard(scale=4.0), GaussianMixture(), GaussianMixture(3, 0.5, 0.2)]
+FAMILY = [Checkerboard(), Checkerboard(scale=4.0), GaussianMixture(), GaussianMixture(3, 0.5, 0.2), Moons(), Rings()]
 
 
 def edges(half_width, cells):
@@ -146,6 +146,31 @@ def test_draws_of_a_mixture_are_around_their_components():
     assert len(data.classes) == 4
 
 
+def test_rings_are_even_along_their_circles():
+    data = Rings(rings=2, radius=0.8, std=0.05, n_train=20_000)
+    angles = 2 * math.pi * torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for radius in (0.4, 0.8):
+        on = data.density(radius * torch.stack([angles.cos(), angles.sin()], dim=1))
+        assert float(on.std() / on.mean()) < 1e-6
+    # of one density along the curves: the outer ring is twice as long
+    assert data.train_set.labels.double().mean() == pytest.approx(2 / 3, abs=0.02)
+    distance = data.train_points.norm(dim=1) - 0.4 * (1 + data.train_set.labels)
+    assert distance.abs().max() < 0.3
+
+
+def test_either_moon_ends_inside_the_other():
+    data = Moons(radius=0.5, std=0.01, n_train=2000)
+    upper, lower = (data.train_points[data.train_set.labels == k] for k in (0, 1))
+    assert upper[:, 1].min() > -0.25 - 0.05
+    assert lower[:, 1].max() < 0.25 + 0.05
+    for points, centre in ((upper, (-0.25, -0.125)), (lower, (0.25, 0.125))):
+        assert ((points - torch.tensor(centre)).norm(dim=1) - 0.5).abs().max() < 0.06
+    assert len(upper) == pytest.approx(len(lower), abs=150)
+    ends = torch.tensor([[-0.25 + 0.5, -0.125], [0.25 - 0.5, 0.125]], dtype=torch.float64)
+    centres = torch.tensor([[0.25, 0.125], [-0.25, -0.125]], dtype=torch.float64)
+    assert ((ends - centres).norm(dim=1) < 0.5).all()
+
+
 def test_the_points_have_a_seed_apart_from_the_order():
     plain = Checkerboard(n_train=50, n_test=20)
     assert torch.equal(plain.train_points, Checkerboard(n_train=50, seed=7).train_points)
@@ -209,6 +234,10 @@ def test_processes_share_each_global_batch():
         (lambda: GaussianMixture(components=0), "components: 0"),
         (lambda: GaussianMixture(radius=-1.0), "radius: -1.0"),
         (lambda: GaussianMixture(std=0.0), "std: 0.0"),
+        (lambda: Rings(rings=0), "rings: 0"),
+        (lambda: Rings(radius=0.0), "radius: 0.0"),
+        (lambda: Moons(std=1e-9), "std: 1e-09"),
+        (lambda: Moons(radius=math.inf), "radius: inf"),
     ],
 )
 def test_impossible_numbers_are_named(make, word):

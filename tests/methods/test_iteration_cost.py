@@ -17,7 +17,7 @@ from ebmzoo.methods.base.averaging import averaged
 from ebmzoo.networks import SNGANEnergy
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.replay import ReplayBuffer
-from ebmzoo.training.callbacks import ProgressBar
+from ebmzoo.training.progress_bar import ProgressBar
 from support.family import FAMILY
 from support.tiny import TinyData, trainer, without_latent
 
@@ -114,7 +114,7 @@ def test_waits_are_seen():
 
 def test_the_bar_reads_once_a_second(tmp_path, monkeypatch):
     clock, waited = [0.0], []
-    monkeypatch.setattr("ebmzoo.training.callbacks.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ebmzoo.training.progress_bar.time.monotonic", lambda: clock[0])
 
     class Watched(ProgressBar):
         def on_train_batch_end(self, *args, **kwargs):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ebmzoo.methods import LIEBMElbo
+from ebmzoo.training.best_checkpoints import BestCheckpoints, Selection
 from ebmzoo.training.checkpoint import LastCheckpoint
 from support.clel import clel
 from support.marginal import igebm
@@ -68,5 +69,21 @@ def resumed(folder: Path, name: str) -> None:
     torch.save(found, folder / f"rank{fit.global_rank}.pt")
 
 
+def scored(folder: Path, name: str) -> None:
+    """Save the state of each process after a run without scores of samples, and after one with them."""
+    found = {}
+    for every in (0, 2):
+        torch.manual_seed(0)
+        method = METHODS[name]()
+        best = BestCheckpoints(Selection("fd_pixels", every, n=5), folder / f"every{every}", [])
+        keep = LastCheckpoint(folder / f"every{every}", "model: null")
+        limits = {"max_steps": 6, "max_epochs": -1, "enable_checkpointing": True}
+        fit = trainer(folder, strategy="ddp", devices=2, callbacks=[best, keep], **limits)
+        fit.fit(method, TinyData(n=32, batch_size=4, flip=True))
+        state = {"state": method.state_dict(), "random": torch.get_rng_state()}
+        found[every] = {"trained": state, "kept": [kept.step for kept in best.kept]}
+    torch.save(found, folder / f"rank{fit.global_rank}.pt")
+
+
 if __name__ == "__main__":
-    {"alike": alike, "resumed": resumed}[sys.argv[3]](Path(sys.argv[1]), sys.argv[2])
+    {"alike": alike, "resumed": resumed, "scored": scored}[sys.argv[3]](Path(sys.argv[1]), sys.argv[2])

@@ -151,7 +151,7 @@ def test_a_classifier_is_tested_by_the_command(tmp_path, capsys, monkeypatch):
     assert set(stored["protocol"]["sets"]) == {"test"}
     for row in ("clean", "noised", "linf=8_of_255", "l2=0.5"):
         assert row in told
-    assert "250 images attacked by 20 steps of projected gradient descent" in told
+    assert "250 images attacked by 20 steps of projected gradient descent" in " ".join(told.split())
     assert "20 bins of the confidence" in scorecard(tmp_path / "run" / "test", ["classification"])
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import normalize, one_hot
 
 from ebmzoo.commands.class_names import class_of, members
-from ebmzoo.commands.conditions import Condition, image_data
+from ebmzoo.commands.conditions import Condition
+from ebmzoo.commands.config_data import image_data
 from ebmzoo.data.shapes import COMBINATIONS, VALUES, render
 from ebmzoo.errors import UserError
 from ebmzoo.methods import LIEBMElbo, Samples

@@ -69,3 +69,12 @@ def test_two_processes_are_resumed_to_the_last_bit(method, own, tmp_path, capsys
     assert "the checkpoint has 2 processes and this run has 1: it resumes, but not bit for bit" in (
         capsys.readouterr().err
     )
+
+
+def test_two_processes_score_samples_together_and_train_as_without(tmp_path):
+    for rank, found in enumerate(two_processes(tmp_path, "igebm", "scored")):
+        same(found[0]["trained"], found[2]["trained"])
+        assert bool(found[2]["kept"]) == (rank == 0), "process 0 alone writes"
+        assert found[0]["kept"] == []
+        if rank == 0:
+            assert read(tmp_path / "every2" / "best.ckpt")["global_step"] == found[2]["kept"][0]

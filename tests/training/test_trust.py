@@ -15,7 +15,7 @@ from jsonargparse._common import parsing_settings
 import ebmzoo
 from ebmzoo import UserError, load
 from ebmzoo.commands.cli import main
-from ebmzoo.commands.conditions import image_data
+from ebmzoo.commands.config_data import image_data
 from ebmzoo.metrics import ClassifierFeatures
 from ebmzoo.networks import ResNetEncoder
 from ebmzoo.networks.weights import load_pretrained
@@ -411,7 +411,7 @@ READERS = {
     r"pickle\.|import pickle|from pickle": {},
     r"\.extractall\(|\.extract\(|unpack_archive": {},
     r"\beval\(|\bexec\(|os\.system|shell=True": {},
-    r"weights_only=False|weights_only=None": {"training/checkpoint.py": "trainer.save_checkpoint("},
+    r"weights_only=False|weights_only=None": {"training/durable.py": "trainer.save_checkpoint("},
 }
 """Calls by which a file could run code: their places in the source, and why each is safe."""
 

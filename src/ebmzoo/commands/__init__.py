@@ -19,16 +19,20 @@ MODULES = {
     "predict": "lightning",
     "sample": "sample",
     "restore": "restore",
+    "export": "exporting.command",
     "import": "importing.command",
     "estimate": "estimate.command",
     "configs": "configs",
+    "animate": "animate",
     "compare": "compare",
     "benchmark": "benchmark.command",
     "dashboard": "dashboard",
     "completion": "completion",
+    "push": "push",
 }
 """The module of each command; its `main` takes the command line, whose first word is the command."""
 
+_MODEL = {"--pretrained", "--ckpt_path"}
 _EMPTY = re.compile(r"(--?[\w.]+)=")
 _OPTION = re.compile(r"--?[a-z][\w.]*")
 
@@ -46,6 +50,8 @@ def run(args: list[str]) -> None:
     try:
         with stopping_on_signals():
             end_with_parent()
+            if _MODEL & {word.partition("=")[0] for word in args}:
+                args = import_module("ebmzoo.commands.shared_models").with_shared_model(args)
             import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our pipe, such as `head`, has read enough

@@ -9,12 +9,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ebmzoo.commands.resume import RUN_DIR
 from ebmzoo.tasks import Task
 from ebmzoo.tasks.budget import BUDGETS
+from ebmzoo.training.best_checkpoints import Selection
 from ebmzoo.training.watchdog import Watchdog
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
     """Add the arguments of every command: those of a run, which its checkpoints carry."""
     parser.add_class_arguments(Watchdog, "watchdog")
+    parser.add_class_arguments(Selection, "checkpoint")
     parser.add_argument("--run_dir", type=str, default=RUN_DIR, help="the folder for everything that the run writes")
     parser.add_argument("--tasks", type=list[Task], default=[], help="the tasks of `ebmzoo test`")
     parser.add_argument(
@@ -70,5 +72,12 @@ def add_command_arguments(parser: LightningArgumentParser, subcommand: str) -> N
             type=Literal[tuple(BUDGETS)],
             default="standard",
             help="numbers of samples, images and seeds: few (quick), the config's, or those of published tables",
+        )
+        parser.add_argument("--summary", type=bool, default=False, help="print the summary of the scorecard alone")
+        parser.add_argument(
+            "--details",
+            type=bool,
+            default=False,
+            help="print every metric of every score, in lines of any length",
         )
         parser.add_argument("--again", type=bool, default=False, help="run tasks that already have results again")

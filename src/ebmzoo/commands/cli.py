@@ -17,11 +17,14 @@ COMMANDS = {
     "predict": "write energies and out-of-distribution scores of the test images to a file",
     "sample": "draw images from a checkpoint",
     "restore": "restore degraded images: super-resolution, colorization, deblurring, denoising, inpainting",
+    "export": "write the energy, generator or encoder of a checkpoint as an ONNX file or a program of torch.export",
     "import": "convert a checkpoint that a paper's authors have published",
     "estimate": "estimate what a config costs, in arithmetic, memory and hours, before anything is run",
     "configs": "list the configs that come with ebmzoo, or copy one to change it",
+    "animate": "write a GIF of a run's training, or of the chains of its samples",
     "compare": "compare runs in one table and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
+    "push": "share a run's model, in a folder or on the hub: weights, config, model card",
     "dashboard": "build a W&B report that compares runs, or print what it would contain",
     "completion": "print the script by which a shell completes commands, options and names",
 }
@@ -29,6 +32,7 @@ HELP = """ebmzoo trains, samples, tests and compares image energy-based models.
 
 To start, on any machine, without an account or a network:
 
+    ebmzoo sample --pretrained cdrl_digits --out digits.png
     ebmzoo configs
     ebmzoo fit --config liebm_digits
     ebmzoo test --ckpt_path runs/liebm_digits/last.ckpt
@@ -45,7 +49,7 @@ that would be used. Any key of a config can be set on the command line, as in `-
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; print an error that the user can correct as one sentence, and exit with code 2."""
-    args = list(sys.argv[1:] if args is None else args)
+    own_process, args = args is None, list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal shows "?" where it has no character
         sys.stdout.reconfigure(errors="replace")
     if not args or args[0] in ("-h", "--help", "help"):
@@ -62,6 +66,10 @@ def main(args: Sequence[str] | None = None) -> None:
             raise UserError(f"there is no command '{args[0]}'; {hint}")
         from ebmzoo.commands import run
 
+        if own_process:  # not within a program that may have loaded, or may need, all of them
+            from ebmzoo.commands.deferred import install
+
+            install()
         run(args)
     except (UserError, Misread) as error:
         sentence = error.sentence if isinstance(error, Misread) else str(error)

@@ -17,6 +17,7 @@ from ebmzoo.report.comparison.compare import compare
 from ebmzoo.report.comparison.formats import comma_separated, latex, markdown, terminal
 from ebmzoo.report.comparison.page import page
 from ebmzoo.report.comparison.records import is_untrained, no_run, read_records
+from ebmzoo.report.comparison.summary import summaries
 from ebmzoo.writing import check_local, write_whole
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
@@ -62,7 +63,12 @@ def main(args: list[str]) -> None:
     for name, text in tables.items():
         write_whole(options.out / name, text)
     if options.format == "terminal":
-        print(terminal(comparison, shutil.get_terminal_size((100, 24)).columns))
+        width = shutil.get_terminal_size((100, 24)).columns
+        if options.columns is None and (shown := summaries(comparison.records, width)):
+            print(f"{shown}\n")
+            if any("protocols differ" in note for note in comparison.notes):
+                print("! Protocols differ: the tables below keep their figures apart.\n")
+        print(terminal(comparison, width))
         print(f"\ntables and page: {options.out}/{{{','.join(tables)}}}")
     else:
         printed = {"markdown": "compare.md", "csv": "compare.csv", "latex": "compare.tex"}[options.format]

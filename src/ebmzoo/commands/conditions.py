@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from ebmzoo.commands.class_names import class_of, index_of, members
 from ebmzoo.data import ImageData, ImageSet, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
-from ebmzoo.data.downloads import downloads_confined
 from ebmzoo.data.image_files import entry, size_of
 from ebmzoo.data.masks import masked, read_mask
 from ebmzoo.errors import UserError
-from ebmzoo.methods.base.capabilities import ClassConditional, Inpaints
+from ebmzoo.methods.base.capabilities import Inpaints
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.tasks.conditioning import (
@@ -34,9 +31,6 @@ from ebmzoo.tasks.conditioning import (
     sample_classes,
     sample_latents,
 )
-from ebmzoo.training.config import ZooParser, as_user_errors, sections
-from ebmzoo.training.training_data import TrainingData
-from ebmzoo.training.trust import restricted_imports
 
 Reading = Callable[[], ImageData]
 """Loads the data that the method was trained on, for the conditions that need it."""
@@ -246,36 +240,6 @@ class Filling(Condition):
 
 def _mean(method: Method, images: ImageSet, mask: Tensor, batch_size: int) -> Tensor:
     return mean_latent(method, images.images[first_indices(mask, MAX_ENCODED)], batch_size)
-
-
-def image_data(config: str, trust: bool = False) -> ImageData:
-    """The data of a checkpoint's config.
-
-    Raises:
-        UserError: The config has none, it cannot be built, or, without `trust`, it names a class from outside ebmzoo.
-    """
-    parser = ZooParser()
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    section = sections(config).get("data")
-    with as_user_errors(), restricted_imports(trust):
-        data = None if section is None else parser.instantiate(parser.parse_object({"data": section})).data
-    if not isinstance(data, ImageData):
-        raise UserError("the checkpoint's config names no image data, whose training images are needed")
-    return data
-
-
-def data_of_run(carried: Mapping[str, Any], method: Method, trust: bool = False) -> ImageData:
-    """The data of a checkpoint's `KEY`, whose classes are those that the method was trained with.
-
-    Raises:
-        UserError: As of `image_data`; or the method has classes, and the data now has others or in another order.
-    """
-    data = image_data(carried["config"], trust)
-    with downloads_confined(not trust):
-        data.prepare_data()
-    if isinstance(method, ClassConditional) and method.classes:
-        TrainingData.read(carried).check_classes(data.training_classes[0])
-    return data
 
 
 def read_image(path: Path, shape: tuple[int, int, int], flag: str) -> Tensor:

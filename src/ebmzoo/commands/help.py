@@ -62,6 +62,10 @@ OF_COMMAND = {
     },
     "predict": {"--overwrite": "replace earlier predictions"},
 }
+SHARED = {
+    "--pretrained NAME": "a trained model that comes with ebmzoo, such as dual_mcmc_digits, instead of --ckpt_path",
+    "--ckpt_path hf:USER/NAME": "a shared model of the hub; or the folder of one (docs/sharing.md)",
+}
 EVALUATION = {"--weights ema|raw": "evaluate the averaged weights (ema) or the trained ones (raw)"}
 TRAINER = {
     "--trainer.max_steps N": "the length of the run in batches",
@@ -72,6 +76,12 @@ TRAINER = {
     "--trainer.accumulate_grad_batches N": "batches of one step",
     "--trainer.limit_val_batches N": "batches of a validation; 0 for none",
     "--trainer.enable_progress_bar false": "print no progress bar",
+}
+BEST = {
+    "--checkpoint.every N": "score samples every N iterations, and keep the best checkpoint as best.ckpt; 0 for none",
+    "--checkpoint.monitor NAME": "by what: fd_, kd_ or is_ and the name of an extractor of `generation`, or of pixels",
+    "--checkpoint.n N": "the number of samples of a score",
+    "--checkpoint.keep K": "the number of best checkpoints that are kept",
 }
 WATCHDOG = {
     "--watchdog.retries N": "go back to the last checkpoint after a divergence, this often",
@@ -87,6 +97,7 @@ TITLES = {
     "trainer": "Lightning's trainer",
     "model": "The model",
     "data": "The data",
+    "checkpoint": "The best checkpoints (docs/surviving.md)",
     "watchdog": "The watchdog, which ends a run that diverges or sends it back (docs/surviving.md)",
     "ckpt_path": "The checkpoint",
 }
@@ -109,11 +120,13 @@ def page(command: str) -> str:
     if command == "fit":
         parts.append(_configs())
         parts.append(_group("The trainer", TRAINER))
+        parts.append(_group("The best checkpoints (docs/surviving.md)", BEST))
         parts.append(_group("Divergence", WATCHDOG))
         parts.append(_listed("Data sets, for --data ebmzoo.data.NAME", class_names(ebmzoo.data, *DATA_SETS)))
         if installed := plugins():
             parts.append(_group("Plug-ins", {plugin.class_path: f"of {plugin.package}" for plugin in installed}))
     else:
+        parts.append(_group("Shared models", SHARED))
         parts.append(_group("Evaluation", EVALUATION))
     parts.append(_group("More", MORE))
     return "\n\n".join(parts)

@@ -21,7 +21,8 @@ from ebmzoo.commands.command_line import CONFIG, kept_ood, options, prepared, tr
 from ebmzoo.commands.data_shape import with_networks_for_data
 from ebmzoo.commands.environment import quietly
 from ebmzoo.commands.help import ALL, shows_help, tidy_help
-from ebmzoo.commands.prerequisites import check_networks_exist, missing_sentences, prepare, with_paths
+from ebmzoo.commands.prerequisites import check_networks_exist, lacking, missing_sentences, prepare, with_paths
+from ebmzoo.commands.results import show_results
 from ebmzoo.commands.resume import OWN_RUN_DIR, Saved, Start, restarted, start_with_lock
 from ebmzoo.errors import UserError, check_seed, plain
 from ebmzoo.methods import Method
@@ -29,24 +30,25 @@ from ebmzoo.methods.base.capabilities import ClassConditional
 from ebmzoo.methods.base.method import check_precision
 from ebmzoo.metrics import Classifier
 from ebmzoo.reading import read_yaml
-from ebmzoo.report.scorecard import scorecard
-from ebmzoo.report.wandb_runs.loggers import RunIdentity, closing_wandb, log_scorecard, loggers
+from ebmzoo.report.wandb_runs.loggers import RunIdentity, closing_wandb, loggers
 from ebmzoo.sampling.langevin import ChainDivergedError
 from ebmzoo.tasks.budget import BUDGETS
-from ebmzoo.tasks.suite import suite
-from ebmzoo.training.callbacks import NetworkSizes, PredictionsFile, ProgressBar, SampleGrid
+from ebmzoo.tasks.suite import extractors_of, suite
+from ebmzoo.training.best_checkpoints import BestCheckpoints
+from ebmzoo.training.callbacks import NetworkSizes, PredictionsFile, SampleGrid
 from ebmzoo.training.checkpoint import LAST, LastCheckpoint, newest
 from ebmzoo.training.config import ZooParser, as_user_errors
 from ebmzoo.training.earlier_records import set_aside
 from ebmzoo.training.limits import check_fit
 from ebmzoo.training.monitors import CheckMonitors
+from ebmzoo.training.progress_bar import ProgressBar
 from ebmzoo.training.record import TrainingRecord
 from ebmzoo.training.run_lock import RunLock
 from ebmzoo.training.schema import RUN_KEYS
 from ebmzoo.training.stop import StopOnSignal
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
 from ebmzoo.training.trust import restricted_imports, shell_command
-from ebmzoo.training.watchdog import DivergedError, Event, read_events
+from ebmzoo.training.watchdog import DivergedError, Event
 from ebmzoo.writing import check_links, write_whole
 
 
@@ -89,6 +91,8 @@ class ZooCLI(LightningCLI):
 
     retry: Start | None = None
     """How to start again, if the run has diverged and retries are left."""
+    text: str | None = None
+    """The `config_text`, which takes a third of a second to write; None before it is asked for."""
 
     def __init__(self, start: Start) -> None:
         self.start = start
@@ -137,6 +141,7 @@ class ZooCLI(LightningCLI):
         check_links(config.run_dir, skipped=("wandb",))  # which has links of its own, and makes a new folder each time
         if self.subcommand == "fit" and config.prepare:
             with_paths(config, prepare(read_yaml(self.config_text()), self.start.step is None))
+            self.text = None
 
     def instantiate_classes(self) -> None:
         with as_user_errors(self.config[self.subcommand]):
@@ -172,6 +177,7 @@ class ZooCLI(LightningCLI):
                 SampleGrid(config.grid_every),
                 TrainingRecord(run_dir),
                 init.watchdog,
+                BestCheckpoints(init.checkpoint, run_dir, extractors_of(init.tasks)),
                 StopOnSignal(keep),
                 keep,
             ]
@@ -216,21 +222,19 @@ class ZooCLI(LightningCLI):
 
     def config_text(self) -> str:
         """`RUN_KEYS` of the resolved configuration, as YAML."""
-        config = read_yaml(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
-        return yaml.safe_dump({key: config[key] for key in RUN_KEYS if key in config}, sort_keys=False)
+        if self.text is None:
+            config = read_yaml(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
+            self.text = yaml.safe_dump({key: config[key] for key in RUN_KEYS if key in config}, sort_keys=False)
+        return self.text
 
     def print_missing(self) -> None:
         """Print what the tasks lack, such as a classifier, before a long run whose test would end without it."""
         if self.trainer.is_global_zero:
-            lacking: dict[str, list[str]] = {}
-            for task in self.config_init[self.subcommand].tasks:
-                for sentence in task.missing():
-                    lacking.setdefault(sentence, []).append(task.name)
-            for sentence, names in lacking.items():
-                print(plain(f"{', '.join(names)}: {sentence}"), file=sys.stderr)
-            for sentence in missing_sentences(read_yaml(self.config_text())):
-                print(plain(sentence), file=sys.stderr)
-            if (sentence := kept_ood(self.start.args, self.config[self.subcommand].data)) is not None:
+            missing = lacking(self.config_init[self.subcommand].tasks) + missing_sentences(
+                read_yaml(self.config_text())
+            )
+            kept = kept_ood(self.start.args, self.config[self.subcommand].data)
+            for sentence in [*missing, *filter(None, [kept])]:
                 print(plain(sentence), file=sys.stderr)
 
     def before_evaluation(self) -> None:
@@ -262,9 +266,8 @@ class ZooCLI(LightningCLI):
         self.print_missing()
         if self.start.step is None:
             check_networks_exist(read_yaml(self.config_text()))
-        run_dir = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
-            write_whole(run_dir / "config.yaml", self.config_text())
+            write_whole(Path(self.trainer.default_root_dir) / "config.yaml", self.config_text())
         for logger in self.trainer.loggers:
             logger.log_hyperparams(read_yaml(self.config_text()))
 
@@ -276,17 +279,11 @@ class ZooCLI(LightningCLI):
             print(f"checkpoint: {checkpoint}\nnext:       {shell_command('test', checkpoint, self.config_text())}")
 
     def after_test(self) -> None:
-        folder = Path(self.trainer.default_root_dir) / "test"
-        tasks = self.config_init[self.subcommand].tasks
-        if self.trainer.is_global_zero:
-            for event in read_events(folder.parent):
-                print(f"! training: {event.message}")
-        if self.trainer.is_global_zero and tasks:
-            log_scorecard(self.trainer.loggers, folder, [task.name for task in tasks])
-            print(scorecard(folder, [task.name for task in tasks]) + f"\n\nresults with their protocols: {folder}")
+        config, run_dir = self.config[self.subcommand], Path(self.trainer.default_root_dir)
+        if not (names := [task.name for task in self.config_init[self.subcommand].tasks]):
+            self.after_validate()
         elif self.trainer.is_global_zero:
-            for name, value in self.trainer.callback_metrics.items():
-                print(f"{plain(name)}: {float(value):.4g}")
+            show_results(run_dir, names, self.trainer.loggers, config.summary, config.details)
 
     def before_predict(self) -> None:
         if not isinstance(self.model, Method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from ebmzoo.commands.benchmark.runner import Command, in_own_process, prepare_ru
 from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import UNLABELLED
 from ebmzoo.errors import UserError
+from ebmzoo.tasks.base import Task
 from ebmzoo.training.checkpoint import LAST
 from ebmzoo.training.config import ZooParser, as_user_errors
 from ebmzoo.training.config_files import merged, read_config
@@ -222,3 +223,12 @@ def with_paths(node: Any, replaced: Mapping[str, str]) -> None:
     elif isinstance(node, list | tuple):
         for child in node:
             with_paths(child, replaced)
+
+
+def lacking(tasks: Iterable[Task]) -> list[str]:
+    """What tasks lack, such as a classifier, each in one sentence that names the tasks."""
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        for sentence in task.missing():
+            found.setdefault(sentence, []).append(task.name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in found.items()]

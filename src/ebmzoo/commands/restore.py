@@ -14,6 +14,7 @@ from torch import Tensor
 from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.commands.outputs import check_free, check_memory, distinct
+from ebmzoo.commands.shared_models import PRETRAINED
 from ebmzoo.data import FromFile, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
 from ebmzoo.data.degradations import OPERATORS, Operator
@@ -43,7 +44,9 @@ def main(args: list[str]) -> None:
         action="store_true",
         help="the images are clean and of the model's size: degrade them first, and report the PSNR",
     )
+    parser.add_argument("--pretrained", type=str, default=None, help=PRETRAINED)
     flags = vars(parser.instantiate(parser.parse_args(with_flag_values(args, positional=True)[1:])))
+    flags.pop("pretrained")  # it is the checkpoint by now
     with quietly():
         restore(**flags)
 
@@ -69,7 +72,8 @@ def restore(
     """Restore degraded images with a checkpoint's model.
 
     Args:
-        ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
+        ckpt_path: a checkpoint that `ebmzoo fit` wrote, the folder of a shared model, or its address hf:user/name;
+            nothing else is needed.
         operator: the degradation of the images. sr4, sr8: downsampled by 4 or 8; color: converted to greyscale; blur:
             blurred by a Gaussian of one pixel; denoise: with Gaussian noise of standard deviation sigma; inpaint: with
             a part hidden by mask. All but sr4 and sr8 have the model's size.

@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 
 from ebmzoo.commands.command_line import with_flag_values
-from ebmzoo.commands.conditions import Condition, data_of_run
+from ebmzoo.commands.conditions import Condition
+from ebmzoo.commands.config_data import data_of_run
 from ebmzoo.commands.environment import placed, quietly, writable
 from ebmzoo.commands.outputs import check_alone, check_free, check_memory, is_folder, remove_set
+from ebmzoo.commands.shared_models import PRETRAINED
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
@@ -33,7 +35,9 @@ def main(args: list[str]) -> None:
     parser = ZooParser(prog="ebmzoo sample", description="Draw images from a checkpoint.")
     parser.add_function_arguments(sample, skip={"class_"})
     parser.add_argument("--class", type=str, default=None, help="the class to sample: its index or its name")
+    parser.add_argument("--pretrained", type=str, default=None, help=PRETRAINED)
     flags = parser.parse_args(with_flag_values(args)[1:]).as_dict()
+    flags.pop("pretrained")  # it is the checkpoint by now
     with quietly():
         sample(class_=flags.pop("class"), **flags)
 
@@ -60,7 +64,8 @@ def sample(
     """Draw images from a checkpoint, unconditionally or of a class, like an image, of a composition, or inpainted.
 
     Args:
-        ckpt_path: a checkpoint that `ebmzoo fit` wrote; nothing else is needed.
+        ckpt_path: a checkpoint that `ebmzoo fit` wrote, the folder of a shared model, or its address hf:user/name;
+            nothing else is needed.
         n: the number of images.
         out: a .png for one grid, a .npz for an array `images` (n, H, W, C) uint8, or an empty folder for one PNG per
             image; two-dimensional points go to a .png as a plot or to a .npz as an array `points` (n, 2).

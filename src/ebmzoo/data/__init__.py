@@ -26,7 +26,8 @@ from ebmzoo.data.ood_sets import (
     SVHNTest,
     Textures,
 )
-from ebmzoo.data.plane import Checkerboard, GaussianMixture, PlaneData, PointSet
+from ebmzoo.data.plane import Checkerboard, PlaneData, PointSet
+from ebmzoo.data.plane_mixtures import GaussianMixture, Moons, Rings
 from ebmzoo.data.shapes import Shapes
 from ebmzoo.data.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
@@ -61,10 +62,12 @@ __all__ = [
     "LSUNChurch",
     "MNISTTest",
     "Mask",
+    "Moons",
     "OutOfDistribution",
     "PermutedPixels",
     "PlaneData",
     "PointSet",
+    "Rings",
     "SVHNTest",
     "Scribbles",
     "Shapes",

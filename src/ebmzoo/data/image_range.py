@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebmzoo.data.fixed_noise import fixed_noise
 from ebmzoo.errors import UserError
 
 
@@ -64,5 +65,5 @@ def dequantized(x: Tensor, seed: int | None = None) -> Tensor:
     if seed is None:
         u = torch.rand(x.shape, device=x.device, dtype=x.dtype)
     else:
-        u = torch.rand(1, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+        u = fixed_noise("uniform", (1, *x.shape[1:]), seed).to(x)
     return (255 * (x + 1) + 2 * u) / 256 - 1

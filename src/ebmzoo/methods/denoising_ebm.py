@@ -309,7 +309,7 @@ class DenoisingEBM(ScoresByDenoising, Encodes, SamplesInStages, StartsFromPropos
     def _encode(self, x: Tensor) -> Tensor:
         """f(x, σ) of images without noise, at the σ of the energy."""
         net = cast(DenoisingAutoEncoder, self.network("denoiser"))
-        return net.encode(x, x.new_full((len(x),), self.energy_sigma))
+        return net.encode(x, x.new_full(x.shape[:1], self.energy_sigma))
 
     def sample(
         self,

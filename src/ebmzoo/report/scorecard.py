@@ -2,55 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ebmzoo.reading import read_json
 
 
-def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> str:
-    """Format rows of text in aligned columns, the first aligned left and the others right."""
-    cells = [head, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...], width: int | None = None) -> str:
+    """Format rows of text in aligned columns, the first aligned left and the others right.
 
-    def line(row: tuple[str, ...]) -> str:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
+    A table wider than `width` is folded: columns that do not fit are below, beside the first one again.
 
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([line(head), rule, *(line(row) for row in cells[1:])])
+    >>> print(table([("a", "1", "2")], ("", "one", "two"), width=8))
+       one
+    ──────
+    a    1
+    <BLANKLINE>
+       two
+    ──────
+    a    2
+    """
+    first, *columns = zip(head, *rows, strict=True)
+    blocks = [[first]]
+    for column in columns:
+        if width is not None and len(blocks[-1]) > 1 and _wide(*blocks[-1], column) > width:
+            blocks.append([first])
+        blocks[-1].append(column)
+    return "\n\n".join(map(_aligned, blocks))
 
 
-def scorecard(folder: Path, tasks: Iterable[str]) -> str:
-    """The tables of the `<task>.json` in `folder`, each with its protocol; a task without a file is skipped."""
+def _wide(*columns: Sequence[str]) -> int:
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
+    cells = list(zip(*columns, strict=True))
+    first, *rest = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join([name.ljust(first), *(cell.rjust(w) for cell, w in zip(row, rest, strict=True))]).rstrip()
+        for name, *row in cells
+    ]
+    return "\n".join([lines[0], "─" * _wide(*columns), *lines[1:]])
+
+
+def scorecard(folder: Path, tasks: Iterable[str], width: int | None = None, details: bool = True) -> str:
+    """The tables of the `<task>.json` in `folder`, each with its protocol; a task without a file is skipped.
+
+    Args:
+        folder: The folder of the results.
+        tasks: The names of the tasks, in order.
+        width: Columns of the terminal, into which the lines are folded; None for lines of any length.
+        details: Whether every metric of every score is shown, or the AUROC alone.
+    """
     paths = [path for task in tasks if (path := folder / f"{task}.json").exists()]
-    return "\n\n".join(_section(read_json(path)) for path in paths)
+    return "\n\n".join(_section(read_json(path), width, details) for path in paths)
 
 
-def _section(result: dict[str, Any]) -> str:
+def _section(result: dict[str, Any], width: int | None, details: bool) -> str:
     spread = result.get("spread", {})
     within = result["protocol"].get("intervals", {})
     figures = {
         name: _number(value, spread.get(name)) + _interval(within.get(name))
         for name, value in result["figures"].items()
     }
-    lines = [f"{result['task']}  ({_protocol(result)})"]
+    lines = _folded(f"{result['task']}  ({_protocol(result)})", width)
     rows, columns = _pivot(figures)
-    for shown in _blocks(columns) if "scores" in result["protocol"] else [columns]:
+    blocks = _blocks(columns) if "scores" in result["protocol"] else [columns]
+    for shown in blocks if details else blocks[:1]:
         if rows:
-            lines.append(
-                table(
-                    ((name, *(cells.get(c, _number(None)) for c in shown)) for name, cells in rows.items()),
-                    ("", *shown),
-                )
-            )
-    lines += [f"! {note}" for note in result["notes"]]
+            cells = ((name, *(found.get(c, _number(None)) for c in shown)) for name, found in rows.items())
+            lines.append(table(cells, ("", *shown), width))
+    for note in result["notes"]:
+        lines += _folded(f"! {note}", width)
     if result["pictures"]:
-        lines.append("pictures: " + ", ".join(result["pictures"]))
+        lines += _folded("pictures: " + ", ".join(result["pictures"]), width)
     return "\n".join(lines)
+
+
+def _folded(text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -144,7 +178,7 @@ def _protocol(result: dict[str, Any]) -> str:
     parts += [phrase.format(protocol[key]) for key, phrase in PHRASES.items() if key in protocol]
     parts += [f"classifier {name} {sha or ''}".rstrip() for name, sha in protocol.get("classifiers", {}).items()]
     if "images" in protocol:
-        parts.append(f"{protocol['images']} test images of {protocol['data']}")
+        parts.append(f"{protocol['images']} test images of {protocol.get('data', 'the data')}")
     if "image_range" in protocol:
         low, high = protocol["image_range"]
         parts.append(f"MSE in units of [{low:g}, {high:g}]")

@@ -212,7 +212,9 @@ class Likelihood(Task):
             result.figures[f"{row}/log_z_test_bins"] = test_bins
             lower = max(lower, test_bins)
         if lower > upper + CERTAIN:
-            reason = f"{row}: log Z from above was {upper:.4g}, below {lower:.4g} from below, so it is no bound"
+            reason = (
+                f"{row}: the upper estimate of log Z, {upper:.4g}, is below the lower one, {lower:.4g}: it is no bound"
+            )
             result.protocol["refuted"] = "; ".join([*filter(None, [result.protocol.get("refuted")]), reason])
             upper = math.nan
         elif lower > upper:

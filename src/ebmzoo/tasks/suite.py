@@ -62,11 +62,14 @@ def suite(
     return chosen
 
 
+def extractors_of(tasks: Sequence[Task]) -> list[FeatureExtractor]:
+    """The feature extractors of the tasks' `generation`; the pixels where it is not among them."""
+    found = [task.extractors for task in tasks if isinstance(task, Generation)]
+    return found[-1] if found else [Pixels()]
+
+
 def _others(configured: Sequence[Task]) -> list[Task]:
-    extractors: list[FeatureExtractor] = [Pixels()]
-    for task in configured:
-        if isinstance(task, Generation):
-            extractors = task.extractors
+    extractors = extractors_of(configured)
     listed = {task.name for task in configured}
     found = [kind.standard(extractors) for name, kind in _kinds().items() if name not in listed]
     return [task for task in found if task is not None]

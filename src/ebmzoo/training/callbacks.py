@@ -1,16 +1,14 @@
-"""Callbacks of a run: sample grids, the progress bar, and predictions as a file."""
+"""Callbacks of a run: sample grids, the sizes of its networks, and predictions as a file."""
 
 from __future__ import annotations
 
-import math
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelSummary
 from lightning.pytorch.loggers import WandbLogger
 
 from ebmzoo.data.plane import PlaneData
@@ -72,30 +70,6 @@ class SampleGrid(Callback):
             if isinstance(logger, WandbLogger):
                 for name, picture in pictures.items():
                     logger.log_image(f"train/{name}", [picture.permute(1, 2, 0).numpy()], step=trainer.global_step)
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with the phase of the run, and without the version of the logger.
-
-    It reads the logged values at most once a second, because reading them makes the host wait for the device.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown: dict[str, Any] = {}
-        self._due = -math.inf
-
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        super().on_train_epoch_start(trainer, *_)
-        if isinstance(trainer.lightning_module, Method):
-            self.train_progress_bar.set_description(f"{trainer.lightning_module.phase}, epoch {trainer.current_epoch}")
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        if (now := time.monotonic()) >= self._due:
-            metrics = super().get_metrics(trainer, pl_module)
-            self._shown = {k.removeprefix("train/"): v for k, v in metrics.items() if k != "v_num"}
-            self._due = now + 1
-        return self._shown
 
 
 class NetworkSizes(ModelSummary):

@@ -19,11 +19,12 @@ from ebmzoo.reading import read_yaml
 from ebmzoo.sampling.randomness import random_state, set_random_state
 from ebmzoo.training.config import sections
 from ebmzoo.training.differences import changes_line, conditions
-from ebmzoo.training.durable import hard_link
+from ebmzoo.training.durable import hard_link, save
 from ebmzoo.training.migration import FORMAT, KEY, migrated
 from ebmzoo.training.optimizer_states import ResumedOptimizers, optimizer_names
 from ebmzoo.training.ranks import differing_buffers, gather_objects
 from ebmzoo.training.schema import is_number, value_at
+from ebmzoo.training.sharing.shared_model import is_shared, located, read_shared
 from ebmzoo.training.training_data import TrainingData
 from ebmzoo.version import __version__
 from ebmzoo.writing import rename
@@ -200,14 +201,7 @@ class LastCheckpoint(Checkpoint):
 
     def save(self, trainer: Trainer) -> str | None:
         """Write the checkpoint now, called by every process; returns the reason if it failed, and None otherwise."""
-        aside = self.path.with_suffix(".tmp")
-        try:
-            trainer.save_checkpoint(aside, weights_only=False)
-            failure = self._put_in_place(aside) if trainer.is_global_zero else None
-        except OSError as error:  # in process 0, the only one that writes; the others wait for it
-            failure = error.strerror or str(error)
-            trainer.strategy.barrier("Trainer.save_checkpoint")
-        failure = trainer.strategy.broadcast(failure)
+        failure = save(trainer, self.path, self._put_in_place)
         if failure is None:
             self.kept = trainer.global_step
         if trainer.is_global_zero and self._failing != (failure is not None):
@@ -216,13 +210,9 @@ class LastCheckpoint(Checkpoint):
         self._failing = failure is not None
         return failure
 
-    def _put_in_place(self, aside: Path) -> str | None:
-        try:
-            hard_link(self.path, self.path.with_name(PREVIOUS))
-            rename(aside, self.path)
-        except OSError as error:
-            return error.strerror or str(error)
-        return None
+    def _put_in_place(self, aside: Path) -> None:
+        hard_link(self.path, self.path.with_name(PREVIOUS))
+        rename(aside, self.path)
 
 
 def _data(trainer: Trainer) -> LightningDataModule | None:
@@ -257,15 +247,18 @@ def newest(run_dir: str | Path) -> Path | None:
 def read(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint in the newest format, on the CPU, without running code from the file.
 
+    Args:
+        path: The file; or the folder of a shared model, or its address such as `hf:user/name`.
+
     Raises:
         UserError: The file does not exist, is damaged, is not a checkpoint of `ebmzoo`, or was written by a newer
-            version.
+            version; or as of `located`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"ckpt_path: there is no file {path}")
     try:
-        return migrated(read_weights(path), path)
+        path = located(path)
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+        return read_shared(path) if is_shared(path) else migrated(read_weights(path), path)
     except UserError as error:
         raise UserError(f"ckpt_path: {error}") from error
 
@@ -274,7 +267,7 @@ def load(path: str | Path, trust: bool = False) -> LightningModule:
     """Build the model of a checkpoint from the config in the file, in eval mode on the CPU.
 
     Args:
-        path: The file.
+        path: The file; or the folder of a shared model, or its address such as `hf:user/name`.
         trust: Whether its config may name any class, whose code then runs; otherwise only classes of ebmzoo and of the
             libraries that it builds on.
 

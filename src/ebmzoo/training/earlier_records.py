@@ -9,7 +9,10 @@ RECORDS = (
     *("config.yaml", "training.json", "failed.json", "wandb.json", "events.jsonl", "csv"),
     *("samples", "samples_no_mcmc", "test", "predictions.npz", "last.ckpt", "previous.ckpt"),
 )
-"""What a run writes into its folder."""
+"""What a run writes into its folder, besides `BEST_FILES`."""
+
+BEST_FILES = "best*.ckpt"
+"""The best checkpoints of a run."""
 
 _SHOWN = ("events.jsonl", "samples/*", "samples_no_mcmc/*", "test/*", "csv/*/metrics.csv", "*.ckpt")
 
@@ -23,7 +26,7 @@ def set_aside(run_dir: Path) -> Path | None:
         return None
     folder = next(path for number in count(1) if not (path := run_dir / f"earlier-{number}").exists())
     folder.mkdir()
-    for name in RECORDS:
-        if (path := run_dir / name).exists() or path.is_symlink():
-            path.rename(folder / name)
+    for path in [*(run_dir / name for name in RECORDS), *run_dir.glob(BEST_FILES)]:
+        if path.exists() or path.is_symlink():
+            path.rename(folder / path.name)
     return folder

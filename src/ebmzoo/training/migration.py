@@ -32,6 +32,7 @@ MOVED = {
     "ebmzoo.autoencoder.training": "ebmzoo.methods",
     "ebmzoo.autoencoder": "ebmzoo.networks.autoencoder",
     "ebmzoo.data.Interpolation": "ebmzoo.data.InterpolatedImages",
+    "ebmzoo.data.plane.GaussianMixture": "ebmzoo.data.GaussianMixture",
     "ebmzoo.data.ood.Interpolation": "ebmzoo.data.InterpolatedImages",
     "ebmzoo.langevin": "ebmzoo.sampling",
     "ebmzoo.methods.Alternation": "ebmzoo.methods.LIEBMAlternation",

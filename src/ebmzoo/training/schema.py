@@ -22,6 +22,7 @@ RUN_KEYS = (
     "weights",
     "checkpoint_every",
     "grid_every",
+    "checkpoint",
     "watchdog",
     "tasks",
     "trainer",
@@ -53,7 +54,7 @@ _OWN: Mapping[str, type[Any]] = {
 }
 _VERSION = re.compile(r"\d+(\.\d+)*([.+-]?[a-z][a-z0-9.]*)?$")
 _PROGRESS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.manual_optimization.optim_step_progress")
-_SECTIONS = {"trainer": dict, "watchdog": dict, "model": dict, "data": dict, "tasks": list}
+_SECTIONS = {"trainer": dict, "checkpoint": dict, "watchdog": dict, "model": dict, "data": dict, "tasks": list}
 VALUES = 1_000_000
 """The largest number of values in a checkpoint, a tensor counted as one."""
 

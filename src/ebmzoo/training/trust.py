@@ -109,6 +109,29 @@ def needs_trust(config: Any) -> bool:
     return _names_foreign(config, tuple(f"{allowed}." for allowed in (*ALLOWED, *trusted_paths())))
 
 
+def check_named_classes(config: Any) -> None:
+    """Check that a config names no class that a checkpoint's config may name only with `--trust`.
+
+    Raises:
+        UserError: It names one.
+    """
+    allowed = tuple(f"{path}." for path in (*ALLOWED, *trusted_paths()))
+    for name in _class_paths(config):
+        if not f"{name}.".startswith(allowed) or _is_foreign(name, allowed):
+            raise UserError(str(refusal(f"Importing '{name}' is not allowed")))
+
+
+def _class_paths(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key == "class_path" and isinstance(value, str):
+                yield value
+            yield from _class_paths(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _class_paths(value)
+
+
 def _names_foreign(config: Any, allowed: tuple[str, ...]) -> bool:
     if isinstance(config, Mapping):
         return any(_names_foreign(value, allowed) for value in config.values())

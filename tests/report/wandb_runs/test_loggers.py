@@ -9,6 +9,7 @@ import inspect
 import json
 import pkgutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import wandb
@@ -21,6 +22,7 @@ from ebmzoo.commands.cli import main
 from ebmzoo.data import ImageFolder
 from ebmzoo.methods import EquilibriumMatching, Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
+from ebmzoo.report.comparison.summary import DETAILS
 from ebmzoo.report.wandb_runs.account import has_key
 from ebmzoo.report.wandb_runs.loggers import RunIdentity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
 from ebmzoo.report.wandb_runs.tables import FIGURES, HISTOGRAMS, tables
@@ -281,6 +283,16 @@ def test_wandb_that_cannot_start_does_not_stop_the_run(tmp_path, capsys, monkeyp
     fit.fit(tiny.without_latent(), TinyData())
     assert len(lines_of(tmp_path)) == 2
     assert capsys.readouterr().err.count("W&B failed (CommError: timed out)") == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, f"new, {DETAILS}"), (f"old, {DETAILS}", f"new, {DETAILS}"), ("of my own", "of my own")],
+)
+def test_the_summary_becomes_the_notes_of_the_run_but_replaces_no_one_elses(tmp_path, before, after):
+    run = SimpleNamespace(id="x", notes=before, log=lambda _: None, config=None)
+    log_scorecard([ZooWandbLogger(experiment=run, offline=True)], tmp_path, [], f"new, {DETAILS}")
+    assert run.notes == after
 
 
 # ── W&B after a test ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,6 +66,10 @@ class Generates(ABC):
     def decode(self, z: Tensor) -> Tensor:
         """G(z) of z ~ N(0, I): `(B, latent)` to images `(B, C, H, W)` in [-1, 1], of the evaluated weights."""
 
+    def decoder(self) -> Callable[[Tensor], Tensor]:
+        """`decode` of the weights as they are now, for uses that nothing changes in between."""
+        return self.decode
+
     # Not abstract: where G has no batch norms, or one set of statistics, it is the same.
     def decode_inferred(self, z: Tensor) -> Tensor:
         """G(z) of latents inferred from images, which G saw under other batch statistics than those of N(0, I)."""

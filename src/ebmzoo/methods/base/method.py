@@ -22,13 +22,14 @@ from ebmzoo.methods.base.optimization import NetworkOptimizer, Optimization
 from ebmzoo.methods.base.paper import Paper
 from ebmzoo.methods.base.samples import ChainInfo, Samples
 from ebmzoo.sampling.randomness import repeatable
+from ebmzoo.sampling.replay import ReplayBuffer
 
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 SHORT = {"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 """Other names of precisions, which Lightning takes too."""
 VALIDATED = ("val/energy_data", "val/energy_chain", "val/energy_gap")
 """What a validation logs."""
-SHOWN_IN_BAR = ("energy_gap", "displacement", "ssrl_loss")
+SHOWN_IN_BAR = ("energy_gap", "displacement_ratio", "ssrl_loss")
 
 
 def check_precision(precision: object) -> None:
@@ -128,6 +129,12 @@ class Method(LightningModule, ABC, metaclass=CheckedMeta):
     def automatic_optimization(self, value: bool) -> None:
         if value:
             raise UserError("a Method steps its optimizers itself, by `minimize`")
+
+    @property
+    def training_state(self) -> tuple[str, ...]:
+        """The beginnings of the keys of the state_dict that only training needs, which a shared model leaves out."""
+        buffers = () if getattr(self, "sample_from_replay", False) else self.named_modules()
+        return tuple(f"{name}." for name, module in buffers if isinstance(module, ReplayBuffer))
 
     def refuse_labels(self, labels: Tensor | None) -> None:
         """Raises `UserError` where an unconditional method is given labels."""

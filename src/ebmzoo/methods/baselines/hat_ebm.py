@@ -178,6 +178,10 @@ class HatEBM(WithGenerator, RestoresByEnergy, StartsFromGenerator, RunsChain):
             y = step(OfResidual(hat.energy, image), y, generator=generator)
         return z, image + y
 
+    @property
+    def training_state(self) -> tuple[str, ...]:
+        return ("bank_",)
+
     # ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def energy(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.data.fixed_noise import fixed_noise
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import HasStochasticScore
@@ -63,11 +64,10 @@ class ScoresByDenoising(RestoresByDenoiser, HasStochasticScore):
 
     @final
     def ood_scores(self, x: Tensor) -> Tensor:
-        net, sigma = cast(Denoiser, self.network("denoiser")), x.new_full((len(x),), self.energy_sigma)
+        net, sigma = cast(Denoiser, self.network("denoiser")), x.new_full(x.shape[:1], self.energy_sigma)
         scores = []
         for seed in range(self.ood_seeds):
-            # on the CPU, so that every device scores by the same noise
-            noise = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+            noise = fixed_noise("normal", (1, *x.shape[1:]), seed).to(x)  # on every device the same
             scores.append(DenoisingError(net, sigma, self.sigma_floor, noise)(x))
         return torch.stack(scores)
 

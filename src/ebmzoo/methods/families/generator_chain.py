@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast, final
 
 import torch
@@ -64,6 +64,10 @@ class WithGenerator(Method, Generates):
     @final
     def decode(self, z: Tensor) -> Tensor:
         return cast(Tensor, self._sampler_of_images()(z))
+
+    @final
+    def decoder(self) -> Callable[[Tensor], Tensor]:
+        return self._sampler_of_images()
 
     @final
     def decode_inferred(self, z: Tensor) -> Tensor:

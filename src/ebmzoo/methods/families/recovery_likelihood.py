@@ -151,7 +151,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         """The energy of x_level itself, which is that of y = m x."""
 
         def energy(x: Tensor) -> Tensor:
-            i = torch.full((len(x),), level + 1, device=x.device)
+            i = torch.full(x.shape[:1], level + 1, device=x.device)
             net = cast(LevelEnergyNet, self.network("energy_net"))
             unit = self.chain.unit(self.schedule, i)
             at = AtLevel(net, self.schedule.time[i - 1], unit, condition.labels, condition.weights)

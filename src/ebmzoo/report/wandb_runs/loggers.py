@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ebmzoo.data.folder import ImageFolder
 from ebmzoo.methods.base.method import Method
+from ebmzoo.report.comparison.summary import DETAILS
 from ebmzoo.report.csv_rows import WholeRows
 from ebmzoo.report.own_files import read_own
 from ebmzoo.report.wandb_runs.account import RUN_ID, has_key
@@ -159,12 +160,17 @@ def loggers(run_dir: Path, identity: RunIdentity) -> list[Logger]:
     return chosen
 
 
-def log_scorecard(loggers: Iterable[Logger], folder: Path, tasks: Iterable[str]) -> None:
-    """Log to W&B the results that the tasks wrote into `folder`, in the form of `tables`."""
+def log_scorecard(loggers: Iterable[Logger], folder: Path, tasks: Iterable[str], notes: str = "") -> None:
+    """Log to W&B the results that the tasks wrote into `folder`, in the form of `tables`.
+
+    `notes`, the summary, become the run's notes, unless these are someone's own.
+    """
     for logger in loggers:
         if isinstance(logger, ZooWandbLogger) and not logger.failed:
             with logger.catching_errors():
                 logger.experiment.log(tables(folder, tasks))
+                if notes and (not logger.experiment.notes or DETAILS in logger.experiment.notes):
+                    logger.experiment.notes = notes
 
 
 @contextmanager

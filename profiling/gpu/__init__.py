@@ -1,0 +1,1 @@
+"""`python -m profiling --gpu`: all that is to be measured on a GPU, within given minutes."""

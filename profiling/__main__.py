@@ -16,6 +16,7 @@ import torch
 
 from ebmzoo.commands.estimate.rate import rate
 from ebmzoo.errors import UserError
+from profiling import growth
 from profiling.ceiling import flops
 from profiling.chains import chains, disagreement
 from profiling.gpu import session
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--quick", action="store_true", help="two rounds of a small batch: to see that all runs")
     parser.add_argument("--tiny", action="store_true", help="networks of a few weights, for the tests")
+    parser.add_argument("--growth", action="store_true", help="instead: how costs grow with sizes; --rounds, --quick")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of the figures")
     on_gpu = parser.add_argument_group("on a GPU that is there for some minutes")
     on_gpu.add_argument("--gpu", action="store_true", help="instead of all else: tests, chains, iterations and a run")
@@ -105,6 +107,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             return session.run(options, args.minutes)
         except UserError as error:
             parser.error(str(error))
+    if args.growth:
+        return growth.run(args.out, args.rounds, args.quick)
     if args.quick:
         args.rounds, args.batch = 2, 16
     warnings.filterwarnings("ignore")

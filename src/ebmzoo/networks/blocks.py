@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebmzoo.networks.resampling import pooled
+
 
 def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
     """Return a convolution with Xavier-normal weights; stride 1 with an odd kernel keeps the size, 2 halves it."""
@@ -23,8 +25,7 @@ class StartBlock(nn.Module):
         self.shortcut = conv(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.relu(self.conv1(x)))
-        return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
+        return pooled(self.conv2, F.relu(self.conv1(x))) + pooled(self.shortcut, x)
 
 
 class DownBlock(nn.Module):
@@ -36,11 +37,13 @@ class DownBlock(nn.Module):
         self.conv2 = conv(out_channels, out_channels, bias=bias)
         changes = down or in_channels != out_channels
         self.shortcut = conv(in_channels, out_channels, 1, bias=bias) if changes else nn.Identity()
-        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.relu(self.conv1(F.relu(x))))
-        return self.pool(h + self.shortcut(x))  # type: ignore[no-any-return]
+        h = F.relu(self.conv1(F.relu(x)))
+        if self.down:
+            return pooled(self.conv2, h) + pooled(self.shortcut, x)
+        return self.conv2(h) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
 class UpBlock(nn.Module):

@@ -13,6 +13,7 @@ from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import FeatureNet
 from ebmzoo.networks.latent import LatentEnergyNet
+from ebmzoo.networks.resampling import pooled
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
 
 Projection = Literal["mlp", "linear", "identity"]
@@ -20,18 +21,26 @@ LEAK = 0.2
 
 
 class CLELResBlock(nn.Module):
-    """A block y = S x + W₂ a(W₁ a(x)), a = LeakyReLU(0.2), without any norm; S = 1 if the channels do not change."""
+    """A block y = pool(S x + W₂ a(W₁ a(x))), a = LeakyReLU(0.2), without any norm; S = 1 if the channels do not change.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    It is pooled if `down`: 2×2 means, of the pixels that there are at the edge of an odd size.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, down: bool = False) -> None:
         super().__init__()
+        self.down = down
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.leaky_relu(x, LEAK))
-        return self.shortcut(x) + self.conv2(F.leaky_relu(h, LEAK))  # type: ignore[no-any-return]
+        h = F.leaky_relu(self.conv1(F.leaky_relu(x, LEAK)), LEAK)
+        if self.down and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+            return pooled(self.shortcut, x) + pooled(self.conv2, h)
+        y = self.shortcut(x) + self.conv2(h)
+        # Images smaller than 32×32 end at one pixel, not at none.
+        return F.avg_pool2d(y, 2, ceil_mode=True) if self.down else y
 
 
 def tower(in_channels: int, widths: Sequence[int], depth: int) -> nn.Sequential:
@@ -40,9 +49,10 @@ def tower(in_channels: int, widths: Sequence[int], depth: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1)]
     for stage, width in enumerate(widths):
         if stage > 0:
-            layers.append(nn.AvgPool2d(2, ceil_mode=True))  # images smaller than 32×32 end at one pixel, not at none
-        for _ in range(depth):
-            layers.append(CLELResBlock(channels, width))
+            layers.append(nn.Identity())  # the block before it halves the size; layers keep their numbers
+        for i in range(depth):
+            last = i == depth - 1 and stage < len(widths) - 1
+            layers.append(CLELResBlock(channels, width, down=last))
             channels = width
     return nn.Sequential(*layers, nn.LeakyReLU(LEAK))
 

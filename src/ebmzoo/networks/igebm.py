@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ebmzoo.energy import EnergyNet, at_least_fp32
 from ebmzoo.errors import at_least
 from ebmzoo.networks.blocks import conv
+from ebmzoo.networks.resampling import pooled
 from ebmzoo.networks.spectral import SpectralNorm, spectral_norm_
 
 # For each depth the blocks: (factor of the width, whether the block halves the size).
@@ -37,11 +38,15 @@ class PostActivationBlock(nn.Module):
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1))
         self.shortcut = conv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.leaky_relu(self.dropout(self.conv1(x)), 0.2))
-        return F.leaky_relu(self.pool(self.gain.to(h.dtype) * h + self.shortcut(x)), 0.2)
+        h = F.leaky_relu(self.dropout(self.conv1(x)), 0.2)
+        if self.down:
+            h, x = pooled(self.conv2, h), pooled(self.shortcut, x)
+        else:
+            h, x = self.conv2(h), self.shortcut(x)
+        return F.leaky_relu(self.gain.to(h.dtype) * h + x, 0.2)
 
 
 class IGEBMResNet(EnergyNet):

@@ -13,6 +13,7 @@ from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import LevelEnergyNet
 from ebmzoo.networks.embedding import TimeEmbedding
+from ebmzoo.networks.resampling import pooled
 from ebmzoo.networks.spectral import bounded_spectral_norm_
 
 Bound = Literal["plain", "bounded", "none"]
@@ -31,15 +32,18 @@ def affine(in_channels: int, out_channels: int, dims: int) -> nn.Conv2d | nn.Lin
 
 
 class RecoveryResBlock(nn.Module):
-    """A block y = g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x, a = LeakyReLU(0.2).
+    """A block y = pool(g ⊙ (W₂ a(W₁ a(x) + a(V a(temb))) + b₂) + S x), a = LeakyReLU(0.2), pooled if `down`.
 
     Source: CDRL, Table 5 (a), which like DRL's code has V a(temb) without an activation around it; CDRL's code has one.
     g, one number per channel, is initially 1. S is a layer like W₁ and W₂, or 1 if the
     channels do not change.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding: int, dims: int, *, zero: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding: int, dims: int, *, zero: bool, down: bool = False
+    ) -> None:
         super().__init__()
+        self.down = down
         self.layer1 = affine(in_channels, out_channels, dims)
         self.layer2 = affine(out_channels, out_channels, dims)
         self.time = nn.Linear(embedding, out_channels)
@@ -53,8 +57,12 @@ class RecoveryResBlock(nn.Module):
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         h = self.layer1(leaky(x))
         shift = leaky(self.time(leaky(temb)))
-        h = self.layer2(leaky(h + shift.reshape(*shift.shape, *[1] * (h.dim() - 2))))
-        return self.gain.to(h.dtype) * h + self.shortcut(x)  # type: ignore[no-any-return]
+        h = leaky(h + shift.reshape(*shift.shape, *[1] * (h.dim() - 2)))
+        if self.down:
+            h, x = pooled(self.layer2, h), pooled(self.shortcut, x)
+        else:
+            h, x = self.layer2(h), self.shortcut(x)
+        return self.gain.to(h.dtype) * h + x  # type: ignore[no-any-return]
 
 
 class Tower(nn.Module):
@@ -90,14 +98,15 @@ class Tower(nn.Module):
         self.first = affine(in_channels, width, dims)
         self.stages = nn.ModuleList()
         channels = width
-        for multiple in multiples:
+        for stage, multiple in enumerate(multiples):
             blocks = nn.ModuleList()
-            for _ in range(depth):
-                blocks.append(RecoveryResBlock(channels, multiple * width, embedding, dims, zero=zero_init))
+            halved = dims > 0 and stage < len(multiples) - 1
+            for i in range(depth):
+                down = halved and i == depth - 1
+                blocks.append(RecoveryResBlock(channels, multiple * width, embedding, dims, zero=zero_init, down=down))
                 channels = multiple * width
             self.stages.append(blocks)
         self.last = nn.Linear(embedding, channels, bias=False)
-        self.pool = nn.AvgPool2d(2) if dims else nn.Identity()
         self._normalise(spectral_norm)
 
     def _normalise(self, which: Bound) -> None:
@@ -114,8 +123,7 @@ class Tower(nn.Module):
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         temb = self.embed(time, labels)
         h = self.first(x)
-        for i, blocks in enumerate(self.stages):
-            h = self.pool(h) if i > 0 else h
+        for blocks in self.stages:
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, temb)
         with torch.autocast(x.device.type, enabled=False):

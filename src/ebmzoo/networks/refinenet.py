@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ebmzoo.energy import at_least_fp32
 from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.denoiser import Denoiser
+from ebmzoo.networks.resampling import pooled
 from ebmzoo.networks.unet import zeroed
 
 
@@ -78,15 +79,17 @@ class RefineNetResBlock(nn.Module):
         self.norm1, self.norm2 = LevelNorm(in_channels, levels), LevelNorm(in_channels, levels)
         self.conv1 = conv(in_channels, in_channels, dilation, bias=bias)
         self.conv2 = conv(in_channels, out_channels, dilation, bias=bias)
-        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.down = down
         self.shortcut: nn.Module = nn.Identity()
         if first:
             self.shortcut = conv(in_channels, out_channels, dilation, kernel=1 if down else 3)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.conv1(F.elu(self.norm1(x, level)))
-        h = self.conv2(F.elu(self.norm2(h, level)))
-        return self.pool(h) + self.shortcut(self.pool(x))  # type: ignore[no-any-return]
+        h = F.elu(self.norm2(h, level))
+        if self.down:
+            return pooled(self.conv2, h) + pooled(self.shortcut, x)
+        return self.conv2(h) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
 def stage(in_channels: int, out_channels: int, levels: int, dilation: int = 1, *, down: bool = False) -> LevelSequence:

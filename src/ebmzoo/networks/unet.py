@@ -15,6 +15,7 @@ from ebmzoo.errors import UserError, at_least
 from ebmzoo.networks.base import Initializer
 from ebmzoo.networks.embedding import TimeEmbedding
 from ebmzoo.networks.norms import GroupNorm
+from ebmzoo.networks.resampling import ResamplingConv, upsampled
 
 
 def zeroed(layer: nn.Conv2d, bias: bool = True) -> nn.Conv2d:
@@ -43,7 +44,7 @@ class BlockSettings:
             return UNetResBlock(channels, channels, self, resample)
         if isinstance(resample, nn.AvgPool2d):
             return ResamplingConv(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
-        return ResamplingConv(nn.Sequential(resample, nn.Conv2d(channels, channels, 3, padding=1)))
+        return ResamplingConv(nn.Sequential(resample, nn.Conv2d(channels, channels, 3, padding=1)), doubles=True)
 
     def zeroed(self, layer: nn.Conv2d) -> nn.Conv2d:
         """Return `layer` with a weight of zeros, and with `zero_bias` a bias of zeros."""
@@ -72,29 +73,20 @@ class UNetResBlock(nn.Module):
         self.time = nn.Linear(settings.embedding, 2 * out_channels if self.scale else out_channels)
         self.dropout = nn.Dropout(settings.dropout)
         self.resample = nn.Identity() if resample is None else resample
+        self.doubles = isinstance(resample, nn.UpsamplingNearest2d)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         time = self.time(F.silu(temb))[:, :, None, None]
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        h = F.silu(self.norm1(x))
+        h = upsampled(self.conv1, h) if self.doubles else self.conv1(self.resample(h))
         if self.scale:
             scale, shift = time.chunk(2, 1)
             h = F.silu((1 + scale) * self.norm2(h) + shift)
         else:
             h = F.silu(self.norm2(h + time))
         return self.conv2(self.dropout(h)) + self.shortcut(self.resample(x))  # type: ignore[no-any-return]
-
-
-class ResamplingConv(nn.Module):
-    """A convolution that changes the resolution, where time has no part in it."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return self.conv(x)  # type: ignore[no-any-return]
 
 
 class UNetAttention(nn.Module):

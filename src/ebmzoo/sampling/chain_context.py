@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ebmzoo.energy import Energy, frozen
+from ebmzoo.sampling.auto_precision import takes_bf16
 
 Moves = Literal["cached", "traced", "each"]
 """How a chain computes weights with a parametrization: once, anew but unmoved, or anew with a power iteration."""
@@ -61,14 +62,14 @@ def during_chain(energy: Energy, device: torch.device, precision: str, moves: Mo
     Args:
         energy: The energy that the chain walks on.
         device: Device of the chain, for autocast.
-        precision: `ambient`, `fp32` or `bf16`, as for `Langevin`.
+        precision: `ambient`, `fp32`, `bf16` or `auto`, as for `Langevin`.
         moves: `cached` computes each reparametrised weight once; `traced` at each step, without moving it, for an
             energy that is traced; `each` at each step, where in training mode it makes a power iteration.
     """
     kind = device.type
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     if precision != "ambient":
-        on, dtype = precision == "bf16", torch.bfloat16
+        on, dtype = precision == "bf16" or (precision == "auto" and takes_bf16(kind)), torch.bfloat16
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())

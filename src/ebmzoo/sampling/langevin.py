@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebmzoo.energy import Energy, gradient
 from ebmzoo.errors import UserError
+from ebmzoo.sampling.auto_precision import Precision
 from ebmzoo.sampling.chain_context import Moves, during_chain, traced
 
 
@@ -49,7 +50,8 @@ class Langevin:
         max_step_norm: Largest Euclidean norm of one image's gradient step η∇E (Hat EBM: 2.5). None means no limit.
         bounds: The state is clamped to this range after every step. None leaves it unclamped.
         precision: `bf16` runs the network under bf16 autocast, `fp32` without autocast, `ambient` under the caller's
-            autocast. The state, its noise and its gradient are fp32 in all three.
+            autocast, `auto` as bf16 on a GPU that has it and a CPU with AMX, else as fp32, and says which. The state,
+            its noise and its gradient are fp32 in all of them.
         channels_last: Keep image states channels-last in memory, on which convolutions run faster.
         compile: Run E through `torch.compile`. The first chain of an energy waits for the compiler, minutes for a large
             network.
@@ -70,7 +72,7 @@ class Langevin:
     clip: float | None = None
     max_step_norm: float | None = None
     bounds: tuple[float, float] | None = None
-    precision: Literal["ambient", "fp32", "bf16"] = "ambient"
+    precision: Precision = "ambient"
     channels_last: bool = True
     compile: bool = False
     cuda_graph: bool = False

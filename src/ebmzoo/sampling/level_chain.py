@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ebmzoo.energy import Energy
 from ebmzoo.errors import UserError
+from ebmzoo.sampling.auto_precision import Precision
 from ebmzoo.sampling.langevin import Langevin
 from ebmzoo.sampling.noise_schedule import NoiseSchedule
 
@@ -46,7 +46,7 @@ class RecoveryChain:
     variance: float = 4e-4
     grow: bool = True
     noise: float = 1.0
-    precision: Literal["ambient", "fp32", "bf16"] = "ambient"
+    precision: Precision = "ambient"
     sample_steps: int | None = None
 
     def __post_init__(self) -> None:

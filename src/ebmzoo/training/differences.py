@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ebmzoo.errors import plain
+from ebmzoo.sampling.auto_precision import has_bf16
 
 SHOWN = 12
 """The most changes that the line lists."""
@@ -22,12 +23,18 @@ HELD = ("encoder_checkpoint", "coder_checkpoint", "mean", "std", "zero_init_resi
 
 def conditions(trainer: Trainer) -> dict[str, Any]:
     """What the numbers of a run depend on besides its config; a checkpoint states it."""
+    device = trainer.strategy.root_device.type
+    chains = {
+        f"precision of model.{name}": "bf16" if has_bf16(device)[0] else "fp32"
+        for name, value in getattr(trainer.lightning_module, "__dict__", {}).items()
+        if getattr(value, "precision", None) == "auto"
+    }
     return {
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
-        "device": trainer.strategy.root_device.type,
+        "device": device,
         "torch": str(torch.__version__),
-    }
+    } | chains
 
 
 def changed_keys(before: Any, now: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:

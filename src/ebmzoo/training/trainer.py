@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from ebmzoo.methods.base.method import Method
+from ebmzoo.sampling.auto_precision import takes_bf16
 from ebmzoo.training.durable import DurableIO
 from ebmzoo.training.restoring import Restorer
 
 
 class ZooTrainer(Trainer):
-    """A `Trainer` that allows several backward passes per batch under DDP and gradient accumulation in a `Method`."""
+    """A `Trainer` that allows several backward passes per batch under DDP and gradient accumulation in a `Method`.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Args:
+        precision: As Lightning's, or `auto`: `bf16-mixed` on a GPU that has bf16 and on a CPU with AMX, else `32-true`.
+            Energies, chain states and noise are fp32 in both.
+    """
+
+    def __init__(self, *args: Any, precision: _PRECISION_INPUT | Literal["auto"] | None = None, **kwargs: Any) -> None:
+        if precision == "auto":
+            on_gpu = torch.cuda.is_available() and kwargs.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+            precision = "bf16-mixed" if takes_bf16("cuda" if on_gpu else "cpu") else "32-true"
+        super().__init__(*args, precision=precision, **kwargs)
         self._checkpoint_connector = Restorer(self)
         if isinstance(self.strategy, DDPStrategy):
             # Each loss involves only some of the networks; every process has its own replay buffer.

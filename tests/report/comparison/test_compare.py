@@ -76,7 +76,7 @@ def test_one_protocol_is_one_column(tmp_path):
     )
     (column,) = columns_of(runs, "generation/fd_pixels")
     assert {name: cell.value for name, cell in column.cells.items()} == {"a": 4.0, "b": 3.0}
-    assert (column.qualifier, column.best()) == ("", {"b"})
+    assert (column.qualifier, column.best) == ("", {"b"})
     assert compare(runs).refusals == []
 
 
@@ -148,7 +148,7 @@ def test_settings_of_the_method_itself_do_not_split_columns(tmp_path):
         "a": "60 steps from noise, temperature 1e-06",
         "b": "15 steps from generator, temperature 5e-05",
     }
-    assert comparison.columns[1].best() == set()
+    assert comparison.columns[1].best == set()
 
 
 def test_seconds_of_two_machines_are_two_columns(tmp_path):
@@ -218,7 +218,7 @@ def test_best_is_lowest_or_highest_and_none_where_all_are_equal(tmp_path):
     runs = read_records(
         [made(tmp_path / "a", {"is_judge": 3.0}), made(tmp_path / "b", {"is_judge": 4.0, "fd_judge": 1.0})]
     )
-    best = {c.key: c.best() for c in compare(runs, ["*"]).columns if isinstance(c, Column)}
+    best = {c.key: c.best for c in compare(runs, ["*"]).columns if isinstance(c, Column)}
     assert (best["generation/is_judge"], best["generation/fd_judge"]) == ({"b"}, {"b"})
     assert best["generation/fd_pixels"] == best["generation/nfe"] == best["training/parameters"] == set()
 
@@ -229,7 +229,7 @@ def test_a_value_that_is_not_finite_is_never_best(tmp_path):
         [made(tmp_path / "a", {"fd_pixels": nan}), made(tmp_path / "b"), made(tmp_path / "c", {"fd_pixels": 5})]
     )
     (column,) = columns_of(runs, "generation/fd_pixels")
-    assert (column.best(), column.text("a")) == ({"b"}, "nan")
+    assert (column.best, column.text("a")) == ({"b"}, "nan")
 
 
 def test_a_failed_run_is_a_row_that_says_so(tmp_path):

@@ -35,12 +35,14 @@ SHOWN_IN_BAR = ("energy_gap", "displacement_ratio", "ssrl_loss")
 def check_precision(precision: object) -> None:
     """Check that a method trains in a precision, as the trainer or its config names it; null is `32-true`.
 
+    `auto` is one of them too, which `ZooTrainer` replaces.
+
     Raises:
         UserError: It is none of `PRECISIONS`.
     """
-    if precision is not None and SHORT.get(str(precision), str(precision)) not in PRECISIONS:
+    if precision not in (None, "auto") and SHORT.get(str(precision), str(precision)) not in PRECISIONS:
         raise UserError(
-            f"trainer.precision is {precision}; energies need fp32, so choose one of {', '.join(PRECISIONS)}"
+            f"trainer.precision is {precision}; energies need fp32, so choose one of auto, {', '.join(PRECISIONS)}"
         )
 
 

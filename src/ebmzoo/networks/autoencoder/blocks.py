@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebmzoo.networks.norms import GroupNorm
+from ebmzoo.networks.resampling import upsampled
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -59,9 +60,14 @@ class Halve(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
 
 
-def double(channels: int) -> nn.Sequential:
-    """Return nearest-neighbour upsampling by two, followed by a 3×3 convolution."""
-    return nn.Sequential(nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
+class Double(nn.Sequential):
+    """Nearest-neighbour upsampling by two, followed by a 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsampled(self[1], x)  # type: ignore[arg-type]
 
 
 def _blocks(channels: int, out_channels: int, n: int) -> list[nn.Module]:
@@ -100,7 +106,7 @@ def decoder(out_channels: int, width: int, multiples: Sequence[int], depth: int,
     channels = width * multiples[-1]
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1), *_middle(channels)]
     for i, multiple in enumerate(reversed(multiples)):
-        layers += [double(channels)] if i else []
+        layers += [Double(channels)] if i else []
         layers += _blocks(channels, width * multiple, depth + 1)
         channels = width * multiple
     return nn.Sequential(*layers, *_end(channels, out_channels))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from ebmzoo.errors import UserError
 from ebmzoo.report.comparison.figures import Better, known, number
@@ -66,6 +67,7 @@ class Column:
     def heading(self) -> str:
         return self.name + (f" ({self.qualifier})" if self.qualifier else "")
 
+    @cached_property
     def best(self) -> set[str]:
         """The runs with the best value; none if all are equal, or if there is only one."""
         finite = {name: cell.value for name, cell in self.cells.items() if math.isfinite(cell.value)}

@@ -36,7 +36,7 @@ def terminal(comparison: Comparison, width: int = 100) -> str:
         _aligned(names, [[*_head(column), *(_starred(column, r) for r in comparison.records)] for column in columns])
         for columns in _folded(comparison, width - max(map(len, names), default=0))
     ]
-    if any(isinstance(column, Column) and column.best() for column in comparison.columns):
+    if any(isinstance(column, Column) and column.best for column in comparison.columns):
         blocks[-1] += "\n* the best value of a column"
     sentences = [f"! {sentence}" for sentence in (*comparison.refusals, *comparison.notes)]
     return "\n\n".join([*blocks, *(["\n".join(sentences)] if sentences else [])])
@@ -142,7 +142,7 @@ def _starred(column: Column | Words, record: Record) -> str:
 
 
 def _is_best(column: Column | Words, record: Record) -> bool:
-    return isinstance(column, Column) and record.name in column.best()
+    return isinstance(column, Column) and record.name in column.best
 
 
 HEAD = 3

@@ -48,7 +48,7 @@ def figures_section(comparison: Comparison, style: dict[str, int]) -> list[Html]
             return tag("td", text, class_="words")
         found = column.cells.get(record.name)
         value = None if found is None or math.isnan(found.value) else repr(found.value)
-        best = record.name in column.best()
+        best = record.name in column.best
         return tag("td", tag("strong", text) if best else text, data_value=value or "", class_="best" if best else None)
 
     def row(record: Record, columns: Sequence[Column | Words]) -> Html:

@@ -13,49 +13,71 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ebmzoo.report.wandb_runs.axes import RECORD, axes
+from ebmzoo.report.wandb_runs.loggers import ZooWandbLogger
 from ebmzoo.report.write_errors import ignore_write_errors
+from ebmzoo.training.evaluations import EvaluationCounter, countable
 from ebmzoo.training.schema import is_number
 from ebmzoo.writing import write_whole
 
 
 class TrainingRecord(Callback):
-    """Records the iterations, images and seconds of the run, and the size of its networks.
+    """Records the iterations, images, network evaluations and seconds of the run, and the size of its networks.
 
-    A resumed run continues the counts. Seconds are the time between the start and the end of an iteration; on a GPU,
-    where the host runs ahead, their sum is right but a single one need not be. CPU seconds are those of this process.
+    They are also the x-axes `cost/…` of the curves in W&B. A resumed run continues the counts. Evaluations are those of
+    `EvaluationCounter`, in all processes; null where they cannot be counted, or were not from the start. Seconds are
+    the time between the start and the end of an iteration; on a GPU, where the host runs ahead, their sum is right but
+    a single one need not be. CPU seconds are those of this process.
 
     Args:
         run_dir: The folder of `training.json`, which is written at the end of the fit, however it ends.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
-        self.path = Path(run_dir) / "training.json"
-        self.iterations = self.images = 0
+        self.path = Path(run_dir) / RECORD
+        self.iterations = self.images = self.evaluations = 0
         self.seconds = self.cpu_seconds = 0.0
         self._recent: list[float] = []
         self._recent_cpu: list[float] = []
         self._start = (0.0, 0.0)
+        self._counter = EvaluationCounter()
+        self._counts = True
+
+    def costs(self) -> dict[str, float]:
+        """What the run has cost so far, by the names of the x-axes in W&B."""
+        return axes(self.state_dict())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._counts = self._counts and countable(pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, ZooWandbLogger):
+                logger.costs = self.costs
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "iterations": self.iterations,
             "images": self.images,
+            "evaluations": self.evaluations if self._counts else None,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._counts = state_dict.get("evaluations") is not None  # earlier versions did not count them
         for name in self.state_dict():
             value: Any = state_dict.get(name)
             if is_number(value) and value >= 0:
                 setattr(self, name, value)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._counts:
+            self._counter.start(pl_module)
         self._start = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.evaluations += self._counter.stop() * trainer.world_size
         took, took_cpu = time.perf_counter() - self._start[0], time.process_time() - self._start[1]
         self.seconds, self.cpu_seconds = self.seconds + took, self.cpu_seconds + took_cpu
         self._recent, self._recent_cpu = [*self._recent[-999:], took], [*self._recent_cpu[-999:], took_cpu]
@@ -66,6 +88,7 @@ class TrainingRecord(Callback):
         self._write(trainer, pl_module, finished=not trainer.interrupted)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._counter.stop()
         self._write(trainer, pl_module, finished=False)
 
     def _write(self, trainer: Trainer, module: LightningModule, finished: bool) -> None:

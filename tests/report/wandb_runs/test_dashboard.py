@@ -7,14 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from ebmzoo.commands.cli import main
 from ebmzoo.errors import UserError
 from ebmzoo.metrics import Pixels
-from ebmzoo.report.wandb_runs.dashboard import AXIS, build, comparison
+from ebmzoo.report.wandb_runs.axes import AXES
+from ebmzoo.report.wandb_runs.dashboard import AXIS, comparison
+from ebmzoo.report.wandb_runs.views import build, workspaces
 from support.paths import ROOT
+from support.wandb_server import ENTITY, serving
 
 # W&B's library of reports is written for pydantic's first version.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -52,28 +56,46 @@ def three_runs():
     return [run_of("a", "Digits"), run_of("b", "CIFAR10", MEASURED), run_of("c", "Digits")]
 
 
-def models(report):
-    """The panels of each section of a report as they are sent to W&B: title and configuration."""
-    spec = json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))["spec"]
-    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
-    return [(grid["runSets"], grid["panelBankSectionConfig"]["panels"]) for grid in grids]
+def spec_of(view):
+    """A report or workspace as it is sent to W&B."""
+    return json.loads(view._to_model().model_dump_json(by_alias=True, exclude_none=True))["spec"]
+
+
+def grids(spec):
+    """The groups of panels of a report: the headings above each, its set of runs, and its panels."""
+    found, above = [], {}
+    for block in spec["blocks"]:
+        if block["type"] == "heading":
+            above[block["level"]] = block["children"][0]["text"]
+        elif block["type"] == "panel-grid":
+            (runs,) = block["metadata"]["runSets"]
+            found.append((above[1], above[2], runs, block["metadata"]["panelBankSectionConfig"]["panels"]))
+    return found
+
+
+def described(planned):
+    """The same of a report's description: data set, group, and panels."""
+    return [(section.name, group.name, group.panels) for section in planned.sections for group in section.groups]
+
+
+def all_of(panel):
+    return panel.kind, panel.keys, panel.logarithmic, panel.x
 
 
 def keys_of(panel):
-    """The keys that a panel of W&B's draws, and its kind."""
+    """The kind of a panel of W&B's, the keys that it draws, whether logarithmically, and the x-axis of a line."""
     config = panel["config"]
     kind = panel["viewType"]
     if kind == "Run History Line Plot":
-        assert config["xAxis"] == AXIS
-        return "line", tuple(config["metrics"]), config.get("yLogScale", False)
+        return "line", tuple(config["metrics"]), config.get("yLogScale", False), config["xAxis"]
     if kind == "Scatter Plot":
-        return "scatter", tuple(config[axis].removeprefix("summary:") for axis in ("xAxis", "yAxis")), False
+        return "scatter", tuple(config[axis].removeprefix("summary:") for axis in ("xAxis", "yAxis")), False, AXIS
     if kind == "Bar Chart":
-        return "bar", tuple(config["metrics"]), False
+        return "bar", tuple(config["metrics"]), False, AXIS
     if kind == "Media Browser":
-        return "media", tuple(config["mediaKeys"]), False
+        return "media", tuple(config["mediaKeys"]), False, AXIS
     assert kind == "Weave"
-    return "table", ("scorecard",) if '"scorecard"' in json.dumps(config) else (), False
+    return "table", ("scorecard",) if '"scorecard"' in json.dumps(config) else (), False, AXIS
 
 
 def test_the_text_and_the_built_report_agree(three_runs):
@@ -81,26 +103,57 @@ def test_the_text_and_the_built_report_agree(three_runs):
     planned = comparison("p", "e", three_runs)
     report = build(planned)
     assert (report.project, report.entity, report.title) == ("p", "e", planned.title)
-    built = models(report)
     assert [section.name for section in planned.sections] == ["Digits", "CIFAR10"]
-    for section, (run_sets, panels) in zip(planned.sections, built, strict=True):
-        (run_set,) = run_sets
-        assert run_set["name"] == section.name
-        (filtered,) = run_set["filters"]["filters"]
+    text = str(planned)
+    for (data, name, runs, panels), (of, group, expected) in zip(
+        grids(spec_of(report)), described(planned), strict=True
+    ):
+        assert (data, name, runs["name"]) == (of, group, of)
+        (filtered,) = runs["filters"]["filters"]
+        assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("group", "=", of)
+        assert [keys_of(panel) for panel in panels] == [all_of(panel) for panel in expected]
+        assert group in text
+        assert all(key in text for panel in expected for key in (*panel.keys, panel.title))
+
+
+def test_a_workspace_has_the_panels_of_a_data_set_in_sections(three_runs):
+    pytest.importorskip("wandb_workspaces")
+    planned = comparison("p", None, three_runs)
+    for workspace, section in zip(workspaces(planned, "owner"), planned.sections, strict=True):
+        assert (workspace.entity, workspace.project) == ("owner", "p")
+        assert workspace.name == f"Energy-based models: {section.name}"
+        spec = spec_of(workspace)["section"]
+        (runs,) = spec["runSets"]
+        (filtered,) = runs["filters"]["filters"]
         assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("group", "=", section.name)
-        described = [(panel.kind, panel.keys, panel.logarithmic) for panel in section.panels]
-        assert [keys_of(panel) for panel in panels] == described
-        text = str(planned)
-        assert all(key in text for panel in section.panels for key in panel.keys)
+        parts = spec["panelBankConfig"]["sections"]
+        built = [(part["name"], [keys_of(panel) for panel in part["panels"]]) for part in parts]
+        assert built == [(group.name, [all_of(panel) for panel in group.panels]) for group in section.groups]
+
+
+def test_methods_are_compared_over_images_evaluations_and_seconds(three_runs):
+    (run_dir,) = three_runs[:1]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({"checkpoint": {"monitor": "fd_classifier", "every": 100}}))
+    for section, distance in zip(comparison("p", None, three_runs).sections, ("classifier", "pixels"), strict=True):
+        over = {group.name: group.panels for group in section.groups}
+        names = ("Against images seen", "Against network evaluations", "Against seconds of training")
+        for name, axis in zip(names, AXES, strict=True):
+            lines = [panel.keys[0] for panel in over[name] if panel.kind == "line" and panel.x == axis]
+            compared = ["train/energy_gap", "train/displacement_ratio", "train/displacement", "val/energy_gap"]
+            assert lines == [*compared, f"val/fd_{distance}"]
+            scatters = [panel.keys for panel in over[name] if panel.kind == "scatter"]
+            assert scatters
+            assert all(x == axis and y.startswith("test/generation/f") for x, y in scatters)
+            assert len(lines) + len(scatters) == len(over[name])
 
 
 def test_panels_are_of_the_figures_that_runs_have(three_runs):
     digits, cifar = comparison("p", None, three_runs).sections
-    scatters = [panel.keys for panel in cifar.panels if panel.kind == "scatter"]
     nfe = "test/generation/nfe"
+    scatters = [panel.keys for panel in cifar.panels if panel.kind == "scatter" and panel.keys[0] == nfe]
     assert scatters == [(nfe, "test/generation/fd_classifier"), (nfe, "test/generation/fid")]
     assert [panel.keys for panel in cifar.panels if panel.kind == "bar"] == [("test/ood/SVHN/auroc_score",)]
-    assert [panel.keys[1] for panel in digits.panels if panel.kind == "scatter"] == ["test/generation/fd_pixels"]
+    assert {panel.keys[1] for panel in digits.panels if panel.kind == "scatter"} == {"test/generation/fd_pixels"}
     lines = {panel.keys[0] for panel in digits.panels if panel.kind == "line"}
     assert {"train/energy_gap", "train/displacement_ratio", "train/grad_norm"} <= lines
 
@@ -109,7 +162,7 @@ def test_only_the_listed_runs(three_runs):
     digits, _ = comparison("p", "e", three_runs, only=True).sections
     assert digits.runs == "ID in ['id-a', 'id-c']"
     pytest.importorskip("wandb_workspaces")
-    ((run_set,), _), _ = models(build(comparison("p", "e", three_runs, only=True)))
+    _, _, run_set, _ = grids(spec_of(build(comparison("p", "e", three_runs, only=True))))[0]
     (filtered,) = run_set["filters"]["filters"]
     assert (filtered["key"]["name"], filtered["op"], filtered["value"]) == ("name", "IN", ["id-a", "id-c"])
 
@@ -131,9 +184,9 @@ def test_without_runs_it_has_the_keys_that_all_have(capsys):
     assert "all runs" in text
     assert "test/ood/uniform/auroc_score" in text
     pytest.importorskip("wandb_workspaces")
-    (((run_set,), panels),) = models(build(comparison("p", "e")))
-    assert run_set["filters"]["filters"] == []
-    assert len(panels) == text.count("\n  ")
+    built = grids(spec_of(build(comparison("p", "e"))))
+    assert all(runs["filters"]["filters"] == [] for _, _, runs, _ in built)
+    assert sum(len(panels) for *_, panels in built) == text.count("\n    ")
 
 
 def test_switched_off_it_builds_nothing(monkeypatch, capsys):
@@ -144,14 +197,33 @@ def test_switched_off_it_builds_nothing(monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("three_runs")
-def test_with_a_key_the_report_is_saved(monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    saved = []
-    report = SimpleNamespace(save=lambda: saved.append(True), url="https://wandb.ai/us/mine/reports/x")
-    monkeypatch.setattr("ebmzoo.commands.dashboard.build", lambda planned: report)
-    main(["dashboard"])
-    assert saved == [True]
-    assert capsys.readouterr().out.endswith("https://wandb.ai/us/mine/reports/x\n")
+@pytest.mark.parametrize("options", [[], ["--workspace"]])
+def test_with_a_key_it_is_saved_on_the_server(options, monkeypatch, capsys):
+    pytest.importorskip("wandb_workspaces")
+    with serving() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()
+        main(["dashboard", *options])
+        wandb.teardown()
+    runs = sorted(Path("runs").iterdir())
+    planned = comparison("ebmzoo", ENTITY, runs)
+    views = [json.loads(view["spec"]) for view in server.views]
+    if options:
+        names = [f"Energy-based models: {section.name}" for section in planned.sections]
+        sent = [part["panels"] for spec in views for part in spec["section"]["panelBankConfig"]["sections"]]
+    else:
+        names = [planned.title]
+        sent = [panels for *_, panels in grids(views[0])]
+    assert [view["displayName"] for view in server.views] == names
+    assert {(view["entityName"], view["projectName"]) for view in server.views} == {(ENTITY, "ebmzoo")}
+    assert [[keys_of(panel) for panel in panels] for panels in sent] == [
+        [all_of(panel) for panel in panels] for *_, panels in described(planned)
+    ]
+    addresses = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{server.address}/{ENTITY}/")
+    ]
+    assert len(addresses) == len(names)
 
 
 @pytest.mark.parametrize(

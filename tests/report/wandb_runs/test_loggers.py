@@ -25,6 +25,7 @@ from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
 from ebmzoo.report.comparison.summary import DETAILS
 from ebmzoo.report.wandb_runs.account import has_key
 from ebmzoo.report.wandb_runs.loggers import RunIdentity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
+from ebmzoo.report.wandb_runs.privacy import NOT_SENT, private
 from ebmzoo.report.wandb_runs.tables import FIGURES, HISTOGRAMS, tables
 from ebmzoo.ssrl import Pretraining, SimCLR
 from ebmzoo.tasks import Result, Task
@@ -96,6 +97,14 @@ def test_wandb_can_be_switched_off(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert [type(logger) for logger in loggers(tmp_path, IDENTITY)] == [ZooCSVLogger]
     assert not (tmp_path / "wandb.json").exists()
+
+
+def test_what_is_not_sent_can_be_sent_after_all(monkeypatch):
+    assert private() == NOT_SENT
+    assert wandb.Settings(**private()).x_disable_meta is True, "a setting that wandb does not know is an error"
+    monkeypatch.setenv("WANDB_DISABLE_GIT", "false")
+    monkeypatch.setenv("WANDB__DISABLE_META", "false")
+    assert private().keys() == NOT_SENT.keys() - {"disable_git", "x_disable_meta"}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +299,7 @@ def test_wandb_that_cannot_start_does_not_stop_the_run(tmp_path, capsys, monkeyp
     [(None, f"new, {DETAILS}"), (f"old, {DETAILS}", f"new, {DETAILS}"), ("of my own", "of my own")],
 )
 def test_the_summary_becomes_the_notes_of_the_run_but_replaces_no_one_elses(tmp_path, before, after):
-    run = SimpleNamespace(id="x", notes=before, log=lambda _: None, config=None)
+    run = SimpleNamespace(id="x", notes=before, log=lambda _: None, config=None, summary={})
     log_scorecard([ZooWandbLogger(experiment=run, offline=True)], tmp_path, [], f"new, {DETAILS}")
     assert run.notes == after
 

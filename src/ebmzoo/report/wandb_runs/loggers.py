@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -24,6 +24,8 @@ from ebmzoo.report.comparison.summary import DETAILS
 from ebmzoo.report.csv_rows import WholeRows
 from ebmzoo.report.own_files import read_own
 from ebmzoo.report.wandb_runs.account import RUN_ID, has_key
+from ebmzoo.report.wandb_runs.axes import DRAWN, RECORD, axes
+from ebmzoo.report.wandb_runs.privacy import private
 from ebmzoo.report.wandb_runs.tables import tables
 from ebmzoo.report.write_errors import ignore_write_errors
 from ebmzoo.writing import write_whole
@@ -110,6 +112,8 @@ class ZooWandbLogger(WandbLogger):
     """Whether the address of the run has been printed."""
     failed = False
     """Whether there was such an error."""
+    costs: Callable[[], dict[str, float]] | None = None
+    """What the run has cost so far, which is logged beside the values of training and validation as their x-axes."""
 
     @property
     def experiment(self) -> Any:
@@ -129,7 +133,9 @@ class ZooWandbLogger(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         with self.catching_errors():
-            super().log_metrics(metrics, step)
+            drawn = any(key.startswith(DRAWN) for key in metrics)
+            costs = self.costs() if drawn and self.costs is not None else {}
+            super().log_metrics({**metrics, **costs}, step)
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         with self.catching_errors():
@@ -163,12 +169,14 @@ def loggers(run_dir: Path, identity: RunIdentity) -> list[Logger]:
 def log_scorecard(loggers: Iterable[Logger], folder: Path, tasks: Iterable[str], notes: str = "") -> None:
     """Log to W&B the results that the tasks wrote into `folder`, in the form of `tables`.
 
-    `notes`, the summary, become the run's notes, unless these are someone's own.
+    `notes`, the summary, become the run's notes, unless these are someone's own. What the training has cost is logged
+    again: `wandb sync` of a test forgets the run's summary of the fit.
     """
     for logger in loggers:
         if isinstance(logger, ZooWandbLogger) and not logger.failed:
             with logger.catching_errors():
                 logger.experiment.log(tables(folder, tasks))
+                logger.experiment.summary.update(axes(read_own(folder.parent / RECORD, dict) or {}))
                 if notes and (not logger.experiment.notes or DETAILS in logger.experiment.notes):
                     logger.experiment.notes = notes
 
@@ -217,12 +225,12 @@ def _wandb(run_dir: Path, identity: RunIdentity) -> Logger:
         save_dir=str(run_dir),
         project=os.environ.get("WANDB_PROJECT", "ebmzoo"),
         id=identity.id,
-        resume=None if offline else "allow",
+        resume="allow",  # offline too: `wandb sync` then adds a test to its fit instead of replacing config and summary
         offline=offline,
         group=identity.data,
         tags=[identity.method, identity.data, identity.kind],
         config={"method": identity.method, "data_set": identity.data, "kind": identity.kind},
-        settings=Settings(silent=True, console="off"),
+        settings=Settings(silent=True, console="off", **private()),
     )
     logger._wandb_init.pop("anonymous", None)  # lightning 2.6 always passes it, and wandb warns of it in every run
     return logger

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from ebmzoo import pretrained
 from ebmzoo.commands.cli import main
 from ebmzoo.commands.exporting.formats import write
 from ebmzoo.commands.exporting.functions import Choice, differs
@@ -17,7 +18,8 @@ from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import read_config
 from support.command_line import fails
 from support.paths import ROOT
-from support.tiny import TinyData, denoising_ebm, liebm, trainer, vae
+from support.shared import saved_run
+from support.tiny import TinyData, cdrl, denoising_ebm, jem, liebm, trainer, vae
 
 APPLY = {
     "liebm": ("energy", "ood", "generator", "encoder"),
@@ -148,3 +150,86 @@ def test_the_command_states_range_and_metadata(checkpoint, tmp_path, capsys, mon
     monkeypatch.setattr("ebmzoo.commands.exporting.formats.find_spec", lambda name: None)
     sentence = fails(capsys, *line, "--overwrite")
     assert "format onnx needs onnx and onnxscript: run `pip install 'ebmzoo[onnx]'`" in sentence
+
+
+@pytest.mark.parametrize("word", ["separate", "joined"])
+def test_a_model_that_comes_with_the_package_is_exported_by_its_name(word, tmp_path, capsys):
+    out = tmp_path / "e.pt2"
+    named = ["--pretrained", "dual_mcmc_digits"] if word == "separate" else ["--pretrained=dual_mcmc_digits"]
+    main(["export", *named, "--format", "torch", "--out", str(out)])
+    extra = {"facts.json": ""}
+    program = torch.export.load(out, extra_files=extra).module()
+    x = torch.rand(3, 1, 8, 8) * 2 - 1
+    with torch.no_grad():
+        assert not differs(program(x), pretrained("dual_mcmc_digits").energy(x))
+    facts = json.loads(extra["facts.json"])
+    assert (facts["method"], len(facts["checkpoint_sha256"])) == ("DualMCMC", 64)
+    assert "did you mean 'vae_digits'?" in fails(capsys, "export", "--pretrained", "vae_digit", "--out", out)
+    both = ("export", "--pretrained", "vae_digits", "--ckpt_path", "x.ckpt", "--out", tmp_path / "x.pt2")
+    assert "--pretrained and --ckpt_path both name a model" in fails(capsys, *both)
+    raw = ("export", "--pretrained", "vae_digits", "--weights", "raw", "--out", tmp_path / "x.pt2")
+    assert "a shared model has the averaged weights alone" in fails(capsys, *raw)
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert "--pretrained" in capsys.readouterr().out
+
+
+def given(function, n=5):
+    with torch.no_grad():
+        return function(function.example(n))
+
+
+def test_the_energy_of_a_class_is_that_which_its_samples_are_drawn_from(tmp_path):
+    """Against the network itself: CDRL's takes the class, and JEM's logits are its energies."""
+    built = cdrl(classes=3).eval()
+    for parameter in built.averages.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    x, net = Choice("energy").of(built).example(5), built.network("energy_net")
+    for level in (None, 1):
+        of_class = [given(Choice("energy", level, label=k).of(built)) for k in range(3)]
+        i = torch.full((5,), (level or 0) + 1)
+        y, time = built.schedule.scale(i)[:, None, None, None] * x, built.schedule.time[i - 1]
+        for k, found in enumerate(of_class):
+            with torch.no_grad():
+                expected = net(y, time, torch.full((5,), k)) / built.chain.unit(built.schedule, i)
+            assert not differs(found, expected, 1e-6)
+        assert differs(of_class[0], of_class[1])
+        assert differs(of_class[0], given(Choice("energy", level).of(built)))
+    classifier = jem().eval()
+    for k in range(classifier.classes):
+        with torch.no_grad():
+            expected = -classifier.class_logits(x)[:, k]
+        assert not differs(given(Choice("energy", label=k).of(classifier)), expected, 1e-5)
+    for method in (built, classifier):
+        function = Choice("energy", label=1).of(method)
+        write(function, "onnx", tmp_path / "e.onnx", {})
+        for n in (1, 5):
+            assert not differs(of_runtime(tmp_path / "e.onnx", function, n), given(function, n))
+
+
+def test_a_class_that_an_energy_has_not_is_one_sentence():
+    for method, label in ((cdrl(classes=3), 3), (cdrl(), 0), (liebm(), 0), (jem(), -1)):
+        with pytest.raises(UserError, match=rf"^class is {label}, but the energy of this \w+ has \d+ classes"):
+            Choice("energy", label=label).of(method)
+    with pytest.raises(UserError, match="class is cat, which only --what energy has, not ood"):
+        Choice("ood", label=0, class_name="cat").of(cdrl(classes=3))
+
+
+def test_the_command_takes_a_class_by_name(tmp_path, capsys):
+    classes = {"energy_net": {"classes": 10}}
+    model = read_config(ROOT / "configs" / "cdrl" / "digits.yaml")["model"]
+    model["init_args"]["energy_net"]["init_args"] |= classes["energy_net"]
+    method = saved_run(tmp_path / "run", "cdrl_digits", model=model)
+    line = ["export", "--ckpt_path", str(tmp_path / "run" / "last.ckpt"), "--format", "torch"]
+    main([*line, "--class", "7", "--out", str(tmp_path / "seven.pt2")])
+    assert "given the class 7" in capsys.readouterr().out
+    extra = {"facts.json": ""}
+    program = torch.export.load(tmp_path / "seven.pt2", extra_files=extra).module()
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    with torch.no_grad():
+        assert not differs(program(x), method.class_energy(x, 7))
+    assert json.loads(extra["facts.json"])["class"] == "7"
+    assert "only 0 to 9" in fails(capsys, *line, "--class", "dog", "--out", tmp_path / "dog.pt2")
+    none = ("export", "--pretrained", "dual_mcmc_digits", "--class", "3", "--out", tmp_path / "x.onnx")
+    assert "class is 3, but this DualMCMC was trained without classes" in fails(capsys, *none)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "seven.pt2"}

@@ -306,7 +306,7 @@ def test_without_labels_classes_are_drawn(monkeypatch):
     method, _ = exact(classes=3, steps=200, variance=5e-4, grow=False)
     torch.manual_seed(0)
     made = method.sample(600)
-    assert "classes drawn uniformly" in made.start
+    assert made.start == "noise of uniformly drawn classes"
     labels = torch.randint(3, (600,), generator=torch.Generator().manual_seed(7))
     drawn = method.sample(600, generator=torch.Generator().manual_seed(7)).images.flatten()
     for k in range(3):

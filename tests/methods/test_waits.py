@@ -14,6 +14,8 @@ from ebmzoo.sampling.replay import ReplayBuffer
 from support.elsewhere import CUDA, on_a_device
 from support.family import FAMILY
 
+pytestmark = pytest.mark.usefixtures("fakes_collected")
+
 CHAIN = "sampling/langevin.py: _raise_if_diverged"
 """The one place that may wait in training, scores and samples: the check that a chain's states are finite."""
 OF_TRAINING = {"Energy Matching": {"sampling/transport.py: optimal_pairing"}}

@@ -13,6 +13,8 @@ from support.elsewhere import on_a_device
 from support.family import FAMILY
 from support.tiny import TinyData
 
+pytestmark = pytest.mark.usefixtures("fakes_collected")
+
 CHAIN = "sampling/langevin.py: _raise_if_diverged"
 FEATURES = "metrics/extractors.py: extract"
 WAITS = {

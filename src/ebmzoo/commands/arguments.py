@@ -81,3 +81,9 @@ def add_command_arguments(parser: LightningArgumentParser, subcommand: str) -> N
             help="print every metric of every score, in lines of any length",
         )
         parser.add_argument("--again", type=bool, default=False, help="run tasks that already have results again")
+        parser.add_argument(
+            "--fresh_features",
+            type=bool,
+            default=False,
+            help="compute the features of the real images anew, without those that are kept, and keep none",
+        )

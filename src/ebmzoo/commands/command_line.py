@@ -23,7 +23,16 @@ CONFIG = ("--config", "-c")
 _FIRST = {"--config": 0, "-c": 0, "--model": 1, "--data": 1}
 """A configuration replaces earlier values, and `--model.x` is known only once the class of the model is."""
 
-FLAGS = ("--trust", "--overwrite", "--again", "--prepare", "--changed_data", "--summary", "--details")
+FLAGS = (
+    "--trust",
+    "--overwrite",
+    "--again",
+    "--fresh_features",
+    "--prepare",
+    "--changed_data",
+    "--summary",
+    "--details",
+)
 """Options that are true where no value follows."""
 
 _OPTION = re.compile(r"--.|-[a-z]")

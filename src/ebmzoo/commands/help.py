@@ -59,6 +59,7 @@ OF_COMMAND = {
         "--only NAMES": "the names of the tasks to run, separated by commas, or `config` for those of the config",
         "--budget NAME": "the numbers of samples, images and seeds: quick, standard (the config's) or paper",
         "--again": "run tasks that already have results again",
+        "--fresh_features": "compute the features of the real images anew, without those that are kept, and keep none",
     },
     "predict": {"--overwrite": "replace earlier predictions"},
 }
@@ -72,7 +73,7 @@ TRAINER = {
     "--trainer.max_epochs N": "the length of the run in epochs; -1 for no limit",
     "--trainer.accelerator NAME": "auto, cpu or gpu",
     "--trainer.devices N": "the number of devices; docs/scaling.md is about several",
-    "--trainer.precision NAME": "32-true, bf16-mixed or 64-true",
+    "--trainer.precision NAME": "32-true, bf16-mixed, 64-true, or auto: bf16-mixed where it is faster",
     "--trainer.accumulate_grad_batches N": "batches of one step",
     "--trainer.limit_val_batches N": "batches of a validation; 0 for none",
     "--trainer.enable_progress_bar false": "print no progress bar",

@@ -160,7 +160,8 @@ class ZooCLI(LightningCLI):
             selected = None if config.only is None else [name for name in config.only.split(",") if name]
             if selected == []:
                 raise UserError(f"only is {config.only!r}; it must be names of tasks, separated by commas, or config")
-            init.tasks = suite(init.tasks, self.model, self.datamodule, BUDGETS[config.budget], selected, config.again)
+            how = (BUDGETS[config.budget], selected, config.again, not config.fresh_features)
+            init.tasks = suite(init.tasks, self.model, self.datamodule, *how)
         callbacks = [CheckMonitors(), *(init.trainer.callbacks or []), *init.tasks]
         if init.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -174,8 +175,8 @@ class ZooCLI(LightningCLI):
                 run_dir, self.config_text(), config.checkpoint_every, self.start.rollbacks, config.changed_data
             )
             callbacks += [
+                TrainingRecord(run_dir),  # before the grids, which are not part of its costs
                 SampleGrid(config.grid_every),
-                TrainingRecord(run_dir),
                 init.watchdog,
                 BestCheckpoints(init.checkpoint, run_dir, extractors_of(init.tasks)),
                 StopOnSignal(keep),

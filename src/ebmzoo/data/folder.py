@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,26 +11,30 @@ import torch
 
 from ebmzoo.data.arrays import read_npz
 from ebmzoo.data.datamodule import ImageData
-from ebmzoo.data.decode import Frame, decode
-from ebmzoo.data.image_files import Entry
+from ebmzoo.data.decode import Frame
+from ebmzoo.data.decoded import decoded
 from ebmzoo.data.images import ImageSet, shuffled
 from ebmzoo.data.layout import ALL, layout
-from ebmzoo.data.sources import existing, image_files
-from ebmzoo.data.splits import by_content, digest
+from ebmzoo.data.sources import existing
+from ebmzoo.data.splits import by_content
 from ebmzoo.errors import UserError, plain
 
 
-def read_images(path: str | Path, frame: Frame, *, max_gib: float = 8.0, split: bool = False) -> dict[str, ImageSet]:
+def read_images(
+    path: str | Path, frame: Frame, *, max_gib: float = 8.0, split: bool = False, cache: bool = True
+) -> dict[str, ImageSet]:
     """Return the sets `train`, `test` and if there is one `val`, or the set `ALL` (""), of a folder, archive or `.npz`.
 
     The images of each set are in a random order, the same at every call, so that the first n are a random sample.
-    Files that are not images are counted in one line on the standard error stream.
+    Files that are not images are counted in one line on the standard error stream. The decoded images of a folder or an
+    archive are kept for later calls (`ebmzoo.data.decoded`).
 
     Args:
         path: The folder, archive or `.npz` file.
         frame: How each image is cropped and scaled.
         max_gib: The most memory that the images may take.
         split: Split images without splits into `train` and `test` by their content (`ebmzoo.data.splits`).
+        cache: Whether decoded images are kept, and kept ones used; the images are the same.
 
     Raises:
         UserError: If there is no image, a file is damaged, or the images take too much memory.
@@ -40,25 +43,14 @@ def read_images(path: str | Path, frame: Frame, *, max_gib: float = 8.0, split: 
     if source.suffix == ".npz":
         sets = read_npz(source, frame, max_gib=max_gib, split=split)
     else:
-        sets = _read_files(source, frame, max_gib, split)
+        sets = _read_files(source, frame, max_gib, split, cache)
     return {part: images_of.take(shuffled(len(images_of), 0)) for part, images_of in sets.items()}
 
 
-def _read_files(source: Path, frame: Frame, max_gib: float, split: bool) -> dict[str, ImageSet]:
-    digests: dict[str, bytes] = {}
+def _read_files(source: Path, frame: Frame, max_gib: float, split: bool, cache: bool) -> dict[str, ImageSet]:
     left_out: Counter[str] = Counter()
-
-    def with_digests() -> Iterator[Entry]:
-        for name, read in image_files(source, left_out):
-
-            def digested(name: str = name, read: Callable[[], bytes] = read) -> bytes:
-                content = read()
-                digests[name] = digest(content)
-                return content
-
-            yield name, digested
-
-    names, images = decode(with_digests(), frame, max_gib=max_gib)
+    files = decoded(source, frame, left_out, max_gib=max_gib, cache=cache)
+    names = files.names
     found = ", ".join(f"{n} {ending}" for ending, n in left_out.most_common())
     if not names:
         raise UserError(
@@ -75,11 +67,12 @@ def _read_files(source: Path, frame: Frame, max_gib: float, split: bool) -> dict
     if found:
         print(plain(f"{source}: files left out: {found}"), file=sys.stderr)
     if split and ALL in splits and len(splits) > 1:
-        splits = list(by_content([digests[names[i]] for i in order]))
+        splits = list(by_content([files.digests[i] for i in order]))
     sets = {}
     for part in sorted({split for split in splits if split is not None}):
         chosen = [k for k, of in enumerate(splits) if of == part]
-        sets[part] = ImageSet(images[[order[k] for k in chosen]], labels[chosen], plan.classes, name)
+        images = torch.from_numpy(files.images[[order[k] for k in chosen]])  # a copy: what is kept may be deleted
+        sets[part] = ImageSet(images, labels[chosen], plan.classes, name)
     return sets
 
 
@@ -100,6 +93,8 @@ class ImageFolder(ImageData):
         channels: 3 for RGB, 1 for grey; transparent pixels become white.
         crop: `centre` keeps the central square, `none` squeezes the whole image into the square.
         max_gib: The most memory in GiB that the images may take.
+        cache: Whether the decoded images of a folder or an archive are kept beside it, or else in the user's cache, so
+            that later commands need not decode them again; the images are the same.
         **common: Arguments of `ImageData`.
 
     Raises:
@@ -113,10 +108,12 @@ class ImageFolder(ImageData):
         channels: int = 3,
         crop: Literal["centre", "none"] = "centre",
         max_gib: float = 8.0,
+        cache: bool = True,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.path = path
+        self.cache = cache
         self.size = size
         self.channels = channels
         self.max_gib = max_gib
@@ -130,7 +127,7 @@ class ImageFolder(ImageData):
         Raises:
             UserError: If there are fewer than two images, a file is damaged, or they take too much memory.
         """
-        sets = read_images(self.path, self.frame, max_gib=self.max_gib, split=True)
+        sets = read_images(self.path, self.frame, max_gib=self.max_gib, split=True, cache=self.cache)
         if ALL in sets:
             raise UserError(f"path: {self.path} contains 1 image; a training and a test set need 2 or more")
         self._validation = sets.get("val")
@@ -150,14 +147,17 @@ class CelebAHQ256(ImageData):
     Args:
         path: The folder or archive.
         max_gib: The most memory in GiB that the images may take; all 30,000 take 5.5 GiB.
+        cache: Whether the decoded images are kept, as of `ImageFolder`.
         **common: Arguments of `ImageData`.
     """
 
     name, size, channels, n_train = "CelebA-HQ", 256, 3, 27_000
 
-    def __init__(self, path: str = "datasets/celeba_hq", max_gib: float = 8.0, **common: Any) -> None:
+    def __init__(
+        self, path: str = "datasets/celeba_hq", max_gib: float = 8.0, cache: bool = True, **common: Any
+    ) -> None:
         super().__init__(**common)
-        self.folder = ImageFolder(path, self.size, self.channels, max_gib=max_gib)
+        self.folder = ImageFolder(path, self.size, self.channels, max_gib=max_gib, cache=cache)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """Read the images of `path`."""

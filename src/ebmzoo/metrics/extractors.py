@@ -32,6 +32,10 @@ class FeatureExtractor(nn.Module, ABC):
     ('fd_means', torch.Size([2, 3]))
     """
 
+    reuse: bool = False
+    """Whether the features of real images are kept for later tests: only where a class sets it, whose `name` and
+    `fingerprint` then say all that features depend on. A class derived from it sets it anew."""
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -83,6 +87,8 @@ class ClassifierFeatures(FeatureExtractor):
     Raises:
         UserError: On first use, if the file is missing or is not a classifier's checkpoint.
     """
+
+    reuse = True
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
@@ -170,6 +176,8 @@ class Pixels(FeatureExtractor):
     >>> Pixels()(torch.zeros(2, 1, 8, 8))[0].shape
     torch.Size([2, 64])
     """
+
+    reuse = True
 
     @property
     def name(self) -> str:

@@ -23,7 +23,8 @@ class FeatureStatistics:
     def __init__(self, dim: int) -> None:
         self.n = 0
         self.mean = torch.zeros(dim, dtype=torch.float64)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        """Σ(x−μ)(x−μ)ᵀ, `(D, D)`."""
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
@@ -36,6 +37,13 @@ class FeatureStatistics:
             raise UserError(f"features must have shape (N, D), found {tuple(features.shape)}")
         statistics = cls(features.shape[1])
         statistics.update(features)
+        return statistics
+
+    @classmethod
+    def of_moments(cls, n: int, mean: Tensor, scatter: Tensor) -> FeatureStatistics:
+        """Return the statistics of n features with this `mean` `(D,)` and `scatter` `(D, D)`, both float64."""
+        statistics = cls(len(mean))
+        statistics.n, statistics.mean, statistics.scatter = n, mean, scatter
         return statistics
 
     def update(self, features: Tensor) -> None:
@@ -57,7 +65,7 @@ class FeatureStatistics:
         mean = x.mean(0)
         shift = mean - self.mean
         x = x - mean
-        self._scatter += x.T @ x + torch.outer(shift, shift) * (self.n * len(x) / total)
+        self.scatter += x.T @ x + torch.outer(shift, shift) * (self.n * len(x) / total)
         self.mean += shift * (len(x) / total)
         self.n = total
 
@@ -70,7 +78,7 @@ class FeatureStatistics:
         """
         if self.n < 2:
             raise UserError(f"a Fréchet distance needs at least 2 images on each side, found {self.n}")
-        return self._scatter / (self.n - 1)
+        return self.scatter / (self.n - 1)
 
     def distance(self, other: FeatureStatistics) -> float:
         """Return d² = |μ₁−μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), in [0, ∞) (Heusel et al., 2017, Eq. 6).

@@ -37,6 +37,8 @@ class InceptionV3(FeatureExtractor):
         UserError: On first use, if the weights are missing or damaged, or the package torch-fidelity is missing.
     """
 
+    reuse = True
+
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
         self.weights = weights

@@ -13,7 +13,7 @@ from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.families.generator_chain import GeneratorAlone
-from ebmzoo.metrics import FeatureExtractor, frechet_distance
+from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.tasks.base import Result, Task, stopwatch
 from ebmzoo.tasks.budget import Budget
@@ -107,10 +107,10 @@ class Cost(Task):
             result.protocol |= {"n": self.n, "split": self.split, "real_images": len(real)}
         for extractor in self.extractors if self.n else ():
             if extractor.available() is None:
-                for prefix, real_features, features, _ in compared(
+                for prefix, of_real, features, _ in compared(
                     extractor, method.device, real, made, self.batch_size, result
                 ):
-                    result.figures[f"{prefix}{extractor.fd_name}"] = frechet_distance(real_features, features)
+                    result.figures[f"{prefix}{extractor.fd_name}"] = of_real.frechet_distance(features)
         if folder is not None and made:
             shown = to_float(torch.stack([images[:8] for images in made.values()]))
             rows = [f"K = {row.removeprefix('steps_').rstrip('/')}" for row in made]

@@ -15,8 +15,9 @@ from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import StartsFromProposal
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import ChainInfo, Samples
-from ebmzoo.metrics import FeatureExtractor, extract, frechet_distance, inception_score, kernel_distance
+from ebmzoo.metrics import FeatureExtractor, extract, inception_score, kernel_distance
 from ebmzoo.metrics import precision_recall as manifold_precision_recall
+from ebmzoo.metrics.reference import ReferenceFeatures
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import save_grid
 from ebmzoo.tasks.base import Result, Task, if_possible, stopwatch
@@ -100,10 +101,11 @@ class Generation(Task):
     def _measure(
         self, e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], result: Result
     ) -> None:
-        for prefix, real_features, features, logits in compared(e, device, real, made, self.batch_size, result):
-            figures, both = result.figures, min(len(real_features), len(features))
+        for prefix, of_real, features, logits in compared(e, device, real, made, self.batch_size, result):
+            figures, real_features = result.figures, of_real.features
+            both = min(len(real_features), len(features))
             with if_possible(result, f"{prefix}{e.fd_name}"):
-                figures[f"{prefix}{e.fd_name}"] = frechet_distance(real_features, features)
+                figures[f"{prefix}{e.fd_name}"] = of_real.frechet_distance(features)
             with if_possible(result, f"{prefix}{e.kd_name}"):
                 subset = min(1000, both)
                 figures[f"{prefix}{e.kd_name}"], _ = kernel_distance(real_features, features, subset_size=subset)
@@ -128,17 +130,18 @@ def chain_protocol(chain: ChainInfo | Samples) -> dict[str, Any]:
 
 def compared(
     e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], batch_size: int, result: Result
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[str, ReferenceFeatures, Tensor, Tensor | None]]:
     """Yield for each set of `made` images its name, the real features, its features and its logits.
 
-    Images are uint8 `(N, C, H, W)`; the features of the real ones are computed once. `e` is added to the protocol.
+    Images are uint8 `(N, C, H, W)`; the features of the real ones are computed once, or kept from an earlier test. `e`
+    is added to the protocol.
     """
     e = e.to(device)
-    real_features, _ = extract(e, real, batch_size, device)
-    result.protocol["extractors"][e.name] = {"sha256": e.fingerprint, "features": real_features.shape[1]}
+    of_real = ReferenceFeatures(e, real, batch_size, device)
+    result.protocol["extractors"][e.name] = {"sha256": e.fingerprint, "features": of_real.features.shape[1]}
     for name, images in made.items():
         features, logits = extract(e, images, batch_size, device)
-        yield name, real_features, features, logits
+        yield name, of_real, features, logits
 
 
 def draw(

@@ -14,7 +14,7 @@ from ebmzoo.data.datamodule import ImageData
 from ebmzoo.data.images import to_float
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.method import Method
-from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, frechet_distance, inception_score, precision_recall
+from ebmzoo.metrics import ClassifierFeatures, FeatureExtractor, inception_score, precision_recall
 from ebmzoo.report.comparison.figures import known
 from ebmzoo.report.pictures import save_strips
 from ebmzoo.report.plots import Panel, save_lines
@@ -132,11 +132,11 @@ class Guidance(Task):
         for e in usable:
             sets = compared(e, method.device, real.images, made, self.batch_size, result)
             for row, of_real, features, logits in sets:
-                k = min(len(of_real), len(features))
+                k = min(len(of_real.features), len(features))
                 with if_possible(result, f"{row}/{e.fd_name}"):
-                    result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
+                    result.figures[f"{row}/{e.fd_name}"] = of_real.frechet_distance(features)
                 with if_possible(result, f"{row}/recall_{e.name}"):
-                    _, result.figures[f"{row}/recall_{e.name}"] = precision_recall(of_real[:k], features[:k])
+                    _, result.figures[f"{row}/recall_{e.name}"] = precision_recall(of_real.features[:k], features[:k])
                 if logits is not None:
                     result.figures[f"{row}/{e.is_name}"] = _score(logits)
 

@@ -165,7 +165,9 @@ class Inpainting(Task):
         flat = {row: fillings.flatten(0, 1) for row, fillings in made.items()}
         for e in [e for e in self.extractors if e.available() is None]:
             for row, of_real, features, _ in compared(e, device, x, flat, self.batch_size, result):
-                pairs = normalize(features, dim=1).view(-1, *of_real.shape) - normalize(of_real, dim=1)
+                pairs = normalize(features, dim=1).view(-1, *of_real.features.shape) - normalize(
+                    of_real.features, dim=1
+                )
                 result.figures[f"{row}/perceptual_{e.name}"] = float(pairs.norm(dim=-1).mean())
 
 

@@ -14,7 +14,7 @@ from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import Reconstructs, StartsFromGenerator
 from ebmzoo.methods.base.method import Method
-from ebmzoo.metrics import FeatureExtractor, frechet_distance, mean_squared_error
+from ebmzoo.metrics import FeatureExtractor, mean_squared_error
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.report.plots import Panel, save_lines
@@ -141,8 +141,8 @@ class Revision(Task):
         made = {"start": torch.cat(paths.images[0]), "end": torch.cat(paths.ends)}
         for e in usable:
             sets = compared(e, method.device, real.images, made, self.batch_size, result)
-            for end, features_of_real, features, _ in sets:
-                result.figures[f"x/{e.fd_name}_{end}"] = frechet_distance(features_of_real, features)
+            for end, of_real, features, _ in sets:
+                result.figures[f"x/{e.fd_name}_{end}"] = of_real.frechet_distance(features)
 
     def _revise_latents(self, method: Method, data: ImageData, result: Result, folder: Path | None) -> None:
         assert isinstance(method, Reconstructs)

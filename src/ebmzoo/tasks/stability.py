@@ -14,7 +14,7 @@ from ebmzoo.data.images import to_float, to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import RunsChain, RunsLevels
 from ebmzoo.methods.base.method import Method
-from ebmzoo.metrics import FeatureExtractor, effective_sample_size, frechet_distance, rank_normalised, split_rhat
+from ebmzoo.metrics import FeatureExtractor, effective_sample_size, rank_normalised, split_rhat
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.report.plots import Panel, save_lines
@@ -115,7 +115,7 @@ class Stability(Task):
         for e in self.extractors if made else ():
             if e.available() is None:
                 for row, of_real, features, _ in compared(e, method.device, real, made, self.batch_size, result):
-                    result.figures[f"{row}{e.fd_name}"] = frechet_distance(of_real, features)
+                    result.figures[f"{row}{e.fd_name}"] = of_real.frechet_distance(features)
         if folder is not None and states:
             self._draw(states, result, folder)
         return result

@@ -14,7 +14,7 @@ from ebmzoo.data.images import to_uint8
 from ebmzoo.errors import UserError
 from ebmzoo.methods.base.capabilities import SamplesInStages, SampleStage
 from ebmzoo.methods.base.method import Method
-from ebmzoo.metrics import FeatureExtractor, frechet_distance
+from ebmzoo.metrics import FeatureExtractor
 from ebmzoo.progress import tracked
 from ebmzoo.report.pictures import numbered, save_strips
 from ebmzoo.report.plots import Panel, save_lines
@@ -169,7 +169,7 @@ class Stages(Task):
         result.protocol |= {"split": self.split, "real_images": len(real), "extractors": {}}
         for e in usable:
             for row, of_real, features, _ in compared(e, method.device, real.images, made, self.batch_size, result):
-                result.figures[f"{row}/{e.fd_name}"] = frechet_distance(of_real, features)
+                result.figures[f"{row}/{e.fd_name}"] = of_real.frechet_distance(features)
 
 
 @dataclass

@@ -23,6 +23,7 @@ def suite(
     budget: Budget,
     selected: Sequence[str] | None = None,
     rerun: bool = False,
+    reuse: bool = True,
 ) -> list[Task]:
     """The tasks to run, in the order of the config and then of the alphabet, with the budget's counts.
 
@@ -36,6 +37,7 @@ def suite(
         budget: The numbers of samples, images and seeds.
         selected: The names of the tasks to run, `config` for those that the config lists; None for all.
         rerun: Whether to run tasks with an up-to-date result rerun.
+        reuse: Whether features of real images may be those of an earlier test, and are kept for a later one.
 
     Raises:
         UserError: A name is not that of a task, or its task cannot be run here.
@@ -59,6 +61,8 @@ def suite(
     for task in chosen:
         task.apply_budget(budget)
         task.seeds, task.rerun = budget.seeds, rerun
+        for extractor in getattr(task, "extractors", ()) if not reuse else ():
+            extractor.reuse = False
     return chosen
 
 

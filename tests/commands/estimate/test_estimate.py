@@ -30,6 +30,8 @@ from support.family import FAMILY
 from support.paths import ROOT
 from support.tiny import cdrl, denoising_ebm, dual_mcmc, liebm, without_latent
 
+pytestmark = pytest.mark.usefixtures("fakes_collected")
+
 BATCH = (8, 1, 8, 8)
 
 

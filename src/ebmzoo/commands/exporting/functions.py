@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
-from ebmzoo.methods.base.capabilities import Encodes, Generates, HasLevels
+from ebmzoo.methods.base.capabilities import Classifies, Encodes, Generates, HasLevels
+from ebmzoo.methods.families.recovery_likelihood import RecoveryLikelihood
 
 What = Literal["energy", "ood", "generator", "encoder"]
 
@@ -71,23 +72,29 @@ class Choice:
         what: The kind of function.
         level: The noise level of the energy, for a method with levels; None is that of `Method.energy`.
         representation: The name of the representation, for an encoder of several.
+        label: The index of the class that the energy is given, for a method with classes; None is the energy without.
+        class_name: Its name.
     """
 
     what: What = "energy"
     level: int | None = None
     representation: str | None = None
+    label: int | None = None
+    class_name: str | None = None
 
     def of(self, method: Method) -> ExportedFunction:
         """The function.
 
         Raises:
-            UserError: The method has no such function, level or representation.
+            UserError: The method has no such function, level, representation or class.
         """
         kind = type(method).__name__
         if self.level is not None and (self.what != "energy" or not isinstance(method, HasLevels)):
             raise UserError(f"level is {self.level}, which only the energy of a method with noise levels has")
         if self.representation is not None and self.what != "encoder":
             raise UserError(f"representation is {self.representation}, which only --what encoder has")
+        if self.label is not None and self.what != "energy":
+            raise UserError(f"class is {self.name_of_class}, which only --what energy has, not {self.what}")
         if self.what == "generator":
             if not isinstance(method, Generates):
                 raise UserError(f"what is generator, but a {kind} has none; it can be energy, ood or encoder")
@@ -109,15 +116,28 @@ class Choice:
             gives += "; p(x) is proportional to exp(-E(x))"
         if self.level is not None:
             gives += f"; of the images of noise level {self.level}"
+        if self.label is not None:
+            gives = (
+                gives.replace("p(x)", "p(x|y)").replace("E(x)", "E(x|y)") + f"; given the class {self.name_of_class}"
+            )
         return ExportedFunction(method, "energy", self._energy(method), (channels, height, width), takes, gives)
 
+    @property
+    def name_of_class(self) -> str:
+        """The name of the class, or its index."""
+        return str(self.label) if self.class_name is None else self.class_name
+
     def _energy(self, method: Method) -> Callable[[Tensor], Tensor]:
-        level = self.level
+        level, label = self.level, self.label
+        if level is not None:
+            assert isinstance(method, HasLevels)
+            if not 0 <= level < method.schedule.levels:
+                raise UserError(f"level is {level}; it must be from 0 to {method.schedule.levels - 1}")
+        if label is not None:
+            return _of_class(method, label, level)
         if level is None:
             return method.energy
         assert isinstance(method, HasLevels)
-        if not 0 <= level < method.schedule.levels:
-            raise UserError(f"level is {level}; it must be from 0 to {method.schedule.levels - 1}")
         return lambda x: method.energy_at(x, level)
 
     def _representation(self, method: Method) -> tuple[str, Callable[[Tensor], Tensor]]:
@@ -128,6 +148,22 @@ class Choice:
         if name not in found:
             raise UserError(f"representation is {name}; it must be one of {', '.join(found)}")
         return name, found[name]
+
+
+def classes_of(method: Method) -> int:
+    """How many classes an energy of the method can be given; 0 if it has none."""
+    return method.classes if isinstance(method, RecoveryLikelihood | Classifies) else 0
+
+
+def _of_class(method: Method, label: int, level: int | None) -> Callable[[Tensor], Tensor]:
+    """E(x|y) of one class y up to a constant: that of the network, or E(x) − log p(y|x) by Bayes' rule."""
+    count = classes_of(method)
+    if not 0 <= label < count:
+        raise UserError(f"class is {label}, but the energy of this {type(method).__name__} has {count} classes")
+    if isinstance(method, RecoveryLikelihood):
+        return lambda x: method.class_energy(x, label, level)
+    assert isinstance(method, Classifies)
+    return lambda x: method.energy(x) - method.class_logits(x).log_softmax(1)[:, label]
 
 
 def _shape(method: Method) -> str:

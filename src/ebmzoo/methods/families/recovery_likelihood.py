@@ -164,6 +164,12 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         """The energy of the least noisy level (CDRL, §4.4), in units of nats: Ê/s_1²."""
         return self.energy_at(self._inward(x), 0)
 
+    @final
+    def class_energy(self, x: Tensor, label: int, level: int | None = None) -> Tensor:
+        """E(x|c) `(B,)` of the class c = `label`: as `energy` or, at a `level`, as `energy_at`."""
+        condition = ClassCondition(torch.full((x.shape[0], 1), label, device=x.device))
+        return self._level(level or 0, condition)(self._inward(x) if level is None else x)
+
     @property
     @final
     def has_density(self) -> bool:
@@ -186,7 +192,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         if labels is None and self.classes:
             drawn = torch.randint(self.classes, (n,), device=self.device, generator=generator)
             samples = self._of_classes(drawn, 0.0, steps, generator)
-            return replace(samples, start=f"{samples.start}, of classes drawn uniformly,")
+            return replace(samples, start=f"{samples.start} of uniformly drawn classes")
         if labels is not None:
             return self.sample_from_classes(labels, steps=steps, generator=generator)
         return self._samples(n, ClassCondition(), steps, generator)
@@ -227,7 +233,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
         labels, start = None, "noise"
         if self.classes:
             labels = torch.randint(self.classes, (n, 1), device=self.device, generator=generator)
-            start = "noise, of classes drawn uniformly,"
+            start = "noise of uniformly drawn classes"
         longer = replace(self.chain, steps=times * self.chain.steps, sample_steps=None)
         samples = self._samples(n, ClassCondition(labels), longer.steps, generator, chain=longer)
         return replace(samples, start=start)
@@ -287,7 +293,7 @@ class RecoveryLikelihood(Method, ClassConditional, Inpaints, Restores, HasLevels
     @final
     def chain_info(self, steps: int | None = None) -> ChainInfo:
         info = self._chain_info(ClassCondition(), steps)
-        return replace(info, start=f"{info.start}, of classes drawn uniformly,") if self.classes else info
+        return replace(info, start=f"{info.start} of uniformly drawn classes") if self.classes else info
 
     def _chain_info(
         self, condition: ClassCondition, steps: int | None, chain: RecoveryChain | None = None

@@ -24,6 +24,7 @@ MODULES = {
     "estimate": "estimate.command",
     "configs": "configs",
     "animate": "animate",
+    "play": "play.command",
     "compare": "compare",
     "benchmark": "benchmark.command",
     "dashboard": "dashboard",

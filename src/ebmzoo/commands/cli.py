@@ -22,6 +22,7 @@ COMMANDS = {
     "estimate": "estimate what a config costs, in arithmetic, memory and hours, before anything is run",
     "configs": "list the configs that come with ebmzoo, or copy one to change it",
     "animate": "write a GIF of a run's training, or of the chains of its samples",
+    "play": "open a page on this machine that plays with a model: its chain, energy, and your pictures",
     "compare": "compare runs in one table and one HTML page",
     "benchmark": "train and test several methods under one budget, and compare them",
     "push": "share a run's model, in a folder or on the hub: weights, config, model card",

@@ -15,8 +15,8 @@ from support.tiny import TinyData, liebm, stage
 
 OF = {"n": 20, "extractors": [{"class_path": "ebmzoo.metrics.Pixels"}]}
 TASKS = [{"class_path": "ebmzoo.tasks.Generation", "init_args": OF}]
-REAL, MADE = 1500, 20
-"""The training images of the digits, and the samples."""
+REAL, MADE = 1500 + 20, 20
+"""The training images of the digits and as many test images as samples, and the samples."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,8 @@ def test_tasks_that_use_the_same_real_images_share_them(seen):
         figures[task.name] = task(method, data).figures
     real = len(data.train_set)
     assert seen.count(real) == 1
-    assert sum(seen) == real + 2 * 10 + 2 * 10 + 8, "of the generation, with and without the chain, and of two costs"
+    made = 2 * 10 + 2 * 10 + 8  # of the generation, with and without the chain, of two costs, and of the stability
+    assert sum(seen) == real + 10 + made, "10 are of the test images, which the generation compares too"
     assert all(any("fd_pixels" in figure for figure in found) for found in figures.values())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ebmzoo.errors import UserError
-from ebmzoo.metrics import ClassifierFeatures, Pixels
+from ebmzoo.metrics import ClassifierFeatures, Pixels, frechet_distance
 from ebmzoo.report.scorecard import scorecard, table
 from ebmzoo.tasks import Generation, Representation, Result
 from ebmzoo.tasks.generation import draw
@@ -24,6 +24,8 @@ def test_generation_of_the_data_itself_is_perfect(tmp_path):
     assert result.figures["nfe"] == 5
     assert result.protocol["chains"] == {"full": {"start": "buffer", "steps": 5, "temperature": 0.25}}
     assert not any("no_mcmc" in name for name in result.figures), "no generator, so nothing without the chain"
+    train, test = (data_set.images.flatten(1) / 127.5 - 1 for data_set in (data.train_set, data.test_set))
+    assert result.figures["real/fd_pixels"] == pytest.approx(frechet_distance(train, test), rel=1e-4)
     # in units of [-1, 1]: a shift by 0.1 of all 64 pixels, rounded to bytes, is a Fréchet distance of 64 · 0.1²
     shift = round(0.1 * 127.5) / 127.5
     shifted = Generation([Pixels()], n=64)(Oracle(data.train_set.float() + shift), data)

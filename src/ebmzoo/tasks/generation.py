@@ -28,7 +28,8 @@ class Generation(Task):
     """Fréchet distance, kernel distance, Inception Score, precision and recall of n samples.
 
     A method whose chain starts from the proposal of a network is measured twice: with the chain, and without it
-    (`no_mcmc/…`).
+    (`no_mcmc/…`). `real/…` is the Fréchet distance of real images of the other split, n or all if these are fewer: what
+    a sampler as good as the data has.
 
     Args:
         extractors: The feature extractors; one that is unavailable is skipped, with a note.
@@ -93,13 +94,20 @@ class Generation(Task):
                 result.pictures.append(str(path))
         if folder is not None:
             save_grid(real.float(slice(64)), folder / "real.png")
+        others = real_images(data, "test" if self.split == "train" else "train", self.n).images
         for extractor in self.extractors:
             if extractor.available() is None:
-                self._measure(extractor, method.device, real.images, made, result)
+                self._measure(extractor, method.device, real.images, others, made, result)
         return result
 
     def _measure(
-        self, e: FeatureExtractor, device: torch.device, real: Tensor, made: dict[str, Tensor], result: Result
+        self,
+        e: FeatureExtractor,
+        device: torch.device,
+        real: Tensor,
+        others: Tensor,
+        made: dict[str, Tensor],
+        result: Result,
     ) -> None:
         for prefix, of_real, features, logits in compared(e, device, real, made, self.batch_size, result):
             figures, real_features = result.figures, of_real.features
@@ -115,6 +123,10 @@ class Generation(Task):
             if logits is not None:
                 with if_possible(result, f"{prefix}{e.is_name}"):
                     figures[f"{prefix}{e.is_name}"], _ = inception_score(logits)
+        if len(others) > 1:
+            with if_possible(result, f"real/{e.fd_name}"):
+                of_others = ReferenceFeatures(e, others, self.batch_size, device)
+                result.figures[f"real/{e.fd_name}"] = of_real.statistics.distance(of_others.statistics)
 
 
 def real_images(data: ImageData, split: Literal["train", "test"], first: int | None) -> ImageSet:

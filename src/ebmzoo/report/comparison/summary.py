@@ -102,11 +102,10 @@ def _generation(record: Record) -> Iterator[Row]:
     figures = _figures(record, "generation")
     if (distance := _extractor(figures)) is None:
         return
-    protocol = record.results["generation"]["protocol"]
     of = distance.removeprefix("fd_").replace("fid", "inception")
-    reference = [f"{number(real)} test images"] if (real := protocol.get("reference", {}).get(distance)) else []
+    reference = [f"{number(real)} real"] if (real := figures.get(f"real/{distance}")) is not None else []
     if (start := figures.get(f"no_mcmc/{distance}")) is not None:
-        reference.append(f"{number(start)} without the chain")
+        reference.append(f"{number(start)} no chain")
     yield Row(f"distance by {of} ↓", number(figures[distance]), ", ".join(reference))
     if {f"precision_{of}", f"recall_{of}"} <= set(figures):
         both = f"{figures[f'precision_{of}']:.2f} / {figures[f'recall_{of}']:.2f}"

@@ -15,7 +15,16 @@ from torch.optim.swa_utils import AveragedModel
 from ebmzoo.errors import UserError
 from ebmzoo.networks import unet
 from ebmzoo.networks.embedding import TimeEmbedding, sinusoidal
-from ebmzoo.networks.plane import PlaneEnergy, PlaneEnergyNet, PlaneFeatures, PlaneGenerator, PlaneInitializer
+from ebmzoo.networks.plane import (
+    PlaneEnergy,
+    PlaneEnergyNet,
+    PlaneFeatures,
+    PlaneGenerator,
+    PlaneInference,
+    PlaneInitializer,
+)
+from ebmzoo.networks.plane_classes import PlaneClassEnergy
+from ebmzoo.networks.plane_denoiser import PlaneDenoiser
 from ebmzoo.networks.recovery import RecoveryResNet
 from ebmzoo.networks.spectral import bounded_spectral_norm_
 from ebmzoo.networks.unet import UNet
@@ -344,7 +353,7 @@ def test_zero_init_makes_blocks_their_shortcuts():
     net = SMALL["resnet"](spectral_norm="bounded", zero_init=True).train()
     h, temb = torch.randn(2, 4, 8, 8), torch.randn(2, 6)
     for block in net.tower.stages[0]:
-        assert torch.equal(block(h, temb), h)
+        assert torch.equal(block(h, temb), F.avg_pool2d(h, 2) if block.down else h)
     widening, same = net.tower.stages[1]
     wide = net.tower.eval().stages[1][0](h, temb)
     assert torch.equal(wide, widening.shortcut(h))
@@ -479,11 +488,38 @@ def test_energies_and_generators_of_points():
     assert points.shape == (5, 2, 1, 1)
     torch.testing.assert_close(points[:, :, 0, 0], apply(generator.layers[2], F.silu(apply(generator.layers[0], m))))
     assert generator(1e4 * m).abs().max() > 100  # no bound
+    inference = awake(PlaneInference(latent=3, width=7, depth=1))
+    mu, logvar = inference(x)
+    both = apply(inference.layers[2], F.silu(apply(inference.layers[0], x[:, :, 0, 0])))
+    assert mu.shape == logvar.shape == (5, 3)
+    torch.testing.assert_close(torch.cat([mu, logvar], 1), both)
+    classifier = awake(PlaneClassEnergy(classes=3, width=7, depth=2))
+    logits = apply(classifier.last, F.silu(classifier.trunk(x)))
+    torch.testing.assert_close(classifier.logits(x), logits)
+    torch.testing.assert_close(classifier(x), -logits.exp().sum(1).log())
     last = x.contiguous(memory_format=torch.channels_last)
     for net in (features, energy):
         torch.testing.assert_close(net(last), net(x))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert net.float()(x.float()).dtype == generator.float()(m.float()).dtype == torch.float32
+
+
+def test_a_denoiser_of_points():
+    torch.manual_seed(0)
+    x, sigma = torch.randn(5, 2, 1, 1).double(), torch.rand(5).double() + 0.1
+    fresh = PlaneDenoiser(latent=3, width=8).double()
+    torch.testing.assert_close(fresh(x, sigma), x, rtol=0, atol=0)  # as the last layer is zero
+    net = awake(PlaneDenoiser(latent=3, width=8, depth=1))
+    restored, z = net.both(x, sigma)
+    torch.testing.assert_close(net.encode(x, sigma), z, rtol=0, atol=0)
+    temb = net.embed(25 * sigma.log())
+    h = net.down[0](apply(net.first, x[:, :, 0, 0]), temb)
+    code = apply(net.bottleneck, F.silu(h))
+    centred = code - code.mean(1, keepdim=True)
+    torch.testing.assert_close(z, centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt())
+    up = net.up[0](h + apply(net.expand, z), temb)
+    exact = x + sigma[:, None, None, None] * apply(net.last, F.silu(up))[:, :, None, None]
+    torch.testing.assert_close(restored, exact)
 
 
 def test_arguments_out_of_range_are_refused():

@@ -222,8 +222,8 @@ class JEM(ChainFromNoise, ClassConditional, Classifies, Encodes):
 
     def check_data(self, data: ImageData | PlaneData) -> None:
         super().check_data(data)
-        if not isinstance(data, ImageData) or data.concepts is not None:
-            raise UserError("JEM classifies images, each with one label: data must be images, and data.concepts null")
+        if isinstance(data, ImageData) and data.concepts is not None:
+            raise UserError("JEM learns one label of each image: data.concepts must be null")
         if len(names := data.classes) != self.classes:
             shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
             raise UserError(

@@ -14,7 +14,16 @@ from ebmzoo.networks.denoiser import Denoiser, DenoisingAutoEncoder, UNetDenoise
 from ebmzoo.networks.field import FieldEnergy
 from ebmzoo.networks.igebm import IGEBMResNet
 from ebmzoo.networks.latent import LatentEnergy, LatentEnergyNet
-from ebmzoo.networks.plane import PlaneEnergy, PlaneEnergyNet, PlaneFeatures, PlaneGenerator, PlaneInitializer
+from ebmzoo.networks.plane import (
+    PlaneEnergy,
+    PlaneEnergyNet,
+    PlaneFeatures,
+    PlaneGenerator,
+    PlaneInference,
+    PlaneInitializer,
+)
+from ebmzoo.networks.plane_classes import PlaneClassEnergy
+from ebmzoo.networks.plane_denoiser import PlaneDenoiser
 from ebmzoo.networks.potential import PatchHead, UNetPotential
 from ebmzoo.networks.recovery import RecoveryResNet
 from ebmzoo.networks.refinenet import RefineNetDenoiser
@@ -44,10 +53,13 @@ __all__ = [
     "LevelEnergyNet",
     "MultiHeadEnergy",
     "PatchHead",
+    "PlaneClassEnergy",
+    "PlaneDenoiser",
     "PlaneEnergy",
     "PlaneEnergyNet",
     "PlaneFeatures",
     "PlaneGenerator",
+    "PlaneInference",
     "PlaneInitializer",
     "RecoveryResNet",
     "RefineNetDenoiser",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ebmzoo.energy import EnergyNet, at_least_fp32
 from ebmzoo.errors import at_least
-from ebmzoo.networks.base import FeatureNet, Generator, Initializer, LevelEnergyNet
+from ebmzoo.networks.base import FeatureNet, Generator, InferenceNet, Initializer, LevelEnergyNet
 from ebmzoo.networks.embedding import TimeEmbedding
 from ebmzoo.networks.recovery import Bound, Tower
 
@@ -216,3 +216,34 @@ class PlaneGenerator(Generator):
 
     def forward(self, m: Tensor) -> Tensor:
         return at_least_fp32(self.layers(m))[:, :, None, None]
+
+
+@final
+class PlaneInference(InferenceNet):
+    """An inference network q(m|x) = N(μ(x), diag exp(logvar(x))) of points, one MLP with SiLU for both.
+
+    Shapes: `(B, in_features, 1, 1)` to `(μ, logvar)`, each `(B, latent)`.
+
+    >>> mu, logvar = PlaneInference(latent=3, width=4)(torch.zeros(5, 2, 1, 1))
+    >>> mu.shape, logvar.shape
+    (torch.Size([5, 3]), torch.Size([5, 3]))
+
+    Args:
+        in_features: Dimension of the points.
+        latent: Dimension of m.
+        width: Hidden units.
+        depth: Hidden layers.
+
+    Raises:
+        UserError: If a number is less than 1.
+    """
+
+    def __init__(self, in_features: int = 2, latent: int = 2, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        at_least(1, latent=latent)
+        self.latent = latent
+        self.layers = mlp(in_features, width, depth, 2 * latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = at_least_fp32(self.layers(x.flatten(1))).chunk(2, 1)
+        return mu, logvar

@@ -26,8 +26,10 @@ def address(tmp_path_factory):
     command = [sys.executable, "-m", "ebmzoo", "play", "--pretrained", "dual_mcmc_digits", "--port", str(port)]
     folder = tmp_path_factory.mktemp("play")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, its children too
     with (folder / "out").open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    signal.signal(signal.SIGINT, before)
     try:
         until(lambda: process.poll() is not None or "open http" in (folder / "out").read_text(), "the page")
         assert process.poll() is None, (folder / "out").read_text()

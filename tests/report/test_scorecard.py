@@ -37,5 +37,20 @@ def test_details_are_every_metric_of_every_score(tmp_path):
     assert max(map(len, short.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("figures", "heads", "row"),
+    [
+        ({}, "samples real images", "fd_x 5 0.5"),
+        ({"no_mcmc/fd_x": 6.0}, "with MCMC w/o MCMC real images", "fd_x 5 6 0.5"),
+    ],
+)
+def test_real_images_stand_beside_the_samples(tmp_path, figures, heads, row):
+    protocol = {"n": 9, "real_images": 9, "split": "train", "weights": "ema"}
+    Result("generation", {"nfe": 3.0, "fd_x": 5.0, **figures, "real/fd_x": 0.5}, protocol).write(tmp_path)
+    lines = [" ".join(line.split()) for line in scorecard(tmp_path, ["generation"], 80).splitlines()]
+    assert heads in lines
+    assert row in lines
+
+
 def test_examples():
     assert doctest.testmod(module).failed == 0

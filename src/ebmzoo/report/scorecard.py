@@ -88,15 +88,21 @@ def _folded(text: str, width: int | None) -> list[str]:
 
 
 def _pivot(figures: dict[str, str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """A table of `row/column` names; with two ways of sampling, or two ends of a chain, these are the columns."""
+    """A table of `row/column` names; with two ways of sampling, or two ends of a chain, these are the columns.
+
+    >>> _pivot({"fd_x": "5", "no_mcmc/fd_x": "6", "real/fd_x": "0.5"})
+    ({'fd_x': {'with MCMC': '5', 'w/o MCMC': '6', 'real images': '0.5'}}, ['with MCMC', 'w/o MCMC', 'real images'])
+    """
     rows: dict[str, dict[str, str]] = {}
     columns: list[str] = []
-    with_chain = any(name.startswith("no_mcmc/") for name in figures)
+    kinds = {name.rpartition("/")[0] for name in figures}
+    with_chain = "no_mcmc" in kinds
+    beside = {"": "with MCMC" if with_chain else "samples", "no_mcmc": "w/o MCMC", "real": "real images"}
     with_ends = any(name.endswith("_start") for name in figures)
     for name, value in figures.items():
         row, _, column = name.rpartition("/")
-        if with_chain:
-            row, column = column, "w/o MCMC" if row == "no_mcmc" else "with MCMC"
+        if with_chain or kinds == {"", "real"}:
+            row, column = column, beside.get(row, row)
         elif with_ends:
             row, column = (
                 name.removesuffix("_start").removesuffix("_end"),

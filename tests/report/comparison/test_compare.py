@@ -70,6 +70,13 @@ def by_qualifier(records, key):
     return {column.qualifier: set(column.cells) for column in columns_of(records, key)}
 
 
+def test_real_images_have_a_column_and_neither_a_best_run_nor_a_chain(tmp_path):
+    runs = read_records([made(tmp_path / "a", {"real/fd_pixels": 0.5}), made(tmp_path / "b", {"real/fd_pixels": 0.4})])
+    found = compare(runs, ["generation/fd_pixels", "generation/real/fd_pixels"])
+    assert [column.heading for column in found.columns] == ["FD pixels ↓", "NFE", "chain", "FD pixels of real images"]
+    assert found.columns[-1].best == set()
+
+
 def test_one_protocol_is_one_column(tmp_path):
     runs = read_records(
         [made(tmp_path / "a"), made(tmp_path / "b", {"fd_pixels": 3.0}, {"seed": 7, "checkpoint": "x"})]
@@ -376,6 +383,7 @@ def test_a_terminals_width_is_kept(tmp_path):
         ("generation/fid", "FID", "lower"),
         ("generation/fd_classifier_digits", "FD classifier digits", "lower"),
         ("generation/no_mcmc/is_judge", "IS judge w/o MCMC", "higher"),
+        ("generation/real/fd_judge", "FD judge of real images", None),
         ("ood/svhn/auroc_score", "AUROC svhn", "higher"),
         ("ood/svhn/fpr95_energy", "FPR95 energy svhn", "lower"),
         ("reconstruction/inference/mse", "reconstruction MSE inference", "lower"),

@@ -186,7 +186,7 @@ def _chain(record: Record, row: str) -> str | None:
     chains = record.results.get(task, {}).get("protocol", {}).get("chains") or {}
     chain = chains.get(name or "full") or chains.get("full")
     has_row = any(key.rpartition("/")[0] == row for key in record.figures)
-    if not chain or not has_row:
+    if not chain or not has_row or name == "real":
         return None
     if not chain["steps"]:
         return f"no chain, from {chain['start'].rstrip(',')}"

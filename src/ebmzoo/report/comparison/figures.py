@@ -42,7 +42,7 @@ NAMES: tuple[tuple[str, str, Better | None], ...] = (
     (r"cpu_seconds_per_iteration", "CPU s/iteration", "lower"),
 )
 """A pattern for the last part of a figure's name, its label, and which value is better, None if neither is."""
-ROWS = {"no_mcmc": "w/o MCMC"}
+ROWS = {"no_mcmc": "w/o MCMC", "real": "of real images"}
 PLAIN = ("generation", "ood", "representation", "training")
 """The tasks that a heading does not name."""
 
@@ -56,6 +56,8 @@ def known(key: str) -> tuple[str, Better | None]:
         if (match := re.fullmatch(pattern, column)) is not None:
             label, better = match.expand(name_in_table).replace("_", " "), which
             break
+    if row == "real":
+        better = None  # what the data have, which no run is better at
     if row:
         label = f"{label} {ROWS.get(row, row.replace('_', ' ').replace('/', ' '))}"
     return (label if task in PLAIN else f"{task} {label}"), better

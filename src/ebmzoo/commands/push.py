@@ -25,6 +25,8 @@ from ebmzoo.writing import check_local, write_whole
 
 SAMPLES = 64
 """The number of samples in the picture."""
+ROUNDED = "Its weights are stored in float16, each rounded to 11 bits; the figures are of the weights before rounding."
+"""What a card says of `--half`."""
 
 
 def main(args: list[str]) -> None:
@@ -44,11 +46,14 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("--commit", help="the commit of ebmzoo that trained it")
     parser.add_argument("--note", action="append", default=[], help="a sentence for the card's limits; can be repeated")
+    parser.add_argument(
+        "--half", action="store_true", help="store the weights in float16: half the size, each rounded to 11 bits"
+    )
     parser.add_argument("--private", action="store_true", help="make a new model on the hub private")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of a shared model in the folder")
     options = parser.read(args)
     checkpoint = _checkpoint(Path(options.run))
-    stated = {"licence": options.license, "commit": options.commit, "notes": options.note}
+    stated = {"licence": options.license, "commit": options.commit, "notes": options.note, "half": options.half}
     with quietly():
         if is_on_hub(options.to):
             address = Address.of(options.to)
@@ -77,6 +82,7 @@ def share(
     licence: str | None = None,
     commit: str | None = None,
     notes: Sequence[str] = (),
+    half: bool = False,
 ) -> None:
     """Write the shared model of a checkpoint into a folder; its samples are drawn from what has been written.
 
@@ -88,9 +94,11 @@ def share(
         licence: The identifier of the licence of its weights; None where none is given.
         commit: The commit of ebmzoo that trained it; None where it is not known.
         notes: Sentences for the card's limits.
+        half: Store the weights in float16.
 
     Raises:
-        UserError: The checkpoint is none of a method, or its config names a class that only `--trust` allows.
+        UserError: The checkpoint is none of a method, its config names a class that only `--trust` allows, or with
+            `half` a weight is beyond float16's range.
     """
     contents, method = read(checkpoint), load(checkpoint)
     if not isinstance(method, Method):
@@ -101,10 +109,11 @@ def share(
         print(f"not on the card, since of another checkpoint or of raw weights: {', '.join(others)}", file=sys.stderr)
     training = read_own(run / "training.json", dict) or {}
     writable(folder)
-    write_shared(folder, contents, method)
+    write_shared(folder, contents, method, half)
     sample(str(folder), n=SAMPLES, out=str(folder / PICTURE), overwrite=True)
     step = contents.get("global_step", 0)
-    card = Card(name, method, contents[KEY], step, results, training, how, licence, commit, [*map(plain, notes)])
+    sentences = [*([ROUNDED] if half else []), *map(plain, notes)]
+    card = Card(name, method, contents[KEY], step, results, training, how, licence, commit, sentences)
     write_whole(folder / CARD, card.text())
 
 

@@ -54,6 +54,33 @@ def test_the_averaged_weights_come_back_to_the_bit(name, tmp_path):
     assert torch.equal(*images)
 
 
+@pytest.mark.parametrize("name", ["cdrl", "denoising_ebm", "vae"])
+def test_half_rounds_the_weights_to_float16_and_nothing_else(name, tmp_path):
+    saved = saved_run(tmp_path / "run", f"{name}_digits")
+    checkpoint = read(tmp_path / "run" / LAST)
+    write_shared(tmp_path / "whole", checkpoint, saved)
+    write_shared(tmp_path / "half", checkpoint, saved, half=True)
+    tensors, _ = read_safetensors(tmp_path / "half" / WEIGHTS)
+    weights = {key for key, _ in saved.named_parameters()}
+    assert {key for key, value in tensors.items() if value.dtype == torch.float16} == weights & tensors.keys()
+    whole, half = load(tmp_path / "whole").state_dict(), load(tmp_path / "half").state_dict()
+    for key, value in whole.items():
+        own = key.removeprefix("averages.").replace(".module.", ".", 1) if key.startswith("averages.") else key
+        assert half[key].dtype == value.dtype
+        assert torch.equal(half[key], value.half().float() if own in weights else value), key
+    assert (tmp_path / "half" / WEIGHTS).stat().st_size < 0.65 * (tmp_path / "whole" / WEIGHTS).stat().st_size
+
+
+def test_half_refuses_what_float16_does_not_reach(run, tmp_path):
+    folder, method = run
+    checkpoint = read(folder / LAST)
+    averaged = {f"averages.{name.replace('.', '.module.', 1)}": name for name, _ in method.named_parameters()}
+    key = next(key for key in averaged if key in checkpoint["state_dict"])
+    checkpoint["state_dict"][key].fill_(70_000.0)
+    with pytest.raises(UserError, match=f"{averaged[key]} has weights beyond 65,504"):
+        write_shared(tmp_path / "shared", checkpoint, method, half=True)
+
+
 def test_states_that_only_training_needs_are_left_out(tmp_path):
     for name, key in (("igebm_digits", "replay.states"), ("hat_ebm_digits", "bank_images")):
         method = saved_run(tmp_path / name, name)

@@ -66,7 +66,8 @@ def is_shared(path: str | Path) -> bool:
 def read_shared(path: str | Path) -> dict[str, Any]:
     """The contents of a shared model as those of a checkpoint in the newest format, without a state of training.
 
-    Each averaged network is there twice, as in a checkpoint; the tensors that only training needs are zeros.
+    Each averaged network is there twice, as in a checkpoint; the tensors that only training needs are zeros, and what
+    is stored in float16 is made float32.
 
     Args:
         path: Its file of weights, beside which its config is.
@@ -88,7 +89,7 @@ def read_shared(path: str | Path) -> dict[str, Any]:
             "epoch": own["epoch"],
             "global_step": own["global_step"],
             "pytorch-lightning_version": lightning.__version__,
-            "state_dict": _state_of_checkpoint(tensors),
+            "state_dict": _state_of_checkpoint({name: _single(value) for name, value in tensors.items()}),
             KEY: {
                 **{key: own[key] for key in ("format", "version", "data")},
                 "config": config,
@@ -103,26 +104,29 @@ def read_shared(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def write_shared(folder: Path, checkpoint: Mapping[str, Any], method: Method) -> None:
+def write_shared(folder: Path, checkpoint: Mapping[str, Any], method: Method, half: bool = False) -> None:
     """Write the weights and the config of a shared model.
 
     Args:
         folder: The folder, which is made if it does not exist.
         checkpoint: The contents of the checkpoint, in the newest format.
         method: The method that was loaded from it.
+        half: Store the weights in float16: half the size, each rounded to 11 bits. Buffers are kept as they are.
 
     Raises:
-        UserError: Its config names a class or a place that one of a stranger may not.
+        UserError: Its config names a class or a place that one of a stranger may not, or with `half` a weight is beyond
+            float16's 65,504.
     """
     config = sections(checkpoint[KEY]["config"]) | {"weights": "ema"}
     check_trainer(config)
     check_named_classes(config)
+    weights = {name for name, value in method.named_parameters() if value.dtype == torch.float32}
     tensors, left_out = {}, {}
     for name, value in _averaged(checkpoint["state_dict"]):
         if name.startswith(method.training_state):
             left_out[name] = list(value.shape)
         else:
-            tensors[name] = value
+            tensors[name] = _rounded(name, value) if half and name in weights else value
     data = {key: checkpoint[KEY].get("data", {}).get(key) for key in ("record", "classes")}
     own = {
         "format": FORMAT,
@@ -134,6 +138,19 @@ def write_shared(folder: Path, checkpoint: Mapping[str, Any], method: Method) ->
     }
     write_safetensors(folder / WEIGHTS, tensors, {"format": "pt", KEY: json.dumps(own)})
     write_whole(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _rounded(name: str, weights: Tensor) -> Tensor:
+    """Weights in float16."""
+    rounded = weights.half()
+    if not rounded.isfinite().all():
+        raise UserError(f"{name} has weights beyond 65,504, the largest of float16; share them without --half")
+    return rounded
+
+
+def _single(value: Tensor) -> Tensor:
+    """A tensor of float16 in float32, in which all is computed."""
+    return value.float() if value.dtype == torch.float16 else value
 
 
 def _check_own(path: Path) -> None:

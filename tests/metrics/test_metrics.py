@@ -115,6 +115,19 @@ def test_kernel_distance_equals_brute_force() -> None:
     assert std == pytest.approx(0.0, abs=1e-12)
 
 
+def test_kernel_distance_in_one_buffer_is_that_of_new_tensors_to_the_last_bit() -> None:
+    x, y = randn(300, 8), randn(200, 8, seed=1)
+    rng, values = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        a = x[torch.randperm(300, generator=rng)[:150]].double()
+        b = y[torch.randperm(200, generator=rng)[:150]].double()
+        aa, bb, ab = ((p @ q.T / 8 + 1) ** 3 for p, q in ((a, a), (b, b), (a, b)))
+        values.append((aa.sum() - aa.trace() + bb.sum() - bb.trace()) / (150 * 149) - 2 * ab.mean())
+    expected = torch.stack(values)
+    found = kernel_distance(x.requires_grad_(), y, subsets=4, subset_size=150)
+    assert found == (expected.mean().item(), expected.std(correction=0).item())
+
+
 def test_kernel_distance_is_unbiased() -> None:
     """Over all draws of two pairs from {−1, 1, 2}, equally likely on both sides, the mean is exactly zero."""
     values = [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from profiling.__main__ import main
-from profiling.growth import Axis, Growth, axes, check, measured
+from profiling.growth import Growth, check, measured, spent
+from profiling.growth_axes import Axis, axes
 
 
 def test_all_axes_run_at_toy_size_and_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +41,7 @@ def test_the_seconds_are_the_least_of_the_rounds_and_preparing_is_not_timed(
         now[0] += 100
         return work
 
-    monkeypatch.setattr("profiling.growth.time.process_time", lambda: now[0])
+    monkeypatch.setattr("profiling.growth.spent", lambda: now[0])
     assert measured(Axis("x", (10, 100), cost), rounds=2) == Growth((10, 100), [1.0, 4.0])
 
 
@@ -51,3 +54,9 @@ def test_a_cost_that_is_quadratic_is_told_also_behind_a_constant() -> None:
     assert late.exponent < 1 < late.last_exponent
     with pytest.raises(AssertionError, match="late"):
         check({"late": late})
+
+
+def test_what_a_process_that_has_ended_took_is_counted() -> None:
+    before = spent()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    assert spent() - before >= 0.3

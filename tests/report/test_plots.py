@@ -77,6 +77,16 @@ def test_a_plot_may_be_asked_for_as_a_vector(tmp_path):
     assert sorted(file.name for file in tmp_path.glob("plot.*")) == ["plot.pdf", "plot.svg"]
 
 
+def test_a_plot_is_laid_out_once_for_all_its_files(tmp_path, monkeypatch):
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    calls, execute = [], ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *args: (calls.append(1), execute(*args))[1])
+    scatter(tmp_path / "plot.png")
+    assert len(list(tmp_path.glob("plot.*"))) == 3
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("draw", DRAWN)
 def test_without_matplotlib_a_sentence_says_how_to_install_it(tmp_path, monkeypatch, draw):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

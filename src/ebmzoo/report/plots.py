@@ -41,6 +41,7 @@ def save(drawn: Any, path: Path) -> None:
         for kind, dated in {path.suffix: None, ".svg": "Date", ".pdf": "CreationDate"}.items():
             settings: dict[str, Any] = {"format": kind[1:], "metadata": {dated: None} if dated else None}
             write_whole(path.with_suffix(kind), partial(drawn.savefig, **settings), flush=False)
+            drawn.set_layout_engine(None)  # laid out once, for all three
 
 
 def window(axes: Any, half_width: float) -> Any:

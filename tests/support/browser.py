@@ -81,6 +81,19 @@ class Page:
         """Wait until an expression is true; its value."""
         return until(lambda: self.value(script), script)
 
+    def press(self, element, *points):
+        """Press the mouse on the element that an expression finds, and drag it to `points`, each a share of its sides.
+
+        Without points it is pressed and let go in the middle.
+        """
+        script = f"(() => {{ const r = ({element}).getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }})()"
+        x, y, width, height = self.value(script)
+        places = [(x + a * width, y + b * height) for a, b in points or [(0.5, 0.5)]]
+        kinds = ["mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, (left, top) in zip(kinds, [*places, places[-1]], strict=True):
+            down = int(kind != "mouseReleased")
+            self.ask("Input.dispatchMouseEvent", type=kind, x=left, y=top, button="left", buttons=down, clickCount=1)
+
     def picture(self, width=1280, height=900):
         """A screenshot as PNG."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

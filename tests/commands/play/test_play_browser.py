@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -74,3 +75,35 @@ def test_a_person_samples_scores_and_restores(page):
     asked = {urlsplit(request).hostname for request in page.requests if not request.startswith(("data:", "blob:"))}
     assert asked == {"127.0.0.1"}
     assert page.problems == []  # none that the page's policy had to stop, either
+
+
+def test_a_person_paints_what_is_hidden(page):
+    page.ask("Emulation.setDeviceMetricsOverride", width=1280, height=1700, deviceScaleFactor=1, mobile=False)
+    page.value("[...document.querySelectorAll('button[role=tab]')].at(-1).click()")
+    page.wait("document.querySelector('#restore')?.offsetParent !== null")
+    option = "[...document.querySelectorAll('[role=option]')].find(each => each.innerText.includes('paint'))"
+    page.press("document.querySelector('input[aria-label^=Damage]')")
+    page.wait(f"!!{option}")
+    page.press(option)
+    page.wait("document.querySelector('#canvas canvas')?.getBoundingClientRect().width > 100")
+    page.value("document.querySelector('#restore').click()")
+    page.wait("/nothing is painted yet/.test(document.body.innerText)")
+    middle = "document.querySelector('#canvas canvas')"
+    for _ in range(3):  # until the canvas has the picture, and takes paint
+        page.press(middle, *((0.3 + 0.02 * k, 0.5) for k in range(21)))
+        page.value("document.querySelector('#restore').click()")
+        if until_restored(page):
+            break
+    assert page.value("document.querySelector('#restored img')?.naturalWidth") > 100
+    asked = {urlsplit(request).hostname for request in page.requests if not request.startswith(("data:", "blob:"))}
+    assert asked == {"127.0.0.1"}
+
+
+def until_restored(page):
+    """Whether restorations are shown within ten seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if page.value("document.querySelector('#restored img')?.naturalWidth > 100"):
+            return True
+        time.sleep(0.2)
+    return False

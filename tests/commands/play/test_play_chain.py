@@ -51,7 +51,7 @@ def test_the_images_are_those_of_sample(cdrl, tmp_path):
     assert "12 Langevin steps at temperature 1" in walk.cost
     again = cdrl.sample(3, 5, 2, class_="3", guidance=0.5)
     assert torch.equal(walk.images, again.images)
-    for change in ({"seed": 6}, {"class_": "4"}, {"guidance": 0}, {"steps": 3}, {"noise": 0.5}):
+    for change in ({"seed": 6}, {"class_": "4"}, {"guidance": 0}, {"steps": 3}, {"temperature": 0.25}):
         settings = {"n": 3, "seed": 5, "steps": 2, "class_": "3", "guidance": 0.5} | change
         assert not torch.equal(walk.images, cdrl.sample(**settings).images), change
 
@@ -121,9 +121,9 @@ def test_a_chain_on_a_residual_is_shown_with_the_generators_image():
     assert len(walk.moments) == 3
 
 
-def test_noise_is_a_factor_of_the_chains_own(cdrl):
+def test_temperature_is_a_factor_of_the_chains_own(cdrl):
     model = cdrl.method
-    assert "at temperature 4" in cdrl.sample(1, 0, 1, noise=2).cost
+    assert "at temperature 4" in cdrl.sample(1, 0, 1, temperature=4).cost
     own = model.chain
     with watched(model, 0.5):
         assert model.chain.noise == 0.5 * own.noise
@@ -174,10 +174,12 @@ def test_few_of_many_states_are_kept():
 
 def test_what_a_model_lacks_is_said():
     vae = Player(ebmzoo.pretrained("vae_digits"))
-    for control in (vae.steps, vae.noise):
+    for control in (vae.steps, vae.temperature):
         assert control.why_not == "VAE makes its images without a chain of steps."
     assert vae.no_classes == "This VAE was trained without classes."
-    assert vae.sample(2, steps=50, noise=2).cost == "from generator, 1 network evaluation for each image"  # left out
+    assert (
+        vae.sample(2, steps=50, temperature=4).cost == "from generator, 1 network evaluation for each image"
+    )  # left out
     assert "such as CDRL's" in vae.guidance.why_not
     clel = Player(ebmzoo.pretrained("clel_digits"), None, "the files are elsewhere")
     assert clel.no_classes.endswith("they are not at hand: the files are elsewhere")
@@ -185,8 +187,8 @@ def test_what_a_model_lacks_is_said():
     with pytest.raises(UserError, match="the files are elsewhere"):
         clel.sample(1, class_="3")
     assert Player(ebmzoo.pretrained("cdrl_digits")).classes == [str(k) for k in range(10)]
-    assert "only descends the energy" in Player(untrained("equilibrium_matching")).noise.why_not
-    assert "a schedule of its own" in Player(untrained("mdsm")).noise.why_not
+    assert "only descends the energy" in Player(untrained("equilibrium_matching")).temperature.why_not
+    assert "a schedule of its own" in Player(untrained("mdsm")).temperature.why_not
 
 
 @pytest.mark.parametrize(
@@ -198,9 +200,9 @@ def test_what_a_model_lacks_is_said():
         ({"seed": 0.5}, "the seed is 0.5; it must be a whole number"),
         ({"seed": True}, "the seed is True"),
         ({"steps": 151}, "the number of steps is 151; it must be a whole number from 0 to 150"),
-        ({"noise": 3.5}, "the noise is 3.5; it must be a number from 0 to 3"),
-        ({"noise": float("nan")}, "the noise is nan"),
-        ({"noise": "much"}, "the noise is much"),
+        ({"temperature": 9.5}, "the temperature is 9.5; it must be a number from 0 to 9"),
+        ({"temperature": float("nan")}, "the temperature is nan"),
+        ({"temperature": "much"}, "the temperature is much"),
         ({"guidance": -1, "class_": "3"}, "the guidance is -1; it must be a number from 0 to 10"),
         ({"guidance": 1}, "guidance leads towards a class; choose one"),
         ({"class_": "ten"}, "the model has no class ten"),

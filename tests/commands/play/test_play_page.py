@@ -6,18 +6,20 @@ import socket
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ebmzoo
+from ebmzoo.commands.play.canvas import painted, to_paint_on
 from ebmzoo.commands.play.chain import Player
 from ebmzoo.commands.play.command import gradio, launch
+from ebmzoo.commands.play.controls import PAINTED
 from ebmzoo.commands.play.local_only import LOCAL
 from ebmzoo.commands.play.page import build
 from ebmzoo.data import Digits
 from ebmzoo.errors import UserError
 
 pytest.importorskip("gradio", reason="gradio, of the extra `play`, is not installed")
-SETTINGS = {"seed": 1, "steps": 1, "noise": 1}
 
 
 def free_port():
@@ -89,11 +91,43 @@ def test_score_answers_with_where_the_picture_lies(client, player, tmp_path):
 
 
 def test_restore_answers_with_four_restorations(client, player):
-    words, left, ends, _, slider = predict(client, None, 3, "the left half is hidden", 1, 1, 1, to="restore")
+    words, left, ends, _, slider = predict(client, None, 3, "the left half is hidden", 1, 1, 1, None, to="restore")
     found = player.restore(player.picture(None, 3), "the left half is hidden", 4, 1, 1, 1)
     assert f"**{found.psnr[1]:.1f} dB**, damaged {found.psnr[0]:.1f} dB" in words
     assert pixels(left).shape[0] < pixels(ends).shape[0]
     assert slider["maximum"] == len(found.walk.moments) - 1
+
+
+def test_what_is_painted_is_hidden(client, player, tmp_path):
+    from gradio_client import handle_file
+
+    paint = np.zeros((288, 288, 4), np.uint8)
+    paint[72:144, 140:] = (211, 47, 47, 255)  # the third and fourth rows, from a ninth of the fourth column on
+    Image.fromarray(paint).save(tmp_path / "paint.png")
+    Image.new("RGB", (288, 288)).save(tmp_path / "below.png")
+    below, layer = (handle_file(str(tmp_path / f"{name}.png")) for name in ("below", "paint"))
+    drawn = {"background": below, "layers": [layer], "composite": below}
+    words, *_ = predict(client, None, 3, PAINTED, 1, 1, 1, drawn, to="restore")
+    hidden = torch.zeros(8, 8, dtype=torch.bool)
+    hidden[2:4, 4:] = True
+    found = player.restore(player.picture(None, 3), PAINTED, 4, 1, 1, 1, painted=hidden)
+    assert f"**{found.psnr[1]:.1f} dB**, damaged {found.psnr[0]:.1f} dB" in words
+    picture = player.picture(None, 3)
+    assert torch.equal(found.left[0, 0] != picture[0, 0], hidden & (picture[0, 0] != found.left[0, 0][hidden][0]))
+    with pytest.raises(Exception, match="nothing is painted yet"):
+        predict(client, None, 3, PAINTED, 1, 1, 1, None, to="restore")
+
+
+def test_a_pixel_is_hidden_where_half_of_it_is_painted_in_some_layer():
+    layers = np.zeros((2, 6, 6, 4), np.uint8)
+    layers[0, :2, 0, 3] = 255  # half of the first pixel
+    layers[0, 2:4, 2, 3] = 120  # less than half of the middle one
+    layers[1, 4:, 4:, 3] = 255
+    assert painted(list(layers), 3).nonzero().tolist() == [[0, 0], [2, 2]]
+    picture = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+    shown = to_paint_on(picture, 12)
+    assert shown.shape == (12, 12, 3)
+    assert np.array_equal(shown[1::4, 2::4, 1], picture[0, 0].numpy())
 
 
 @pytest.mark.parametrize(
@@ -123,11 +157,11 @@ def test_a_file_that_is_no_picture_is_named(client, tmp_path):
 def test_controls_without_use_are_off_and_say_why(served, tmp_path):
     page = build(Player(ebmzoo.pretrained("vae_digits")), "vae", gradio(tmp_path))
     blocks = {block.label: block for block in page.blocks.values() if getattr(block, "label", None)}
-    for label in ("Langevin steps", "Noise", "Class", "Guidance", "or the test image number"):
+    for label in ("Langevin steps", "Temperature", "Class", "Guidance", "or the test image number"):
         assert blocks[label].interactive is False, label
         assert blocks[label].info.endswith((".", "images: ")), label
     usable = {block.label: block for block in served[0].blocks.values() if getattr(block, "label", None)}
-    assert all(usable[label].interactive for label in ("Langevin steps", "Noise", "Class", "Guidance"))
+    assert all(usable[label].interactive for label in ("Langevin steps", "Temperature", "Class", "Guidance"))
 
 
 def asked(port, host, path="/"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,20 @@ from torch import Tensor
 from ebmzoo.commands.conditions import OfClass
 from ebmzoo.commands.play.controls import (
     IMAGES,
+    PAINTED,
     SEED,
+    Painted,
     classes_of,
     degradations_of,
     guidance_of,
-    noise_of,
     steps_of,
+    temperature_of,
 )
 from ebmzoo.commands.play.outcomes import Moment, PictureScore, RestoredPicture, Walk
 from ebmzoo.commands.play.watching import Recorder, watched
 from ebmzoo.data import ImageData, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
-from ebmzoo.data.degradations import Masking
+from ebmzoo.data.degradations import Masking, Operator
 from ebmzoo.data.masks import masked
 from ebmzoo.energy import frozen
 from ebmzoo.errors import UserError
@@ -70,7 +73,7 @@ class Player:
         self.data = data
         self.no_data = no_data
         self.steps = steps_of(method)
-        self.noise = noise_of(method)
+        self.temperature = temperature_of(method)
         self.guidance = guidance_of(method)
         self.classes, self.no_classes = classes_of(method, data, no_data)
         self.degradations, self.no_degradations = degradations_of(method)
@@ -83,7 +86,7 @@ class Player:
         n: object = IMAGES.value,
         seed: object = 0,
         steps: object = None,
-        noise: object = 1.0,
+        temperature: object = 1.0,
         class_: str | None = None,
         guidance: object = 0.0,
     ) -> Walk:
@@ -93,7 +96,7 @@ class Player:
             n: The number of images.
             seed: The seed.
             steps: Langevin steps; None for the model's own number.
-            noise: The factor of the noise of the chain.
+            temperature: The factor of the temperature of the chain.
             class_: One of `classes`; None for none.
             guidance: w, of the class.
 
@@ -101,7 +104,7 @@ class Player:
             UserError: A value is out of range, or the model has no such class.
         """
         count, number = int(IMAGES.read(n)), int(SEED.read(seed))
-        length, factor, w = self._length(steps), self.noise.read(noise), self.guidance.read(guidance)
+        length, factor, w = self._length(steps), self._noise(temperature), self.guidance.read(guidance)
         if class_ is not None and class_ not in self.classes:
             raise UserError(self.no_classes or f"the model has no class {class_}")
         if w and class_ is None:
@@ -142,19 +145,20 @@ class Player:
         n: object = 4,
         seed: object = 0,
         steps: object = None,
-        noise: object = 1.0,
+        temperature: object = 1.0,
+        painted: Tensor | None = None,
     ) -> RestoredPicture:
         """Degrade a picture, uint8 `(1, C, H, W)`, and restore it n times, as `ebmzoo restore --degrade` does.
 
         What is hidden by a mask is filled in as by `ebmzoo sample --inpaint` where the model has a way of its own.
+        With `PAINTED` for the degradation, `painted` is the mask, `(H, W)` bool, true where hidden.
 
         Raises:
-            UserError: A value is out of range, or the model does not restore images.
+            UserError: A value is out of range, nothing is painted, or the model does not restore images.
         """
-        if degradation not in self.degradations:
-            raise UserError(self.no_degradations or f"there is no degradation {degradation!r}")
+        operator = self._operator(degradation, painted)
         count, number = int(IMAGES.read(n)), int(SEED.read(seed))
-        length, factor, operator = self._length(steps), self.noise.read(noise), self.degradations[degradation]
+        length, factor = self._length(steps), self._noise(temperature)
         method, clean = self.method, prepare(picture)
         with self._lock, watched(method, factor, FRAMES, self._stop) as recorder:
             self._stop.clear()
@@ -197,6 +201,19 @@ class Player:
             shown = "empty" if index is None else index
             raise UserError(f"the test image is {shown}; it must be a whole number from 0 to {len(images) - 1}")
         return images[int(index)][None]
+
+    def _operator(self, degradation: str, painted: Tensor | None) -> Operator:
+        if self.degradations and degradation == PAINTED:
+            if painted is None or not painted.any():
+                raise UserError("nothing is painted yet: draw on the picture what is to be hidden")
+            return Masking(Painted(painted))
+        if degradation not in self.degradations:
+            raise UserError(self.no_degradations or f"there is no degradation {degradation!r}")
+        return self.degradations[degradation]
+
+    def _noise(self, temperature: object) -> float:
+        """The factor of the noise."""
+        return math.sqrt(self.temperature.read(temperature))
 
     def _length(self, steps: object) -> int | None:
         """The steps as `sample` takes them: None for the model's own, as where no flag is given."""

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ebmzoo.commands.play.watching import with_noise
 from ebmzoo.data import CentralSquare, Half, ImageData, Scribbles
 from ebmzoo.data.degradations import OPERATORS, Masking, Operator
+from ebmzoo.data.masks import Mask
 from ebmzoo.errors import SEEDS, UserError
 from ebmzoo.methods import Method
 from ebmzoo.methods.base.capabilities import ClassConditional, Inpaints, Restores
@@ -26,6 +29,8 @@ HIDING: Mapping[str, Operator] = {
     "the centre is hidden": Masking(CentralSquare()),
     "scribbles hide parts": Masking(Scribbles()),
 }
+PAINTED = "what you paint is hidden"
+"""The choice of a mask that a person paints."""
 DEGRADING: Mapping[str, Operator] = {
     "it has noise": OPERATORS["denoise"],
     "it is blurred": OPERATORS["blur"],
@@ -33,6 +38,18 @@ DEGRADING: Mapping[str, Operator] = {
     "it has an eighth of the resolution": OPERATORS["sr8"],
     "it has no colours": OPERATORS["color"],
 }
+
+
+class Painted(Mask):
+    """The mask `(size, size)` that a person has painted, bool, true where hidden."""
+
+    name = "painted"
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+    def __call__(self, size: int, seed: int = 0) -> Tensor:
+        return self.hidden
 
 
 @dataclass(frozen=True)
@@ -85,8 +102,8 @@ def steps_of(method: Method) -> Control:
     return Control("the number of steps", own, 0, max(LONGEST * own, 100), whole=True, why_not=why_not)
 
 
-def noise_of(method: Method) -> Control:
-    """The factor of the noise of the chain's steps."""
+def temperature_of(method: Method) -> Control:
+    """The factor of the temperature of the chain's steps, which is the square of that of their noise."""
     info, found, why_not = method.chain_info(), with_noise(method, 2.0), None
     kind = type(method).__name__
     if info.steps == 0:
@@ -95,7 +112,7 @@ def noise_of(method: Method) -> Control:
         why_not = "This chain has no noise: it only descends the energy."
     elif found is None or not _warms(method, *found):
         why_not = f"{kind} sets the temperature of its steps by a schedule of its own."
-    return Control("the noise", 1.0, 0.0, 3.0, why_not=why_not)
+    return Control("the temperature", 1.0, 0.0, 9.0, why_not=why_not)
 
 
 def _warms(method: Method, name: str, chain: object) -> bool:

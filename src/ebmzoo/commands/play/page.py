@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ebmzoo.commands.environment import quietly
+from ebmzoo.commands.play.canvas import canvas_of, painted
 from ebmzoo.commands.play.chain import Player
-from ebmzoo.commands.play.controls import IMAGES, SEED, Control
+from ebmzoo.commands.play.controls import IMAGES, PAINTED, SEED, Control
 from ebmzoo.commands.play.drawings import energy_rows, enlarged, frame, histogram_rows, save_animation, shown
 from ebmzoo.commands.play.outcomes import PictureScore, Walk
 from ebmzoo.errors import UserError
@@ -43,9 +44,7 @@ class _Page:
                 with gr.Column(scale=1, min_width=260):
                     gr.Markdown("### The chain")
                     steps = self._slider(player.steps, "Langevin steps", self._about_steps(), 1)
-                    noise = self._slider(
-                        player.noise, "Noise", "A factor of its own noise; its square is that of the temperature.", 0.05
-                    )
+                    temperature = self._slider(player.temperature, "Temperature", self._about_temperature(), 0.05)
                     seed = gr.Number(
                         SEED.value, label="Seed", info="The same seed and settings give the same picture.", precision=0
                     )
@@ -54,9 +53,9 @@ class _Page:
                     stop.click(player.stop, queue=False, api_visibility="private", show_progress="hidden")
                 with gr.Column(scale=3), gr.Tabs():
                     with gr.Tab("Sample"):
-                        self._sampling(seed, steps, noise)
+                        self._sampling(seed, steps, temperature)
                     with gr.Tab("A picture of yours"):
-                        self._picturing(seed, steps, noise)
+                        self._picturing(seed, steps, temperature)
         return page
 
     def _introduction(self) -> str:
@@ -77,6 +76,10 @@ class _Page:
         each = f" at each of {method.schedule.levels} noise levels" if isinstance(method, HasLevels) else ""
         return f"Its own number is {own:g}{each}; with 0 there is only what the chain starts from."
 
+    def _about_temperature(self) -> str:
+        own = self.player.method.chain_info().temperature
+        return f"A factor of its own, {own:.3g}; the noise of a step changes by its square root."
+
     def _slider(self, control: Control, label: str, info: str, step: float) -> Any:
         usable = control.why_not is None
         return self.gr.Slider(
@@ -91,7 +94,7 @@ class _Page:
 
     # ── samples ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _sampling(self, seed: Any, steps: Any, noise: Any) -> None:
+    def _sampling(self, seed: Any, steps: Any, temperature: Any) -> None:
         gr, player = self.gr, self.player
         with gr.Row():
             n = self._slider(IMAGES, "Images", "All are drawn at once.", 1)
@@ -126,11 +129,11 @@ class _Page:
                     elem_id="energies",
                 )
 
-        def run(n: Any, seed: Any, steps: Any, noise: Any, class_: str, guidance: Any) -> tuple[Any, ...]:
-            walk = player.sample(n, seed, steps, noise, None if class_ == ANY else class_, guidance)
+        def run(n: Any, seed: Any, steps: Any, temperature: Any, class_: str, guidance: Any) -> tuple[Any, ...]:
+            walk = player.sample(n, seed, steps, temperature, None if class_ == ANY else class_, guidance)
             return self._described(walk), enlarged(walk.images), *self._shown(walk), self._table(energy_rows(walk))
 
-        inputs, outputs = [n, seed, steps, noise, class_, guidance], [words, samples, chain, at, kept, plot]
+        inputs, outputs = [n, seed, steps, temperature, class_, guidance], [words, samples, chain, at, kept, plot]
         self._on(button, run, inputs, outputs, "sample", samples)
 
     def _walking(self, id_: str) -> tuple[Any, Any, Any]:
@@ -168,7 +171,7 @@ class _Page:
 
     # ── a picture ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _picturing(self, seed: Any, steps: Any, noise: Any) -> None:
+    def _picturing(self, seed: Any, steps: Any, temperature: Any) -> None:
         gr, player = self.gr, self.player
         channels, height, width = self.shape
         with gr.Row():
@@ -205,12 +208,13 @@ class _Page:
                 usable = player.no_degradations is None
                 names = list(player.degradations)
                 degradation = gr.Dropdown(
-                    names,
+                    [*names, PAINTED] if usable else names,
                     value=names[3 % len(names)] if names else None,
                     label="Damage: what the model is given",
                     info=player.no_degradations or "It sees only what is left of the picture.",
                     interactive=usable,
                 )
+                canvas = canvas_of(player, gr, [file, index, degradation])
                 restore = gr.Button("Damage and restore it", variant="primary", elem_id="restore", interactive=usable)
                 restored = gr.Markdown("")
                 with gr.Row():
@@ -225,14 +229,17 @@ class _Page:
             found = player.score(picture)
             return self._placed(found), enlarged(picture), self._table(histogram_rows(found))
 
-        def run_restore(file: str | None, index: Any, wanted: str, *numbers: Any) -> tuple[Any, ...]:
-            found = player.restore(player.picture(file, index), wanted, 4, *numbers)
+        def run_restore(
+            file: str | None, index: Any, wanted: str, seed: Any, steps: Any, temperature: Any, drawn: Any
+        ) -> tuple[Any, ...]:
+            mask = painted(drawn["layers"], width) if drawn else None
+            found = player.restore(player.picture(file, index), wanted, 4, seed, steps, temperature, mask)
             before, after = found.psnr
             words = f"PSNR against the picture **{after:.1f} dB**, damaged {before:.1f} dB; {found.walk.cost}."
             return words, enlarged(found.left, 180), enlarged(found.walk.images, 180), *self._shown(found.walk)
 
         self._on(score, run_score, [file, index], [scored, seen, plot], "score", seen)
-        inputs = [file, index, degradation, seed, steps, noise]
+        inputs = [file, index, degradation, seed, steps, temperature, canvas]
         self._on(restore, run_restore, inputs, [restored, left, ends, chain, at, kept], "restore", ends)
 
     def _placed(self, found: PictureScore) -> str:

@@ -10,6 +10,7 @@ from jsonargparse._util import import_object
 
 from ebmzoo import load
 from ebmzoo.commands.cli import main
+from ebmzoo.data.plane import PlaneData
 from ebmzoo.methods import DualMCMCLosses, Method
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import EXTENDS, config_path, config_paths, merged, named_config, read_config
@@ -36,8 +37,9 @@ def test_config_runs(path, tmp_path, monkeypatch):
     model = config["model"]["init_args"]
     if isinstance(stage := model.get("encoder_stage"), dict) and "epochs" in stage:
         stage["epochs"] = 1  # then one batch of each stage is run
-    if config["data"]["class_path"] == "ebmzoo.data.Checkerboard":  # points of the plane, which stay points
-        config["data"] = {"class_path": "ebmzoo.data.Checkerboard", "init_args": {"n_train": 8, "batch_size": 8}}
+    of_data = config["data"]["class_path"]
+    if issubclass(import_object(of_data), PlaneData):  # points, which stay points
+        config["data"] = {"class_path": of_data, "init_args": {"n_train": 8, "batch_size": 8}}
         if "size" in model:
             model["size"] = 1
     else:

@@ -180,6 +180,19 @@ def test_samples_are_compared_with_exact_masses_and_with_chance():
         assert found["samples/total_variation"] == pytest.approx(distance, abs=1e-9)
 
 
+def test_an_energy_that_is_no_density_is_not_compared_with_one(tmp_path):
+    class Ordering(Known):
+        @property
+        def has_density(self):
+            return False
+
+    data = Checkerboard(**SMALL)
+    found = Density(cells=50, n=128)(Ordering(minus_log(data), bins(data)), data, tmp_path)
+    assert found.figures["samples/total_variation"] < 1e-9
+    assert not {"total_variation", "black_mass", "truth/black_mass", "outside"} & set(found.figures)
+    assert found.notes == []
+
+
 def test_bins_of_samples_are_those_of_the_masses():
     # asymmetric, since the board looks the same with x and y exchanged
     data = GaussianMixture(components=3, radius=0.7, std=0.15, **SMALL)

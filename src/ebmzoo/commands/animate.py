@@ -18,10 +18,12 @@ from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.config_data import config_data
 from ebmzoo.commands.environment import placed, quietly
 from ebmzoo.commands.outputs import check_free
+from ebmzoo.commands.play.watching import watched
+from ebmzoo.commands.shared_models import PRETRAINED
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method
-from ebmzoo.methods.base.capabilities import HasLevels, RunsChain, SamplesInStages
+from ebmzoo.methods.base.capabilities import HasChain, HasLevels, RunsChain, SamplesInStages
 from ebmzoo.progress import forecasting, tracked
 from ebmzoo.reading import check_regular
 from ebmzoo.report.animation import captioned, plane_picture, save_gif
@@ -51,8 +53,12 @@ def main(args: list[str]) -> None:
         args = [args[0], "--run", *args[1:]]
     parser = ZooParser(prog="ebmzoo animate", description="Write a GIF of a run's training, or of its chains.")
     parser.add_function_arguments(animate)
+    parser.add_argument("--pretrained", type=str, default=None, help=PRETRAINED.replace("ckpt_path", "run"))
+    args = ["--run" if word == "--ckpt_path" else word for word in args]  # which --pretrained is by now
+    flags = parser.parse_args(with_flag_values(args)[1:]).as_dict()
+    flags.pop("pretrained")
     with quietly():
-        animate(**parser.parse_args(with_flag_values(args)[1:]).as_dict())
+        animate(**flags)
 
 
 def animate(
@@ -141,8 +147,21 @@ def _states(method: Method, n: int, frames: int) -> Iterator[State]:
     elif isinstance(method, HasLevels):
         for level, x in reversed(list(enumerate(reversed(method.trajectory(n))))):
             yield State(f"noise level {level} of {method.schedule.levels}", x.float().cpu(), level)
+    elif seen := _watched(method, n, frames):
+        yield from seen
     else:
         raise UserError(f"a {type(method).__name__} has no chain whose states could be shown")
+
+
+def _watched(method: Method, n: int, frames: int) -> list[State]:
+    """The states of a chain that only samples go through, since it has no law to run longer for; none without one."""
+    if not isinstance(method, HasChain):
+        return []
+    with watched(method, most=frames) as recorder:
+        method.sample(n)
+    seen = recorder.states()
+    steps = seen[-1].step if seen else 0
+    return [State(f"step {x.step} of {steps}", method.range.outward(x.x).cpu()) for x in seen]
 
 
 def _drawn(method: Method, data: LightningDataModule | None, states: list[State]) -> Iterator[tuple[str, Tensor]]:
@@ -165,7 +184,8 @@ def _drawn(method: Method, data: LightningDataModule | None, states: list[State]
             kept[state.level] = fitted, exact, level.half_width(data)
         fitted, exact, half_width = kept[state.level]
         points = state.images.flatten(1)
-        yield state.caption, plane_picture(points, fitted, exact, half_width, ("chains and e⁻ᴱ", "exact density"))
+        names = "chains" if fitted is None else "chains and e⁻ᴱ", "exact density"
+        yield state.caption, plane_picture(points, fitted, exact, half_width, names)
 
 
 def _evenly(items: Iterable[T], most: int) -> list[T]:

@@ -16,6 +16,8 @@ from ebmzoo.writing import write_whole
 
 CAPTION = 16
 """The height of a caption, in pixels."""
+COLOURS = 128
+"""Of an animation: one palette for all frames and no dithering, so that what stands still takes no space."""
 
 
 def captioned(picture: Tensor, caption: str) -> Image.Image:
@@ -31,9 +33,18 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: float, hold: float 
     """Save frames as an endless GIF file of `fps` frames a second, whose last frame stays for `hold` seconds more."""
     times = [round(1000 / fps)] * len(frames)
     times[-1] += round(1000 * hold)
-    first, *others = frames
+    first, *others = _of_one_palette(frames)
     settings: dict[str, Any] = {"append_images": others, "duration": times, "loop": 0, "save_all": True}
     write_whole(path, lambda file: first.save(file, "GIF", **settings), flush=False)
+
+
+def _of_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    width, height = frames[0].size
+    every = Image.new("RGB", (width, height * len(frames)))
+    for k, frame in enumerate(frames):
+        every.paste(frame, (0, k * height))
+    palette = every.quantize(COLOURS, method=Image.Quantize.MEDIANCUT)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
 def plane_picture(

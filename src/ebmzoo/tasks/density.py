@@ -33,9 +33,9 @@ class Density(Task):
     """e^{−E}/Z on a grid against the exact density p of the data, and samples against p.
 
     A method with noise levels is evaluated at each, against the density of x_level = ᾱ x + σ̄ ε; any other only against
-    that of x. Both densities are normalised over the grid, which has the half-width `data.half_width`; the exact one is
-    integrated over each cell, and the energy is evaluated at the midpoint of the cell. Figures; those without
-    `level_k/` are those of level 0 or of x:
+    that of x; one whose exp(−E) is no density has the figures of its samples alone. Both densities are normalised over
+    the grid, which has the half-width `data.half_width`; the exact one is integrated over each cell, and the energy is
+    evaluated at the midpoint of the cell. Figures; those without `level_k/` are those of level 0 or of x:
 
         level_k/total_variation   ½ Σ_cells |model mass − exact mass|, in [0, 1]
         level_k/outside           the exact mass outside the grid
@@ -181,9 +181,12 @@ class NoiseLevel:
 
 
 def noise_levels(method: Method) -> list[NoiseLevel]:
-    """The levels T, …, 0 of a method with noise levels, T without an energy; for any other method, x alone."""
+    """The levels T, …, 0 of a method with noise levels, T without an energy; for any other method, x alone.
+
+    Where exp(−E) is no density, there is no energy either.
+    """
     if not isinstance(method, HasLevels):
-        return [NoiseLevel(None, method.energy)]
+        return [NoiseLevel(None, method.energy if method.has_density else None)]
     noise = list(zip(method.schedule.alpha_bar.tolist(), method.schedule.sigma_bar.tolist(), strict=True))
     energies: list[Callable[[Tensor], Tensor] | None] = [
         partial(method.energy_at, level=level) for level in range(method.schedule.levels)

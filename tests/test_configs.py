@@ -161,7 +161,8 @@ def test_networks_on_mnist_are_of_one_class_of_size_which_the_config_states(path
         model = build_model(named_config(f"{path.parent.name}_mnist"))
     children = {name: part for name, part in model.named_children() if name not in ("averages", "objective")}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in children.items()}
-    assert 0.3 <= round(sum(counts.values()) / 1e6, 1) <= 2.0
+    least = 0.1 if path.parent.name == "jem" else 0.3  # the size with which JEM learns (docs/results/mnist.md)
+    assert least <= round(sum(counts.values()) / 1e6, 1) <= 2.0
     for name, count in counts.items():
         assert not count or f"{name} {count:,}" in path.read_text(), name
 

@@ -9,6 +9,7 @@ import inspect
 import json
 import pkgutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,15 @@ from ebmzoo.methods import EquilibriumMatching, Method
 from ebmzoo.methods.baselines import MDSM, VAE, DivergenceTriangle, ScoreNetwork
 from ebmzoo.report.comparison.summary import DETAILS
 from ebmzoo.report.wandb_runs.account import has_key
-from ebmzoo.report.wandb_runs.loggers import RunIdentity, ZooCSVLogger, ZooWandbLogger, flat, log_scorecard, loggers
+from ebmzoo.report.wandb_runs.loggers import (
+    RunIdentity,
+    ZooCSVLogger,
+    ZooWandbLogger,
+    closing_wandb,
+    flat,
+    log_scorecard,
+    loggers,
+)
 from ebmzoo.report.wandb_runs.privacy import NOT_SENT, private
 from ebmzoo.report.wandb_runs.tables import FIGURES, HISTOGRAMS, tables
 from ebmzoo.ssrl import Pretraining, SimCLR
@@ -77,6 +86,18 @@ def test_without_a_key_wandb_is_offline_and_one_run_has_one_identity(tmp_path, m
     assert first._id == again._id
     assert first._wandb_init["tags"] == again._wandb_init["tags"] == ["LIEBM", "TinyData", "method"]
     assert loggers(tmp_path / "other", RunIdentity("LIEBM", "TinyData", "method"))[1]._id != first._id
+
+
+def test_a_relative_folder_is_that_of_the_command_wherever_wandb_was_started(tmp_path, monkeypatch):
+    """W&B's process outlives a run, and opened a later run's file in the working directory of the first."""
+    for k, here in enumerate((tmp_path / "first", tmp_path / "second")):
+        here.mkdir()
+        monkeypatch.chdir(here)
+        with closing_wandb():
+            loggers(Path("run"), IDENTITY)[1].log_metrics({"gap": float(k)}, step=0)
+    wandb.teardown()
+    (folder,) = (tmp_path / "second" / "run" / "wandb").glob("offline-run-*")
+    assert [row["gap"] for row in logged([folder])["history"]] == [1.0]
 
 
 def test_agent_of_a_sweep_gives_the_run_its_id(tmp_path, monkeypatch):

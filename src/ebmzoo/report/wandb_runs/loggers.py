@@ -222,7 +222,7 @@ def _wandb(run_dir: Path, identity: RunIdentity) -> Logger:
     offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun") or not has_key()
     logger = ZooWandbLogger(
         name=run_dir.name,
-        save_dir=str(run_dir),
+        save_dir=str(run_dir.absolute()),  # W&B's own process keeps the working directory in which it was started
         project=os.environ.get("WANDB_PROJECT", "ebmzoo"),
         id=identity.id,
         resume="allow",  # offline too: `wandb sync` then adds a test to its fit instead of replacing config and summary

@@ -18,8 +18,8 @@ from ebmzoo.commands.command_line import with_flag_values
 from ebmzoo.commands.config_data import config_data
 from ebmzoo.commands.environment import placed, quietly
 from ebmzoo.commands.outputs import check_free
-from ebmzoo.commands.play.watching import watched
 from ebmzoo.commands.shared_models import PRETRAINED
+from ebmzoo.commands.watching import watched
 from ebmzoo.data.plane import PlaneData
 from ebmzoo.errors import UserError
 from ebmzoo.methods import Method

@@ -11,7 +11,7 @@ from ebmzoo.commands.cli import main
 from ebmzoo.commands.play import chain
 from ebmzoo.commands.play.chain import Player
 from ebmzoo.commands.play.drawings import BINS, energy_rows, histogram_rows
-from ebmzoo.commands.play.watching import Recorder, watched
+from ebmzoo.commands.watching import Recorder, watched
 from ebmzoo.data import Digits, prepare, to_uint8
 from ebmzoo.data.decode import Frame
 from ebmzoo.errors import UserError

@@ -24,7 +24,7 @@ from ebmzoo.commands.play.controls import (
     temperature_of,
 )
 from ebmzoo.commands.play.outcomes import Moment, PictureScore, RestoredPicture, Walk
-from ebmzoo.commands.play.watching import Recorder, watched
+from ebmzoo.commands.watching import Recorder, watched
 from ebmzoo.data import ImageData, prepare, to_uint8
 from ebmzoo.data.decode import Frame, decode
 from ebmzoo.data.degradations import Masking, Operator

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ebmzoo.commands.play.watching import with_noise
+from ebmzoo.commands.watching import with_noise
 from ebmzoo.data import CentralSquare, Half, ImageData, Scribbles
 from ebmzoo.data.degradations import OPERATORS, Masking, Operator
 from ebmzoo.data.masks import Mask

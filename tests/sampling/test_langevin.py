@@ -188,7 +188,6 @@ def test_power_iterations_are_made_once_a_chain_or_at_every_step(when, iteration
     [
         ({"power_iterations": "once"}, "'once'"),
         ({"power_iterations": "step", "compile": True}, "must be 'chain'"),
-        ({"power_iterations": "step", "cuda_graph": True}, "must be 'chain'"),
     ],
 )
 def test_power_iterations_that_cannot_be_are_told(changes, message):

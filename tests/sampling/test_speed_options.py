@@ -18,9 +18,7 @@ from profiling.networks import AtLevel
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 TRACED = [
     pytest.param("cpu", {"compile": True}, id="cpu"),
-    pytest.param("cuda", {"compile": True}, marks=GPU, id="cuda-compile"),
-    pytest.param("cuda", {"cuda_graph": True}, marks=GPU, id="cuda-graph"),
-    pytest.param("cuda", {"compile": True, "cuda_graph": True}, marks=GPU, id="cuda-both"),
+    pytest.param("cuda", {"compile": True}, marks=GPU, id="cuda"),
 ]
 
 
@@ -30,7 +28,7 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
     @cache
-    def tracer(fuse, cuda_graph):
+    def tracer():
         return torch.compile(chain_context._value, backend="aot_eager")
 
     monkeypatch.setattr(chain_context, "_tracer", tracer)
@@ -163,20 +161,12 @@ def test_spectral_norms_move_in_the_chain_s_precision_and_not_in_the_caller_s(pr
         assert watched.seen == [precision == "bf16"], options
 
 
-def test_a_cuda_graph_is_left_out_where_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(chain_context, "_tracer", lambda *options: pytest.fail("the CPU's energy was traced"))
-    for net in nets():
-        net.train()
-        ends = [chain(s, copy.deepcopy(net), images()) for s in (PLAIN, replace(PLAIN, cuda_graph=True))]
-        assert torch.equal(*ends)
-
-
-def test_each_option_has_its_way_of_tracing(monkeypatch):
+def test_a_compiled_energy_is_one_cuda_graph_on_a_gpu(monkeypatch):
     options_of_compile = []
     monkeypatch.setattr(torch, "compile", lambda value, **how: options_of_compile.append(how))
-    for options in ((False, True), (True, False), (True, True)):
-        chain_context._tracer.__wrapped__(*options)
-    assert options_of_compile == [{"backend": "cudagraphs"}, {"mode": None}, {"mode": "reduce-overhead"}]
+    chain_context._tracer.__wrapped__()
+    assert options_of_compile == [{"mode": "reduce-overhead"}]
+    assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
 
 
 def test_an_energy_made_anew_for_each_chain_is_compiled_once(traced):

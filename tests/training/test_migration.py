@@ -11,7 +11,7 @@ import yaml
 from ebmzoo import UserError, load
 from ebmzoo.commands.cli import main
 from ebmzoo.methods import CDRL
-from ebmzoo.methods.baselines import CoopNets
+from ebmzoo.methods.baselines import CoopNets, ShortRunEBM
 from ebmzoo.training.checkpoint import read
 from ebmzoo.training.config_files import read_config
 from ebmzoo.training.migration import FORMAT, KEY, MOVED, STEPS, MigratingIO, migrated, moved
@@ -35,6 +35,13 @@ FORMAT_2 = DATA / "format2.ckpt"
 OLD_PATHS_OF_FORMAT_2 = (
     *("ebmzoo.schedule.CosineSchedule", "ebmzoo.data.Interpolation", "ebmzoo.operators.Downsample"),
 )
+
+# A short-run EBM of width 4 on 80 digits, 2 epochs of 4 batches, written by the code of commit d0cfe78:
+# `ebmzoo fit --config configs/short_run/digits.yaml --run_dir runs/format3 --model.energy_net.width 4
+#  --model.sampler.steps 2 --model.sampler.cuda_graph true --data.max_train 80 --data.batch_size 20 --tasks '[]'
+#  --data.ood '[]' --trainer.max_steps -1 --trainer.max_epochs 2 --trainer.limit_val_batches 0 --grid_every 0
+#  --trainer.logger false`
+FORMAT_3 = DATA / "format3.ckpt"
 
 # Every class that a config could name at commit fa46859, by each of its paths: where it is defined, its package's.
 CLASSES = (DATA / "format2_classes.txt").read_text().split()
@@ -68,7 +75,7 @@ def weights(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(("path", "number"), [(FORMAT_1, 1), (FORMAT_2, 2)])
+@pytest.mark.parametrize(("path", "number"), [(FORMAT_1, 1), (FORMAT_2, 2), (FORMAT_3, 3)])
 def test_the_file_has_the_format_of_its_name(path, number):
     assert weights(path)[KEY]["format"] == number
 
@@ -85,7 +92,7 @@ def test_the_file_of_format_2_names_classes_by_paths_that_are_gone():
     assert not any(exists(path) for path in OLD_PATHS_OF_FORMAT_2)
 
 
-@pytest.mark.parametrize(("path", "kind"), [(FORMAT_1, CoopNets), (FORMAT_2, CDRL)])
+@pytest.mark.parametrize(("path", "kind"), [(FORMAT_1, CoopNets), (FORMAT_2, CDRL), (FORMAT_3, ShortRunEBM)])
 def test_old_checkpoint_is_loaded_to_the_last_weight(path, kind):
     written = weights(path)["state_dict"]
     method = load(path)
@@ -115,7 +122,13 @@ def test_the_config_of_format_2_names_the_present_classes_and_is_the_same_otherw
     assert {**after, "config": None, "format": None}.keys() == before.keys()
 
 
-@pytest.mark.parametrize("path", [FORMAT_1, FORMAT_2])
+def test_the_config_of_format_3_is_the_same_without_cuda_graph():
+    before, after = weights(FORMAT_3)[KEY], read(FORMAT_3)[KEY]
+    assert before["config"].count("\n      cuda_graph: true\n") == 1
+    assert after["config"] == before["config"].replace("      cuda_graph: true\n", "")
+
+
+@pytest.mark.parametrize("path", [FORMAT_1, FORMAT_2, FORMAT_3])
 def test_old_checkpoint_is_sampled(path, tmp_path):
     main(["sample", "--ckpt_path", str(path), "--n", "3", "--out", str(tmp_path / "x.npz"), "--device", "cpu"])
     images = np.load(tmp_path / "x.npz")["images"]
@@ -152,6 +165,13 @@ def test_format_2_is_resumed_as_the_run_that_it_was(run_dir, tmp_path):
     name = "energy_net.tower.embed.second.bias"
     difference = (resumed["state_dict"][name] - start["state_dict"][name]).abs().max()
     assert difference > 1e-4  # the four iterations are no rounding
+
+
+@pytest.mark.parametrize("run_dir", [FORMAT_3], indirect=True)
+def test_format_3_is_resumed(run_dir):
+    main(["fit", "--ckpt_path", str(run_dir / "last.ckpt"), "--trainer.max_epochs", "3"])
+    resumed = weights(run_dir / "last.ckpt")
+    assert (resumed[KEY]["format"], resumed["global_step"]) == (FORMAT, 12)
 
 
 def exists(path):

@@ -35,19 +35,18 @@ def _value(energy: Energy, x: Tensor) -> Tensor:
 
 
 @cache
-def _tracer(fuse: bool, cuda_graph: bool) -> Callable[[Energy, Tensor], Tensor]:
+def _tracer() -> Callable[[Energy, Tensor], Tensor]:
     # The energy is an argument, so that a new composition of the same networks, built for each chain, is traced once.
-    if not fuse:
-        return torch.compile(_value, backend="cudagraphs")
-    return torch.compile(_value, mode="reduce-overhead" if cuda_graph else None)
+    # The mode makes one CUDA graph of the fused kernels, which launches them at once; a CPU's code is the same without.
+    return torch.compile(_value, mode="reduce-overhead")
 
 
-def traced(energy: Energy, fuse: bool, cuda_graph: bool) -> Energy:
-    """Return the same energy, run by `torch.compile`: with fused kernels, as a CUDA graph, or both."""
-    run = _tracer(fuse, cuda_graph)
+def traced(energy: Energy) -> Energy:
+    """Return the same energy, run by `torch.compile`: with fused kernels, on a GPU as one CUDA graph."""
+    run = _tracer()
 
     def value(x: Tensor) -> Tensor:
-        if cuda_graph and x.is_cuda:
+        if x.is_cuda:
             # The gradient of the previous step is no longer needed.
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return run(energy, x)

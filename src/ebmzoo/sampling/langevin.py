@@ -53,17 +53,15 @@ class Langevin:
             autocast, `auto` as bf16 on a GPU that has it and a CPU with AMX, else as fp32, and says which. The state,
             its noise and its gradient are fp32 in all of them.
         channels_last: Keep image states channels-last in memory, on which convolutions run faster.
-        compile: Run E through `torch.compile`. The first chain of an energy waits for the compiler, minutes for a large
-            network.
-        cuda_graph: Run E as a CUDA graph, which launches all kernels of a pass at once; without a GPU it has no effect.
-            With `cuda_graph` or `compile`, weights, spectral norms and step sizes may change between chains.
+        compile: Run E through `torch.compile`, on a GPU as one CUDA graph. The first chain of an energy waits for the
+            compiler, minutes for a large network; weights, spectral norms and step sizes may change between chains.
         power_iterations: When spectral norms make a power iteration in training mode: once a `chain`, which then
             descends one fixed energy, or at every `step`, as the codes of CLEL and Dual-MCMC do. In eval mode none is
             made.
 
     Raises:
         UserError: If a number is negative or not finite, the lower bound is not below the upper one, or
-            `power_iterations` is `step` together with `compile` or `cuda_graph`.
+            `power_iterations` is `step` together with `compile`.
     """
 
     steps: int
@@ -75,7 +73,6 @@ class Langevin:
     precision: Precision = "ambient"
     channels_last: bool = True
     compile: bool = False
-    cuda_graph: bool = False
     power_iterations: Literal["chain", "step"] = "chain"
 
     evaluations: ClassVar[int] = 1
@@ -92,8 +89,8 @@ class Langevin:
             raise UserError(f"sampler.bounds is {list(self.bounds)}; the first must be below the second")
         if self.power_iterations not in ("chain", "step"):
             raise UserError(f"sampler.power_iterations is {self.power_iterations!r}; it must be 'chain' or 'step'")
-        if self.power_iterations == "step" and (self.compile or self.cuda_graph):
-            raise UserError("sampler.power_iterations is 'step'; with compile or cuda_graph it must be 'chain'")
+        if self.power_iterations == "step" and self.compile:
+            raise UserError("sampler.power_iterations is 'step'; with compile it must be 'chain'")
 
     @classmethod
     def from_delta(cls, steps: int, delta: float, temperature: float = 1.0) -> Langevin:
@@ -142,7 +139,7 @@ class Langevin:
         """
         x = _start(x, self.channels_last)
         eta, tau = self._sizes(x, step_size, noise)
-        with during_chain(energy, x.device, self.precision, moves=self._moves(x)):
+        with during_chain(energy, x.device, self.precision, moves=self._moves):
             finite = torch.ones(self.steps, dtype=torch.bool, device=x.device)
             for k in range(self.steps):
                 x = self._step(energy, x, eta, tau, generator, finite[k])
@@ -167,17 +164,15 @@ class Langevin:
         eta, tau = self._sizes(x, step_size, noise)
         yield x
         for k in range(self.steps):
-            with during_chain(energy, x.device, self.precision, moves=self._moves(x)):
+            with during_chain(energy, x.device, self.precision, moves=self._moves):
                 finite = torch.ones(1, dtype=torch.bool, device=x.device)
                 x = self._step(energy, x, eta, tau, generator, finite[0])
             _raise_if_diverged(finite, first=k + 1)
             yield x
 
-    def _moves(self, x: Tensor) -> Moves:
-        return "each" if self.power_iterations == "step" else "traced" if self._traces(x) else "cached"
-
-    def _traces(self, x: Tensor) -> bool:
-        return self.compile or (self.cuda_graph and x.is_cuda)
+    @property
+    def _moves(self) -> Moves:
+        return "each" if self.power_iterations == "step" else "traced" if self.compile else "cached"
 
     def _sizes(
         self, x: Tensor, step_size: float | Tensor | None, noise: float | Tensor | None
@@ -200,7 +195,7 @@ class Langevin:
 
     def _descent(self, energy: Energy, x: Tensor, eta: float | Tensor) -> Tensor:
         """η∇E(x), within the limits."""
-        grad = gradient(traced(energy, self.compile, self.cuda_graph) if self._traces(x) else energy, x)
+        grad = gradient(traced(energy) if self.compile else energy, x)
         if self.clip is not None:
             grad = grad.clamp(-self.clip, self.clip)
         step = eta * grad

@@ -16,7 +16,7 @@ class EvaluationCounter:
 
     A chain's step is one evaluation of an image, as in `Samples.nfe`, and so is a generator's pass; the passes of the
     losses count too. Networks are the module's children with weights, without its averages; a method may call only a
-    part, such as `energy_net.features`. It counts calls from Python: chains with `compile` or `cuda_graph` make none.
+    part, such as `energy_net.features`. It counts calls from Python: chains with `compile` make none.
 
     >>> import torch
     >>> net, counter = nn.ModuleDict({"energy_net": nn.Linear(2, 1)}), EvaluationCounter()
@@ -74,7 +74,7 @@ def countable(module: nn.Module) -> bool:
 
 def _traces(value: object) -> bool:
     if isinstance(value, Langevin):
-        return value.compile or value.cuda_graph
+        return value.compile
     if isinstance(value, type) or not is_dataclass(value):
         return False
     return any(_traces(getattr(value, field.name, None)) for field in fields(value))

@@ -17,7 +17,7 @@ from ebmzoo.version import __version__
 KEY = "ebmzoo"
 """The key of a checkpoint under which `ebmzoo` keeps what Lightning does not."""
 
-FORMAT = 3
+FORMAT = 4
 """The format that is written. A change of a checkpoint's contents raises it by one and adds a step to `STEPS`."""
 
 
@@ -77,7 +77,18 @@ def _move_classes(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_processes, 2: _move_classes}
+def _drop_cuda_graph(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 had a sampler's `cuda_graph` beside `compile`, which did not change what a chain computes."""
+    config = re.sub(r"\n +cuda_graph: (true|false)(?=\n)", "", checkpoint[KEY]["config"])
+    checkpoint[KEY] = {**checkpoint[KEY], "config": config}
+    return checkpoint
+
+
+STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _add_processes,
+    2: _move_classes,
+    3: _drop_cuda_graph,
+}
 """For each older format the function that converts a checkpoint's contents to the next format."""
 
 

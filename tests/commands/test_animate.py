@@ -150,4 +150,4 @@ def test_a_chain_that_only_samples_go_through_is_shown(tmp_path):
 
 def test_a_method_without_a_chain_is_refused(tmp_path, capsys):
     told = fails(capsys, "animate", "--pretrained", "vae_digits", "--out", str(tmp_path / "v.gif"))
-    assert "a VAE has no chain whose states could be shown" in told
+    assert "VAE has no chain whose states could be shown" in told

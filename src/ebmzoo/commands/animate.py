@@ -150,7 +150,7 @@ def _states(method: Method, n: int, frames: int) -> Iterator[State]:
     elif seen := _watched(method, n, frames):
         yield from seen
     else:
-        raise UserError(f"a {type(method).__name__} has no chain whose states could be shown")
+        raise UserError(f"{type(method).__name__} has no chain whose states could be shown")
 
 
 def _watched(method: Method, n: int, frames: int) -> list[State]:

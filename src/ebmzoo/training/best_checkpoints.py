@@ -115,7 +115,7 @@ class BestCheckpoints(Callback):
         if not chosen.every:
             return
         if not isinstance(pl_module, Method) or not isinstance(data, ImageData):
-            what = f"a {type(pl_module).__name__} on {type(data).__name__} draws no images that could be scored"
+            what = f"{type(pl_module).__name__} on {type(data).__name__} draws no images that could be scored"
             raise UserError(f"checkpoint.every is {chosen.every}, but {what}; it must be 0")
         with repeatable(SEED):  # building an extractor's network draws random numbers
             self._monitor = monitor(

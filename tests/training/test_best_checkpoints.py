@@ -176,7 +176,7 @@ def test_what_cannot_be_scored_is_one_sentence(tmp_path):
     best = BestCheckpoints(Selection("fd_pixels", 2), tmp_path, [])
     fit = trainer(tmp_path, callbacks=[best])
     classifier = Classifier(in_channels=1, size=8, num_classes=4, width=2, blocks=[1], crop_padding=0)
-    with pytest.raises(UserError, match="a Classifier on TinyData draws no images"):
+    with pytest.raises(UserError, match="but Classifier on TinyData draws no images"):
         fit.fit(classifier, TinyData())
 
 

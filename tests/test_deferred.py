@@ -23,6 +23,7 @@ main(["fit", "--config", "liebm_digits", "--run_dir", "run", "--trainer.enable_p
 """
 NEVER = (
     *("torch._dynamo.eval_frame", "torch._inductor", "torch.onnx", "sympy", "torch.fx.experimental.symbolic_shapes"),
+    "triton",
     *("scipy.signal", "scipy.stats", "matplotlib", "sklearn", "lmdb", "pandas"),
     *("torchmetrics.classification", "torchmetrics.functional.audio", "torchmetrics.functional.image.lpips"),
     *("torchvision.models.convnext", "torchvision.ops.boxes", "wandb.apis.public"),
@@ -60,6 +61,10 @@ INSTALLED = "from ebmzoo.commands import deferred; deferred.install()\n"
         "import torch, torch._dynamo; torch._dynamo.reset(); assert torch._dynamo.config.verbose is False",
         "import torch._dynamo.utils; assert torch._dynamo.utils.counters is not None",
         "import torch._dynamo as d; assert not hasattr(d, 'no_such_name') and d.list_backends()",
+        "import torch; from torch.utils.flop_counter import FlopCounterMode as mode\n"
+        "with mode(display=False) as counted:\n    torch.ones(2, 3) @ torch.ones(3, 5)\n"
+        "assert counted.get_total_flops() == 60",
+        "from torch.utils.flop_counter import flop_registry; assert flop_registry",
         "import wandb.sdk.launch; assert wandb.sdk.launch.launch",
     ],
 )

@@ -63,3 +63,16 @@ def test_a_wrong_command_loads_nothing():
 def test_help_of_a_command_loads_no_dashboard(args):
     """wandb, the dashboard, and scikit-learn, the embedded digits, are loaded where they are used."""
     assert not loaded(command(*args)) & {"wandb", "sklearn", "lmdb"}
+
+
+def test_what_a_command_loads_is_not_searched_for_garbage():
+    code = (
+        "import gc, sys\nfrom ebmzoo.commands import run\n"
+        "frozen = []\n"
+        "import ebmzoo.commands.configs as configs\n"
+        "configs.main = lambda args: frozen.append((gc.get_freeze_count(), gc.isenabled()))\n"
+        "run(['configs'])\nrun(['configs'], own_process=True)\n"
+        "(embedded, on), (own, still_on) = frozen\n"
+        "assert embedded == 0 and own > 1000 and on and still_on, frozen"
+    )
+    loaded(code)

@@ -16,7 +16,7 @@ from ebmzoo.commands.prerequisites import (
     missing_sentences,
     prepare,
     prerequisites,
-    sources,
+    source_of,
     with_paths,
 )
 from ebmzoo.metrics import ClassifierFeatures
@@ -79,8 +79,11 @@ def test_what_the_configs_start_from_is_made_by_a_config():
                 assert not each.is_of_other_data(config(name)), name
 
 
-def test_no_two_configs_share_a_folder():
-    assert len(sources()) == len(config_paths())
+def test_a_config_is_found_by_the_folder_of_its_runs():
+    """Each is found, so no two share a folder and none takes it from a config that it extends."""
+    for name, path in config_paths().items():
+        assert source_of(Path(config(name)["run_dir"])) == path
+    assert source_of(Path("runs/mine")) is None
 
 
 def test_a_network_that_is_not_there_names_its_key_and_its_config():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -38,10 +39,14 @@ _EMPTY = re.compile(r"(--?[\w.]+)=")
 _OPTION = re.compile(r"--?[a-z][\w.]*")
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], own_process: bool = False) -> None:
     """Run the command `args[0]`; an `OSError` becomes a `UserError` that names the file.
 
     On SIGTERM and Ctrl-C it stops where it is, with one sentence; `fit` has its own way once it trains.
+
+    Args:
+        args: The command line.
+        own_process: Whether this process is the command's own, in which what is loaded for it stays.
 
     Raises:
         UserError: An argument is empty, or as of the command.
@@ -53,6 +58,8 @@ def run(args: list[str]) -> None:
             end_with_parent()
             if _MODEL & {word.partition("=")[0] for word in args}:
                 args = import_module("ebmzoo.commands.shared_models").with_shared_model(args)
+            if own_process:
+                load(args[0])
             import_module(f"ebmzoo.commands.{MODULES[args[0]]}").main(args)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our pipe, such as `head`, has read enough
@@ -66,6 +73,14 @@ def run(args: list[str]) -> None:
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{named}{error.strerror or error}") from error
+
+
+def load(command: str) -> None:
+    """Load a command's module, without a search for garbage in between or, later, in what it has loaded."""
+    gc.disable()
+    import_module(f"ebmzoo.commands.{MODULES[command]}")
+    gc.freeze()
+    gc.enable()
 
 
 def check_not_empty(args: Sequence[str]) -> None:

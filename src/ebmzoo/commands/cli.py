@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
             from ebmzoo.commands.deferred import install
 
             install()
-        run(args)
+        run(args, own_process)
     except (UserError, Misread) as error:
         sentence = error.sentence if isinstance(error, Misread) else str(error)
         print(f"ebmzoo: {sentence}", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Packages that load far more than a command needs: their parts are loaded as they are asked for.
 
 Lightning loads torchmetrics, which loads torchvision's detection operators, which load torch's compiler; torch's
-optimizers load that too, to exclude themselves from compilation. Together these are more than half of the modules of a
-`fit`, and none of them is used. Within `ebmzoo` each package of `DEFERRED` is therefore hollow until one of its own
-names is asked for: its modules can be imported without it, and of its names only those listed are there without it.
+optimizers load that too, to exclude themselves from compilation, and Lightning's summary of a model loads torch's
+counter of FLOPs, which loads triton. Together these are more than half of the modules of a `fit`, and none of them is
+used. Within `ebmzoo` each package of `DEFERRED` is therefore hollow until one of its own names is asked for: its
+modules can be imported without it, and of its names only those listed are there without it.
 """
 
 from __future__ import annotations
@@ -182,6 +183,7 @@ DEFERRED: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "graph_break": _nothing("graph_break"),  # of every optimizer's step
         "OptimizedModule": _class("OptimizedModule"),
     },
+    "torch.utils.flop_counter": {"FlopCounterMode": _later("FlopCounterMode")},
     "torchmetrics": {
         "Metric": _of("torchmetrics.metric", "Metric", "torchmetrics.utilities"),
         "MetricCollection": _of("torchmetrics.collections", "MetricCollection", "torchmetrics.utilities"),

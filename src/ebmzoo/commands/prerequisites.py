@@ -49,7 +49,7 @@ class Prerequisite:
     @property
     def source(self) -> Path | None:
         """The config that comes with the package and makes it; None where there is none."""
-        return sources().get(self.path.parent) if self.path.name == LAST else None
+        return source_of(self.path.parent) if self.path.name == LAST else None
 
     def how(self, config: Mapping[str, Any]) -> str:
         """A sentence about how to make it for the run of `config`."""
@@ -78,9 +78,10 @@ class Prerequisite:
 
 
 @cache
-def sources() -> dict[Path, Path]:
-    """The configs that come with the package, by the folders of their runs."""
-    return {Path(str(read_config(path).get("run_dir"))): path for path in config_paths().values()}
+def source_of(run_dir: Path) -> Path | None:
+    """The config that comes with the package whose runs are in a folder; None where there is none."""
+    line = f"run_dir: {run_dir.as_posix()}"  # not parsed, of 200 files at the start of a run: a test holds each to it
+    return next((path for path in config_paths().values() if line in path.read_text("utf-8").splitlines()), None)
 
 
 def prerequisites(config: Mapping[str, Any]) -> list[Prerequisite]:

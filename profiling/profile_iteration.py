@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +32,7 @@ from ebmzoo.ssrl import Augment
 from ebmzoo.training.config import build_model
 from ebmzoo.training.config_files import named_config
 from ebmzoo.training.trainer import DEFAULTS, ZooTrainer
-from profiling.iterations import METHODS, QUIET, Noise
+from profiling.iterations import METHODS, QUIET, STYLES, Noise, of_method
 
 PAPERS = (
     "liebm_cifar",
@@ -166,25 +167,42 @@ def cost_of_ddp(config: str, iterations: int, rounds: int, folder: str) -> tuple
     return statistics.median(taken["auto"]), ratio
 
 
+@contextmanager
+def graphs() -> Iterator[Counter[str]]:
+    """Counts the bytes that the graphs of autograd keep within it: `now`, and at their `peak`."""
+    live = Counter[str]()
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+            live["now"] += tensor.nbytes
+            live["peak"] = max(live["peak"], live["now"])
+
+        def __del__(self) -> None:
+            live["now"] -= self.tensor.nbytes
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda one: one.tensor):
+        yield live
+
+
 def kept(config: str, precision: str) -> dict[int, float]:
     """MB that the graphs of a chain keep at most, by its number of steps, at the config's batch size."""
     module, batch = module_of(config)
     x, found = torch.rand(batch, 3, 32, 32), {}
     for steps in (1, 10):
-        live = Counter[str]()
-
-        class Kept:
-            def __init__(self, tensor: Tensor, live: Counter[str] = live) -> None:
-                self.tensor, self.live = tensor, live
-                live["now"] += tensor.nbytes
-                live["peak"] = max(live["peak"], live["now"])
-
-            def __del__(self) -> None:
-                self.live["now"] -= self.tensor.nbytes
-
-        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda one: one.tensor):
+        with graphs() as live:
             Langevin(steps, 1.0, 0.01, precision=precision)(module.network("energy_net"), x)  # type: ignore[arg-type]
         found[steps] = live["peak"] / 1e6
+    return found
+
+
+def kept_by_iteration(config: str, folder: str) -> dict[str, float]:
+    """MB that the graphs of an iteration of batch 32 keep at most: with the plain loop for its chains, and as here."""
+    found = {}
+    for name, (precision, style) in STYLES.items():
+        with graphs() as live:
+            of_method(config, 32, 1, precision, style, Path(folder))
+        found[name] = live["peak"] / 1e6
     return found
 
 
@@ -230,7 +248,12 @@ def handed_on(config: str, folder: str) -> tuple[dict[str, int], list[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ask", nargs="+", choices=["shares", "ddp", "bytes", "memory", "steps"], default=["shares"])
+    parser.add_argument(
+        "--ask",
+        nargs="+",
+        choices=["shares", "ddp", "bytes", "memory", "iteration-memory", "steps"],
+        default=["shares"],
+    )
     parser.add_argument("--configs", nargs="+", help="names of configurations; those of the benchmark by default")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -258,6 +281,11 @@ def main() -> None:
                 for precision in ("fp32", "bf16"):
                     told = " | ".join(f"{size:.1f}" for size in kept(config, precision).values())
                     print(f"| `{config}` | {precision} | {told} |", flush=True)
+        if "iteration-memory" in args.ask:
+            print("| Config | MB kept by an iteration: " + " | ".join(STYLES) + " |\n|" + "---|" * (len(STYLES) + 1))
+            for config in args.configs or METHODS.values():
+                told = " | ".join(f"{size:.1f}" for size in kept_by_iteration(config, folder).values())
+                print(f"| `{config}` | {told} |", flush=True)
         if "steps" in args.ask:
             for config in args.configs or ("liebm_small_narrow_cifar",):
                 print(config, ", ".join(f"{name} {spent:.2f} ms" for name, spent in steps(config).items()))

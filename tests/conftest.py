@@ -8,6 +8,14 @@ import pytest
 os.environ["EBMZOO_CACHE"] = "off"
 
 
+@pytest.fixture(autouse=True)
+def no_service_of_another_test():
+    """W&B names its service in the environment, where a child of a later test would look for it after its end."""
+    os.environ.pop("WANDB_SERVICE", None)
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
 def fakes_collected():
     """After a test with fake tensors, frees those in reference cycles.

@@ -128,7 +128,8 @@ def synced(tmp_path_factory):
         assert not server.bodies, "nothing is sent offline"
         folders = sorted(str(path.relative_to(logged.folder)) for path in logged.folder.glob("run/wandb/offline-run-*"))
         assert len(folders) == 2
-        env = os.environ | server.environment() | {"HOME": str(logged.folder / "home")}
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        env = mine | server.environment() | {"HOME": str(logged.folder / "home")}  # not the service of other tests
         call = [sys.executable, "-m", "wandb", "sync", *folders]
         done = subprocess.run(call, env=env, cwd=logged.folder, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -83,6 +83,27 @@ def test_official_draws_the_chain_anew_from_the_generator_just_updated(monkeypat
     assert losses[True] != losses[False]
 
 
+def test_noise_negatives_are_chains_from_uniform_noise_among_the_energy_s_own(monkeypatch):
+    """⌈0.4 · 6⌉ = 3 chains more in L_E; G and q learn from the chains from G alone, as without them."""
+    method, x = dual_mcmc(teaching=DualMCMCLosses(noise_negatives=0.4), sampler=Langevin(2, 0.1, 0.0)), images()
+    calls = watched(method, monkeypatch)
+    torch.manual_seed(3)
+    told = method.iterate(x, torch.zeros(6))
+    torch.manual_seed(3)
+    generator, inference, _ = independent(method, x, *[1 / (2 * method.posterior.sigma**2)] * 2, 1, 1)
+    torch.testing.assert_close(calls[0][0], generator.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(calls[1][0], inference.detach(), rtol=1e-3, atol=1e-4)
+
+    torch.manual_seed(3)
+    chain = method.sampler(method.energy_net, method.generator(torch.randn(6, 4)))
+    for _ in range(1 + method.posterior.sampler.steps):  # q's draw and those of the latent chain
+        torch.randn(6, 4)
+    noise = torch.rand(3, 1, 8, 8) * 2 - 1
+    ends = torch.cat([method.energy_net(chain), method.energy_net(method.sampler(method.energy_net, noise))])
+    torch.testing.assert_close(calls[2][0], (method.energy_net(x).mean() - ends.mean()).detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(told["energy_chain"], ends[:6].mean().detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_each_loss_reaches_only_its_network(monkeypatch):
     method = dual_mcmc()
     calls = watched(method, monkeypatch)

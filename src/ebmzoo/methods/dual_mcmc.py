@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast, final
@@ -28,7 +29,7 @@ from ebmzoo.sampling.posterior import PosteriorSampler
 
 @dataclass(frozen=True)
 class DualMCMCLosses:
-    """The weights of the three losses, and what is drawn anew; the defaults are the equations as printed.
+    """The weights of the three losses, and the energy's negatives; the defaults are the equations as printed.
 
     L_G = w_x |x − G(z̃)|² + w_m |x̃ − G(m)|²,  L_q = −log q(z̃|x) − w_q log q(m|x̃),  L_E = mean E(x) − mean E(x̃).
     Source: Dual-MCMC, Eq. 7, 10 and 15; `official` is the authors' code.
@@ -39,6 +40,8 @@ class DualMCMCLosses:
         latent_weight: w_q.
         resample: draw x̃ anew, from the generator just updated, before the energy's step.
         by_temperature: divide L_E by T = τ²/2η, since the chain's law is exp(−E/T).
+        noise_negatives: ρ. Of B images, ⌈ρB⌉ chains more, from uniform noise, are among the negatives x̃ of L_E: without
+            them E meets only images like those of G. Not of the paper, where ρ is 0.
     """
 
     data_weight: float | None = None
@@ -46,9 +49,11 @@ class DualMCMCLosses:
     latent_weight: float = 1.0
     resample: bool = False
     by_temperature: bool = False
+    noise_negatives: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(0, data_weight=self.data_weight, chain_weight=self.chain_weight, latent_weight=self.latent_weight)
+        at_least(0, noise_negatives=self.noise_negatives)
 
     @classmethod
     def official(cls, chain_weight: float = 50.0) -> DualMCMCLosses:
@@ -184,13 +189,13 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes, EvaluatesAsPaper):
             with torch.no_grad():
                 generated = self.generator(m)
             chain = self.sampler(self.energy_net, generated)
-        data, ends = contrast(self.energy_net, x, chain)
+        data, ends = contrast(self.energy_net, x, torch.cat([chain, self._chains_from_noise(x)]))
         loss_energy = data.mean() - ends.mean()
         scale = self.sampler.temperature if losses.by_temperature else 1.0
         grad_norm = self.minimize(loss_energy / scale, "energy_net")
 
         return (
-            energy_log_values(data, ends)
+            energy_log_values(data, ends[: len(x)])
             | chain_log_values(self.sampler, generated, chain)
             | {
                 "grad_norm": grad_norm,
@@ -201,6 +206,11 @@ class DualMCMC(ChainFromGenerator, DecodesGaussian, Encodes, EvaluatesAsPaper):
             }
             | inference_values
         )
+
+    def _chains_from_noise(self, x: Tensor) -> Tensor:
+        """⌈ρB⌉ ends of chains from uniform noise."""
+        noise = x.new_empty(math.ceil(self.teaching.noise_negatives * len(x)), *x.shape[1:]).uniform_(-1, 1)
+        return self.sampler(self.energy_net, noise) if len(noise) else noise
 
     def _train_inference(self, q: tuple[Tensor, Tensor] | None, z: Tensor, chain: Tensor, m: Tensor) -> LogValues:
         """q's step: towards the revised latents of the data, and the known latents of the chains (Eq. 15)."""

@@ -18,7 +18,7 @@ from ebmzoo.sampling.importance import importance_bound, log_normal
 from ebmzoo.sampling.posterior import PosteriorSampler
 from ebmzoo.tasks import Likelihood, Result
 from ebmzoo.tasks.budget import BUDGETS
-from ebmzoo.tasks.likelihood import bits_per_dimension
+from ebmzoo.tasks.likelihood import bits_per_dimension, gaussian_log_likelihood
 from support.tiny import SIZE, TinyData, cdrl, denoising_ebm, dual_mcmc, liebm, triangle, vae
 
 D = SIZE**2
@@ -141,6 +141,35 @@ def test_the_temperature_of_the_chain_is_a_density_of_its_own():
     assert result.protocol["temperature"] == {"temperature_1": 1.0, "temperature_chain": 0.5}
     assert result.figures["temperature_chain/log_z_lower"] == pytest.approx(D * math.log(2) - 6, abs=1e-3)
     assert result.figures["temperature_chain/bits_per_dimension_upper"] == pytest.approx(8, abs=1e-3)
+
+
+def test_further_temperatures_have_rows_of_their_own():
+    """E = Σx, so that at T its slope is 1/T: Z = (2 T sinh(1/T))^D."""
+    shape = (1, SIZE, SIZE)
+    method = Known(lambda x: x.flatten(1).sum(1), lambda n: 2 * torch.rand(n, *shape) - 1)
+    result = evaluate(method, temperatures=60, chains=40, settle=40, at=(2.0, 4.0))
+    assert result.protocol["temperature"] == {"temperature_1": 1.0, "temperature_2": 2.0, "temperature_4": 4.0}
+    for row, t in result.protocol["temperature"].items():
+        for side in ("lower", "upper"):
+            found = result.figures[f"{row}/log_z_{side}"]
+            assert found == pytest.approx(D * math.log(2 * t * math.sinh(1 / t)), abs=0.6), (row, side)
+    with pytest.raises(UserError, match=r"likelihood\.at has the temperature -1; each must be above 0"):
+        Likelihood(at=[1, -1])
+
+
+def test_the_gaussian_beside_the_model_is_that_of_the_training_images():
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    train, x = (torch.randn(n, 3, generator=generator, dtype=torch.float64) @ factor + 1 for n in (200_000, 500))
+    truth = torch.distributions.MultivariateNormal(torch.ones(3, dtype=torch.float64), factor.T @ factor)
+    found = gaussian_log_likelihood(train.view(-1, 3, 1, 1), x.view(-1, 3, 1, 1))
+    assert found == pytest.approx(float(truth.log_prob(x).mean()), abs=5e-3)
+    assert "32 training images have no covariance of 64" in evaluate(Uniform()).protocol["gaussian"]
+    figures = evaluate(Uniform(), TinyData(200)).figures
+    assert 0 < figures["gaussian/bits_per_dimension"] < 8
+    assert figures["gaussian/bits_per_dimension"] == pytest.approx(
+        bits_per_dimension(figures["gaussian/log_likelihood"], D)
+    )
 
 
 def test_an_upper_bound_that_the_lower_refutes_is_left_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Likelihood(Task):
     For an energy, log p(x) = −E(x)/T − log Z on the box [−1, 1]^D and 0 outside: there every finite energy has a Z,
     even if exp(−E) has no finite integral over the whole space. On the plane the box has the half-width of the data.
     Rows: `temperature_1`, the density exp(−E), and `temperature_chain`, the sampler's law exp(−E/T), T = τ²/2η, if T ≠
-    1.
+    1; and `temperature_<T>` for each T of `at`.
 
         log_z_lower, log_z_upper               by annealed importance sampling from the uniform density, forward and
                                                reverse (`AnnealedImportanceSampling`); the reverse chains start from
@@ -60,6 +61,9 @@ class Likelihood(Task):
     Each of log_z_lower and log_z_upper violates its bound by t nats with probability below e^{−t}; if the lower bound
     is far above the upper, the starts of the reverse chains were not draws of the density, and the upper bound is
     omitted. Without log_z_test_bins a cold energy could have fewer than 0 bits.
+
+    Row `gaussian`, for comparison: log_likelihood and bits_per_dimension of N(μ, Σ), the mean and the covariance of
+    the dequantised training images, on the whole space.
 
     For a generator with a Gaussian decoder, row `generator`: log_likelihood_lower by `samples` draws of q(z|x)
     (`importance_bound`), and bits_per_dimension_upper.
@@ -81,6 +85,7 @@ class Likelihood(Task):
         samples: K of the importance bound.
         max_dimension: The largest dimension for which log Z is estimated; above it the bounds would be far apart.
         batch_size: Images per evaluation.
+        at: Further temperatures T of exp(−E/T), above 0.
 
     Raises:
         UserError: A number is out of range.
@@ -99,6 +104,7 @@ class Likelihood(Task):
         samples: int = 64,
         max_dimension: int = 256,
         batch_size: int = 250,
+        at: Sequence[float] = (),
     ) -> None:
         least = {"images": 1, "settle": 0, "samples": 1, "max_dimension": 0, "batch_size": 1}
         values = {"images": images, "settle": settle, "samples": samples, "max_dimension": max_dimension}
@@ -109,6 +115,9 @@ class Likelihood(Task):
             AnnealedImportanceSampling(temperatures, chains, leapfrog)
         except UserError as error:
             raise UserError(f"likelihood.{error}") from error
+        if bad := [t for t in at if not 0 < t < math.inf]:
+            raise UserError(f"likelihood.at has the temperature {bad[0]}; each must be above 0")
+        self.at = tuple(at)
         self.images = images
         self.temperatures = temperatures
         self.chains = chains
@@ -143,6 +152,8 @@ class Likelihood(Task):
                 )
         if (decoder := decoder_of(method)) is not None:
             self._measure_generator(decoder, data, x, result)
+        if isinstance(data, ImageData) and x[0].numel() <= self.max_dimension:
+            self._measure_gaussian(data.train_set.images, x.cpu(), result)
         return result
 
     def _test_points(self, data: ImageData | PlaneData, device: torch.device, result: Result) -> tuple[Tensor, Box]:
@@ -168,6 +179,7 @@ class Likelihood(Task):
         rows = {"temperature_1": 1.0}
         if sampled.temperature > 0 and not math.isclose(sampled.temperature, 1.0, rel_tol=1e-6):
             rows["temperature_chain"] = sampled.temperature
+        rows |= {f"temperature_{t:g}": t for t in self.at}
         result.protocol |= {
             "temperature": rows,
             "base": f"uniform on [{box.low:g}, {box.high:g}]^{x[0].numel()}",
@@ -263,10 +275,28 @@ class Likelihood(Task):
         result.protocol["importance_samples"] = self.samples
         result.protocol["decoder_sigma"] = sigma
 
+    # ── a Gaussian ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _measure_gaussian(self, train: Tensor, x: Tensor, result: Result) -> None:
+        dimension = x[0].numel()
+        if len(train) <= dimension:
+            result.protocol["gaussian"] = f"{len(train)} training images have no covariance of {dimension} dimensions"
+            return
+        mean = gaussian_log_likelihood(dequantized(prepare(train)), x)
+        result.figures["gaussian/log_likelihood"] = mean
+        result.figures["gaussian/bits_per_dimension"] = bits_per_dimension(mean, dimension)
+
 
 def decoder_of(method: Method) -> DecodesGaussian | None:
     """Return the method if it was trained with a Gaussian decoder, and None otherwise."""
     return method if isinstance(method, DecodesGaussian) and method.decoder_sigma is not None else None
+
+
+def gaussian_log_likelihood(train: Tensor, x: Tensor) -> float:
+    """The mean of log N(x; μ, Σ) in nats, μ and Σ the mean and the covariance of `train`; both `(n, C, H, W)`."""
+    train, x = train.double().flatten(1), x.double().flatten(1)
+    gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
+    return float(gaussian.log_prob(x).mean())  # type: ignore[no-untyped-call]
 
 
 def bits_per_dimension(log_likelihood: float, dimension: int) -> float:

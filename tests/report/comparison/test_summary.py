@@ -36,10 +36,16 @@ RESTORATION = {
     "denoise/levels/psnr": 19.0,
 }
 STABILITY = {"times_1/fd_judge": 7.5, "times_10/fd_judge": 9.0, "times_10/fd_pixels": 1.0, "real/energy": 0.0}
+LIKELIHOOD = {
+    "temperature_1/bits_per_dimension_lower": 2.0,
+    "temperature_1/bits_per_dimension_upper": 2.5,
+    "gaussian/bits_per_dimension_lower": 6.66,
+    "gaussian/bits_per_dimension_upper": 6.66,
+}
 EVERY = {
     "generation": GENERATION,
     "ood": OOD,
-    "likelihood": {"temperature_1/bits_per_dimension_lower": 2.0, "temperature_1/bits_per_dimension_upper": 2.5},
+    "likelihood": LIKELIHOOD,
     "classification": {"clean/accuracy": 0.9},
     "conditional": {"all/accuracy": 0.8, "real/accuracy": 0.99},
     "representation": {"energy/knn": 0.9, "encoder/knn": 0.95},
@@ -58,6 +64,13 @@ def run(folder, results, notes=()):
     return read_records([folder])[0]
 
 
+def test_a_gaussian_is_no_likelihood_of_the_model(tmp_path):
+    figures = {key: value for key, value in LIKELIHOOD.items() if key.startswith("gaussian")}
+    assert "bits" not in summary(run(tmp_path, {"likelihood": figures}))
+    bound = {"generator/bits_per_dimension_upper": 7.2}
+    assert "≤ 7.2  of the generator; Gaussian 6.66" in summary(run(tmp_path, {"likelihood": figures | bound}))
+
+
 def test_every_part_has_its_line(tmp_path):
     *lines, last = summary(run(tmp_path, EVERY)).splitlines()
     assert [" ".join(line.split()) for line in lines if "─" not in line] == [
@@ -67,7 +80,7 @@ def test_every_part_has_its_line(tmp_path):
         "precision / recall ↑ 0.50 / 0.75",
         "AUROC near / far by energy ↑ 0.960 / 0.870",
         "AUROC near / far by best score ↑ 0.950 / 0.990 gradient, of 3",
-        "bits per dimension ↓ 2 to 2.5 at temperature 1",
+        "bits per dimension ↓ 2 to 2.5 at temperature 1; Gaussian 6.66",
         "classification accuracy ↑ 0.900",
         "samples of the class asked for ↑ 0.800 0.990 for real images",
         "k-NN accuracy ↑ 0.950 on features of the encoder",

@@ -142,15 +142,17 @@ def _detection(record: Record) -> Iterator[Row]:
 
 def _likelihood(record: Record) -> Iterator[Row]:
     figures = _figures(record, "likelihood")
+    gaussian = figures.get("gaussian/bits_per_dimension_upper")
+    beside = "" if gaussian is None else f"; Gaussian {gaussian:.3g}"
     for name in figures:
         row, _, column = name.rpartition("/")
-        if column == "bits_per_dimension_lower":
+        if column == "bits_per_dimension_lower" and row != "gaussian":
             upper = figures.get(f"{row}/bits_per_dimension_upper")
             ends = f"{figures[name]:.3g} to {'?' if upper is None else f'{upper:.3g}'}"
-            yield Row("bits per dimension ↓", ends, f"at {row.replace('_', ' ')}")
+            yield Row("bits per dimension ↓", ends, f"at {row.replace('_', ' ')}{beside}")
             return
     if (bound := figures.get("generator/bits_per_dimension_upper")) is not None:
-        yield Row("bits per dimension ↓", f"≤ {bound:.3g}", "of the generator")
+        yield Row("bits per dimension ↓", f"≤ {bound:.3g}", f"of the generator{beside}")
 
 
 def _classification(record: Record) -> Iterator[Row]:

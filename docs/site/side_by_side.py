@@ -1,6 +1,6 @@
-"""The README's picture: samples of the five methods side by side, from the models that come with ebmzoo.
+"""Pictures of the README and of MNIST: samples of the five methods side by side, from the models that come with ebmzoo.
 
-python docs/site/side_by_side.py            # writes docs/pictures/five_methods.png
+python docs/site/side_by_side.py            # writes docs/pictures/five_methods.png and five_methods_mnist.png
 """
 
 import argparse
@@ -13,13 +13,7 @@ from ebmzoo.training.sharing.shared_model import PICTURE
 from ebmzoo.training.sharing.zoo import folder_of
 
 PICTURES = Path(__file__).resolve().parent.parent / "pictures"
-METHODS = {
-    "LIEBM": "liebm_digits",
-    "Dual-MCMC": "dual_mcmc_digits",
-    "CDRL": "cdrl_digits",
-    "CLEL": "clel_digits",
-    "Denoising-EBM": "denoising_ebm_digits",
-}
+METHODS = {"LIEBM": "liebm", "Dual-MCMC": "dual_mcmc", "CDRL": "cdrl", "CLEL": "clel", "Denoising-EBM": "denoising_ebm"}
 SIDE = 5
 """Rows and columns that are taken from each model's 8×8 samples, from the top left: they are not selected."""
 GAP, CAPTION = 12, 22
@@ -49,4 +43,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=PICTURES)
     out = parser.parse_args().out
-    side_by_side(METHODS).save(out / "five_methods.png", optimize=True)
+    for data, file in (("digits", "five_methods.png"), ("mnist", "five_methods_mnist.png")):
+        models = {method: f"{name}_{data}" for method, name in METHODS.items()}
+        side_by_side(models).save(out / file, optimize=True)

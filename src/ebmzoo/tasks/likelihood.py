@@ -19,6 +19,7 @@ from ebmzoo.methods.base.capabilities import DecodesGaussian
 from ebmzoo.methods.base.method import Method
 from ebmzoo.methods.base.samples import Samples
 from ebmzoo.metrics import FeatureExtractor
+from ebmzoo.metrics.gaussian import gaussian_log_likelihood
 from ebmzoo.progress import tracked
 from ebmzoo.sampling.ais import AnnealedImportanceSampling, LogZ
 from ebmzoo.sampling.base_densities import Box
@@ -291,13 +292,6 @@ class Likelihood(Task):
 def decoder_of(method: Method) -> DecodesGaussian | None:
     """Return the method if it was trained with a Gaussian decoder, and None otherwise."""
     return method if isinstance(method, DecodesGaussian) and method.decoder_sigma is not None else None
-
-
-def gaussian_log_likelihood(train: Tensor, x: Tensor) -> float:
-    """The mean of log N(x; μ, Σ) in nats, μ and Σ the mean and the covariance of `train`; both `(n, C, H, W)`."""
-    train, x = train.double().flatten(1), x.double().flatten(1)
-    gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
-    return float(gaussian.log_prob(x).mean())  # type: ignore[no-untyped-call]
 
 
 def bits_per_dimension(log_likelihood: float, dimension: int) -> float:

@@ -15,5 +15,5 @@ def gaussian_log_likelihood(train: Tensor, x: Tensor) -> float:
         ValueError: Σ has no inverse.
     """
     train, x = train.double().flatten(1), x.double().flatten(1)
-    gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
+    gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T), validate_args=True)
     return float(gaussian.log_prob(x).mean())  # type: ignore[no-untyped-call]

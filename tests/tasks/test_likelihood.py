@@ -153,8 +153,9 @@ def test_further_temperatures_have_rows_of_their_own():
         for side in ("lower", "upper"):
             found = result.figures[f"{row}/log_z_{side}"]
             assert found == pytest.approx(D * math.log(2 * t * math.sinh(1 / t)), abs=0.6), (row, side)
-    with pytest.raises(UserError, match=r"likelihood\.at has the temperature -1; each must be above 0"):
-        Likelihood(at=[1, -1])
+    for wrong in (-1, 0, math.inf):
+        with pytest.raises(UserError, match=rf"likelihood\.at has the temperature {wrong}; each must be above 0"):
+            Likelihood(at=[1, wrong])
 
 
 def test_the_gaussian_beside_the_model_is_that_of_the_training_images():

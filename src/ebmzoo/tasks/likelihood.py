@@ -86,7 +86,7 @@ class Likelihood(Task):
         samples: K of the importance bound.
         max_dimension: The largest dimension for which log Z is estimated; above it the bounds would be far apart.
         batch_size: Images per evaluation.
-        at: Further temperatures T of exp(−E/T), above 0.
+        at: Further temperatures T of exp(−E/T), above 0 and finite.
 
     Raises:
         UserError: A number is out of range.
@@ -117,7 +117,7 @@ class Likelihood(Task):
         except UserError as error:
             raise UserError(f"likelihood.{error}") from error
         if bad := [t for t in at if not 0 < t < math.inf]:
-            raise UserError(f"likelihood.at has the temperature {bad[0]}; each must be above 0")
+            raise UserError(f"likelihood.at has the temperature {bad[0]}; each must be above 0 and finite")
         self.at = tuple(at)
         self.images = images
         self.temperatures = temperatures

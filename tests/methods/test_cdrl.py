@@ -627,6 +627,19 @@ def test_the_initializer_learns_at_a_tenth_of_the_energy_s_rate(name):
     assert rates[1] == pytest.approx(rates[0] / 10 if tenth else rates[0])
 
 
+@pytest.mark.parametrize("name", ["cdrl_no_cooperative_mnist", "drl_mnist"])
+def test_without_an_initializer_no_step_on_mnist_goes_far_towards_the_noise_of_the_level_below(name):
+    """r = ½ s² (1/(α σ̄)² + 1/σ²) of the way where all spread is noise; with r₁ = 0.3 and 0.5 these ran off."""
+    model = read_config(config_path(name))["model"]["init_args"]
+    assert model["schedule"]["class_path"].endswith(".CosineSchedule")
+    schedule, chain = CosineSchedule(**model["schedule"]["init_args"]), RecoveryChain(**model["chain"])
+    i = torch.arange(1, schedule.levels)
+    lower = schedule.alpha[i] * schedule.sigma_bar[i - 1]
+    way = chain.unit(schedule, i) / 2 * (lower**-2 + schedule.sigma[i] ** -2)
+    assert 0.05 < way[0] < 0.15
+    assert way.max() < 0.2
+
+
 @pytest.mark.parametrize("make", [cdrl, drl])
 def test_fewer_steps_can_be_the_evaluation_s(make):
     """`chain.sample_steps` K' is `sample(steps=K')`, and training keeps its K."""
